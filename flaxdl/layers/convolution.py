@@ -1,0 +1,95 @@
+"""Convolution in one, two or three dimensions.
+
+Legend: B batch, T time, D depth, H height, W width, C channels; I input, O output channels.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxdl.layers.initializers import Initializer, fan_in, kaiming_uniform, uniform
+from flaxdl.layers.windows import check_window_fits, per_axis
+from flaxdl.shapes import check_shape
+
+AXES_OF_RANK = {3: "B T C", 4: "B H W C", 5: "B D H W C"}
+
+
+class Conv(nn.Module):
+    """Slides a window over the spatial axes, as `torch.nn.Conv1d` to `Conv3d`.
+
+    The rank of the inputs decides the number of spatial axes. Parameters: `kernel` [*window,
+    I / groups, O] and `bias` [O]. Padding is explicit, with zeros and the same on both sides: along
+    each axis the output has `(size + 2 padding - dilation (window - 1) - 1) // stride + 1`
+    positions.
+    """
+
+    features: int
+    """Output channels."""
+    kernel_size: int | tuple[int, ...]
+    """Size of the window; a number stands for the same on every spatial axis, here and below."""
+    stride: int | tuple[int, ...] = 1
+    """Step between neighbouring windows."""
+    padding: int | tuple[int, ...] = 0
+    """Zeros added on both sides of each axis."""
+    dilation: int | tuple[int, ...] = 1
+    """Distance between neighbouring elements of a window."""
+    groups: int = 1
+    """Number of parts the channels are split into; each output part sees only its input part."""
+    use_bias: bool = True
+    """Whether to add a bias."""
+    kernel_init: Initializer = kaiming_uniform
+    """What the kernel starts from."""
+    bias_init: Initializer | None = None
+    """What the bias starts from; uniform within ±1/√(fan in) if None."""
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Maps [B, *spatial, I] to [B, *spatial, O].
+
+        Raises:
+            ValueError: if the rank is not 3, 4 or 5, if the parameters belong to another rank or
+                number of channels, if groups do not divide the channels, or if the padded inputs
+                are smaller than the window.
+        """
+        name = f"inputs of {'.'.join(self.path) or 'Conv'}"
+        if inputs.ndim not in AXES_OF_RANK:
+            raise ValueError(
+                f"{name} must have one to three spatial axes between batch and channels, "
+                f"got shape {list(inputs.shape)}"
+            )
+        if self.has_variable("params", "kernel"):
+            kernel_shape = self.get_variable("params", "kernel").shape
+            expected = kernel_shape[-2] * self.groups
+            check_shape(name, inputs, AXES_OF_RANK[len(kernel_shape)], C=expected)
+        in_features = inputs.shape[-1]
+        if in_features % self.groups or self.features % self.groups:
+            raise ValueError(
+                f"groups must divide input and output channels, got {self.groups} groups for "
+                f"{in_features} and {self.features}"
+            )
+        dimensions = inputs.ndim - 2
+        window = per_axis("kernel_size", self.kernel_size, dimensions)
+        padding = per_axis("padding", self.padding, dimensions)
+        dilation = per_axis("dilation", self.dilation, dimensions)
+        reach = [step * (size - 1) + 1 for size, step in zip(window, dilation, strict=True)]
+        check_window_fits(name, inputs, reach, padding)
+
+        kernel_shape = (*window, in_features // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, kernel_shape, jnp.float32)
+        dtype = jnp.result_type(inputs, kernel)
+        spatial = "DHW"[-dimensions:]
+        outputs = jax.lax.conv_general_dilated(
+            inputs.astype(dtype),
+            kernel.astype(dtype),
+            window_strides=per_axis("stride", self.stride, dimensions),
+            padding=[(amount, amount) for amount in padding],
+            rhs_dilation=dilation,
+            dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+            feature_group_count=self.groups,
+        )  # [B, *spatial, O]
+        if self.use_bias:
+            bias_init = self.bias_init or uniform(1 / math.sqrt(fan_in(kernel_shape)))
+            outputs += self.param("bias", bias_init, (self.features,), jnp.float32).astype(dtype)
+        return outputs

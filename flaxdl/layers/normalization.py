@@ -1,0 +1,124 @@
+"""Normalization over the batch and over features.
+
+Legend: B batch, ... spatial or time axes, C channels.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxdl.layers.initializers import constant
+from flaxdl.shapes import check_shape
+
+
+class BatchNorm(nn.Module):
+    """Normalizes each channel over the batch, as `torch.nn.BatchNorm1d` to `3d`.
+
+    Training normalizes with the mean and the (biased) variance of the batch, and moves the running
+    statistics in the collection `batch_stats`, `mean` [C] and `var` [C], towards them; the variance
+    stored is the unbiased one, as in PyTorch. Inference normalizes with the running statistics.
+
+    Statistics are those of the global batch, on any number of devices: by themselves under `jit`,
+    and by an average over the axis named "data" under `pmap` or `shard_map`.
+
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training", 2015.
+    """
+
+    momentum: float = 0.1
+    """The share of the running statistics that each batch replaces (PyTorch's sense)."""
+    epsilon: float = 1e-5
+    """Added to the variance before its root is taken."""
+    per_device: bool = False
+    """Under `pmap` or `shard_map`, let each device keep statistics of its own examples alone."""
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+        """Normalizes [B, ..., C].
+
+        Raises:
+            ValueError: if the parameters belong to another number of channels, or if training has
+                only one value per channel, whose variance is undefined.
+        """
+        if self.has_variable("params", "scale"):
+            expected = self.get_variable("params", "scale").shape[0]
+            name = f"inputs of {'.'.join(self.path) or 'BatchNorm'}"
+            check_shape(name, inputs, "B ... C", C=expected)
+        shape = inputs.shape[-1:]
+        scale = self.param("scale", constant(1.0), shape, jnp.float32)
+        bias = self.param("bias", constant(0.0), shape, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+
+        dtype = jnp.result_type(inputs, scale)
+        wide = jnp.promote_types(dtype, jnp.float32)
+        values = inputs.astype(wide)
+        if train:
+            mean, var, count = self._batch_statistics(values)
+            if not self.is_initializing():
+                self._move(running_mean, mean)
+                self._move(running_var, var * (count / (count - 1)))
+        else:
+            mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
+
+        factor = scale.astype(wide) * jax.lax.rsqrt(var + self.epsilon)  # [C]
+        return ((values - mean) * factor + bias.astype(wide)).astype(dtype)
+
+    def _batch_statistics(self, values: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Returns mean [C], biased variance [C] and the number of values behind each."""
+        axes = tuple(range(values.ndim - 1))
+        mean = self._over_devices(values.mean(axes))
+        var = self._over_devices(jnp.square(values - mean).mean(axes))
+        count = values.size // values.shape[-1] * self._number_of_devices()
+        if count == 1:
+            raise ValueError(
+                "inputs of BatchNorm must have more than one value per channel in training, "
+                f"got shape {list(values.shape)}"
+            )
+        return mean, var, count
+
+    def _over_devices(self, statistic: jax.Array) -> jax.Array:
+        return statistic if self._number_of_devices() == 1 else jax.lax.pmean(statistic, "data")
+
+    def _number_of_devices(self) -> int:
+        """Returns how many devices share the batch under `pmap` or `shard_map`."""
+        try:
+            return 1 if self.per_device else jax.lax.axis_size("data")
+        except NameError:  # no such axis is bound: under jit, one array holds the whole batch
+            return 1
+
+    def _move(self, running: nn.Variable, batch: jax.Array) -> None:
+        moved = (1 - self.momentum) * running.value + self.momentum * batch
+        running.value = moved.astype(running.value.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Normalizes each position over its features, as `torch.nn.LayerNorm` of the last axis.
+
+    Ba, Kiros and Hinton, "Layer Normalization", 2016.
+    """
+
+    epsilon: float = 1e-5
+    """Added to the variance before its root is taken."""
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Normalizes [..., C] with the mean and the biased variance of the last axis.
+
+        Raises:
+            ValueError: if the parameters belong to another number of features.
+        """
+        if self.has_variable("params", "scale"):
+            expected = self.get_variable("params", "scale").shape[0]
+            name = f"inputs of {'.'.join(self.path) or 'LayerNorm'}"
+            check_shape(name, inputs, "... C", C=expected)
+        shape = inputs.shape[-1:]
+        scale = self.param("scale", constant(1.0), shape, jnp.float32)
+        bias = self.param("bias", constant(0.0), shape, jnp.float32)
+
+        dtype = jnp.result_type(inputs, scale)
+        wide = jnp.promote_types(dtype, jnp.float32)
+        centred = inputs.astype(wide)
+        centred -= centred.mean(-1, keepdims=True)
+        var = jnp.square(centred).mean(-1, keepdims=True)
+        normalized = centred * jax.lax.rsqrt(var + self.epsilon)
+        return (normalized * scale.astype(wide) + bias.astype(wide)).astype(dtype)
