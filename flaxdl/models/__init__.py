@@ -1,0 +1,56 @@
+"""The architectures, one per file, as functional Flax modules."""
+
+from flaxdl.models.alexnet import AlexNet
+from flaxdl.models.bert import (
+    BERT_BASE,
+    BERT_LARGE,
+    BERT_MEDIUM,
+    BERT_MINI,
+    BERT_SMALL,
+    BERT_TINY,
+    Bert,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForSequenceClassification,
+)
+from flaxdl.models.cnn import SimpleCNN
+from flaxdl.models.generation import generate, translate
+from flaxdl.models.lenet import LeNet5
+from flaxdl.models.resnet import ResNet, ResNet18, ResNet34, ResNet50, ResNet101, ResNet152
+from flaxdl.models.rnn import SimpleRNN, TextRNN
+from flaxdl.models.transformer import Seq2SeqTransformer, TransformerClassifier, TransformerLM
+from flaxdl.models.vgg import VGG, VGG11, VGG13, VGG16, VGG19
+
+__all__ = [
+    "BERT_BASE",
+    "BERT_LARGE",
+    "BERT_MEDIUM",
+    "BERT_MINI",
+    "BERT_SMALL",
+    "BERT_TINY",
+    "VGG",
+    "VGG11",
+    "VGG13",
+    "VGG16",
+    "VGG19",
+    "AlexNet",
+    "Bert",
+    "BertForMaskedLM",
+    "BertForPreTraining",
+    "BertForSequenceClassification",
+    "LeNet5",
+    "ResNet",
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet101",
+    "ResNet152",
+    "Seq2SeqTransformer",
+    "SimpleCNN",
+    "SimpleRNN",
+    "TextRNN",
+    "TransformerClassifier",
+    "TransformerLM",
+    "generate",
+    "translate",
+]

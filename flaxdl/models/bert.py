@@ -1,0 +1,239 @@
+"""BERT: an encoder that reads a text in both directions, and the heads it is trained with.
+
+Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+2018. All names are those of Hugging Face, so `Bert` loads a `BertModel` and so on.
+
+Legend: B batch, T tokens, D features, V vocabulary, C classes.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxdl.layers import Dropout, Embedding, dot_product_attention, token_mask
+from flaxdl.layers.initializers import constant, normal
+from flaxdl.models.bert_options import BertOptions
+from flaxdl.shapes import check_shape
+
+
+class BertLayer(BertOptions, kw_only=True):
+    """One layer of the encoder: post-norm self-attention and feed-forward."""
+
+    @nn.compact
+    def __call__(
+        self, inputs: jax.Array, mask: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
+        """Maps [B, T, D] to [B, T, D]; the mask bool[B, 1, 1, T] hides padding."""
+        dropout = Dropout(self.dropout, name="dropout")
+        attended, weights = dot_product_attention(
+            self.linear(self.hidden_size, "attention.self.query")(inputs),
+            self.linear(self.hidden_size, "attention.self.key")(inputs),
+            self.linear(self.hidden_size, "attention.self.value")(inputs),
+            mask,
+            num_heads=self.num_heads,
+            dropout=partial(Dropout(self.attention_dropout, name="attention.dropout"), train=train),
+        )
+        self.sow("intermediates", "attention_weights", weights)
+        attended = self.linear(self.hidden_size, "attention.output.dense")(attended)
+        x = self.norm("attention.output.LayerNorm")(inputs + dropout(attended, train))
+
+        changed = self.activate(self.linear(self.feed_forward_size, "intermediate.dense")(x))
+        changed = self.linear(self.hidden_size, "output.dense")(changed)
+        return self.norm("output.LayerNorm")(x + dropout(changed, train))
+
+
+class Bert(BertOptions, kw_only=True):
+    """The encoder with its pooler: Hugging Face's `BertModel`."""
+
+    def setup(self) -> None:
+        """Creates embeddings, layers and pooler."""
+        embedding = partial(
+            Embedding, features=self.hidden_size, embedding_init=normal(self.initializer_range)
+        )
+        self.word_embeddings = embedding(
+            self.vocab_size, padding_index=self.padding_index, name="embeddings.word_embeddings"
+        )
+        self.position_embeddings = embedding(self.max_length, name="embeddings.position_embeddings")
+        self.token_type_embeddings = embedding(
+            self.type_vocab_size, name="embeddings.token_type_embeddings"
+        )
+        self.embedding_norm = self.norm("embeddings.LayerNorm")
+        self.embedding_dropout = Dropout(self.dropout)
+        self.layers = [
+            BertLayer(**self.options, name=f"encoder.layer.{i}") for i in range(self.num_layers)
+        ]
+        self.pooler = self.linear(self.hidden_size, "pooler.dense")
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        *,
+        token_types: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the features of every token [B, T, D], and of the text as a whole [B, D].
+
+        Args:
+            tokens: int32[B, T], the first of each text being [CLS].
+            token_types: int32[B, T], 0 in the first sentence, 1 in the second; 0 everywhere if
+                None.
+            mask: bool[B, T], which tokens are real; or
+            lengths: int32[B], how many of them; all of them if neither is given.
+            train: whether dropout is on; it draws from the stream "dropout".
+
+        Raises:
+            ValueError: if shapes do not fit, tokens are not integers or more than `max_length`.
+        """
+        x = self.encode(tokens, token_types=token_types, mask=mask, lengths=lengths, train=train)
+        return x, jnp.tanh(self.pooler(x[:, 0]))
+
+    def encode(
+        self,
+        tokens: jax.Array,
+        *,
+        token_types: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Returns the features of every token [B, T, D], without the pooler's parameters."""
+        check_shape("tokens", tokens, "B T")
+        batch_size, length = tokens.shape
+        if length > self.max_length:
+            raise ValueError(
+                f"tokens must be at most max_length = {self.max_length} a text, got {length}"
+            )
+        if token_types is None:
+            token_types = jnp.zeros_like(tokens)
+        check_shape("token_types", token_types, "B T", B=batch_size, T=length)
+
+        x = self.word_embeddings(tokens) + self.token_type_embeddings(token_types)
+        x += self.position_embeddings(jnp.arange(length))
+        x = self.embedding_dropout(self.embedding_norm(x), train)
+        keep = token_mask(tokens, lengths, mask)
+        for layer in self.layers:
+            x = layer(x, keep, train)
+        return x
+
+
+class BertPredictionHead(BertOptions, kw_only=True):
+    """Maps features back to tokens, with the table of word embeddings and a bias of its own."""
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, word_embeddings: jax.Array) -> jax.Array:
+        """Maps [B, T, D], with the table [V, D], to logits [B, T, V]."""
+        x = self.activate(self.linear(self.hidden_size, "transform.dense")(inputs))
+        x = self.norm("transform.LayerNorm")(x)
+        bias = self.param("bias", constant(0.0), (self.vocab_size,), jnp.float32)
+        return x @ word_embeddings.T + bias
+
+
+class BertForMaskedLM(BertOptions, kw_only=True):
+    """Predicts the masked tokens of a text, from both sides."""
+
+    supported = BertOptions.supported | {"tie_word_embeddings": (True,)}
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: jax.Array,
+        *,
+        token_types: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Maps tokens int32[B, T] to logits [B, T, V]; keywords are those of `Bert`."""
+        bert = Bert(**self.options, name="bert")
+        head = BertPredictionHead(**self.options, name="cls.predictions")
+        x = bert.encode(tokens, token_types=token_types, mask=mask, lengths=lengths, train=train)
+        return head(x, bert.word_embeddings.embedding)
+
+
+class BertForPreTraining(BertOptions, kw_only=True):
+    """Predicts masked tokens, and whether the second sentence follows the first."""
+
+    supported = BertOptions.supported | {"tie_word_embeddings": (True,)}
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: jax.Array,
+        *,
+        token_types: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Maps tokens int32[B, T] to logits [B, T, V] and [B, 2]; keywords are those of `Bert`.
+
+        The first of the two classes says that the sentence follows.
+        """
+        bert = Bert(**self.options, name="bert")
+        head = BertPredictionHead(**self.options, name="cls.predictions")
+        x, pooled = bert(tokens, token_types=token_types, mask=mask, lengths=lengths, train=train)
+        is_next = self.linear(2, "cls.seq_relationship")(pooled)
+        return head(x, bert.word_embeddings.embedding), is_next
+
+
+class BertForSequenceClassification(BertOptions, kw_only=True):
+    """Classifies a text, or a pair of texts, from the pooled features."""
+
+    num_classes: int
+    """Size of the logits."""
+    classifier_dropout: float | None = None
+    """Share of the pooled features that is zeroed in training; `dropout` if None."""
+
+    supported = BertOptions.supported | {"problem_type": (None, "single_label_classification")}
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: jax.Array,
+        *,
+        token_types: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Maps tokens int32[B, T] to logits [B, C]; keywords are those of `Bert`."""
+        bert = Bert(**self.options, name="bert")
+        _, pooled = bert(tokens, token_types=token_types, mask=mask, lengths=lengths, train=train)
+        rate = self.dropout if self.classifier_dropout is None else self.classifier_dropout
+        pooled = Dropout(rate, name="dropout")(pooled, train)
+        return self.linear(self.num_classes, "classifier")(pooled)
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the fields of this class that the configuration has a value for."""
+        num_classes = len(config["id2label"]) if config.get("id2label") else 2
+        return {
+            **super().read(config),
+            "num_classes": config.get("num_labels", num_classes),
+            "classifier_dropout": config.get("classifier_dropout"),
+        }
+
+
+# The variants: `Bert(**BERT_LARGE)`. The smaller ones are those of Turc et al., "Well-Read Students
+# Learn Better", 2019.
+def _variant(num_layers: int, hidden_size: int) -> dict[str, int]:
+    return {
+        "num_layers": num_layers,
+        "hidden_size": hidden_size,
+        "num_heads": hidden_size // 64,
+        "feed_forward_size": 4 * hidden_size,
+    }
+
+
+BERT_TINY = _variant(2, 128)
+BERT_MINI = _variant(4, 256)
+BERT_SMALL = _variant(4, 512)
+BERT_MEDIUM = _variant(8, 512)
+BERT_BASE = _variant(12, 768)
+BERT_LARGE = _variant(24, 1024)

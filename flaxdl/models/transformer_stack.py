@@ -1,0 +1,119 @@
+"""Encoder and decoder over tokens, of which the models in `flaxdl.models.transformer` are made.
+
+Legend: B batch, T tokens, S target tokens, D features.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+
+from flaxdl.layers import (
+    AddPositions,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    TransformerDecoderLayer,
+    TransformerEncoderLayer,
+)
+from flaxdl.shapes import check_shape
+
+
+class TransformerOptions(nn.Module, kw_only=True):
+    """The options that all the models here have, and hand to their parts."""
+
+    vocab_size: int
+    """Number of tokens."""
+    hidden_size: int = 512
+    """Features of every token, D."""
+    num_heads: int = 8
+    """Number of heads of each attention."""
+    num_layers: int = 6
+    """Layers of the encoder, and of the decoder if there is one."""
+    feed_forward_size: int = 2048
+    """Features between the two linear maps of a layer."""
+    dropout: float = 0.1
+    """Share zeroed in training: of embeddings, attention weights, activations, what layers add."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """What lies between the two linear maps of a layer."""
+    norm_first: bool = False
+    """Whether to normalize before each sublayer (pre-norm) instead of after it."""
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    """What is added to an embedding for the place of its token."""
+    max_length: int = 512
+    """Number of positions, so the longest sequence."""
+
+    @property
+    def layer_options(self) -> dict[str, Any]:
+        """The keyword arguments of a layer."""
+        return {
+            "hidden_size": self.hidden_size,
+            "num_heads": self.num_heads,
+            "feed_forward_size": self.feed_forward_size,
+            "dropout": self.dropout,
+            "activation": self.activation,
+            "norm_first": self.norm_first,
+        }
+
+    @property
+    def stack_options(self) -> dict[str, Any]:
+        """The keyword arguments of an encoder or decoder, but for its vocabulary."""
+        return {
+            **self.layer_options,
+            "num_layers": self.num_layers,
+            "positions": self.positions,
+            "max_length": self.max_length,
+        }
+
+    def embed(self, tokens: jax.Array, train: bool, position: jax.Array | None) -> jax.Array:
+        """Maps int32[B, T] to [B, T, D], with the positions from `position` (or 0) on.
+
+        Embeddings are standard normal to begin with, which is the scale that the paper gets from
+        smaller ones times √D.
+        """
+        x = Embedding(self.vocab_size, self.hidden_size, name="embedding")(tokens)
+        add_positions = AddPositions(self.positions, self.max_length, name="position_embedding")
+        x = add_positions(x, 0 if position is None else position)
+        return Dropout(self.dropout, name="embedding_dropout")(x, train)
+
+
+class Encoder(TransformerOptions, kw_only=True):
+    """Embedding, encoder layers, and a last norm, which pre-norm layers need."""
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: jax.Array,
+        mask: jax.Array | None,
+        train: bool,
+        position: jax.Array | None = None,
+    ) -> jax.Array:
+        """Maps tokens int32[B, T] to [B, T, D]."""
+        check_shape("tokens", tokens, "B T")
+        x = self.embed(tokens, train, position)
+        for i in range(self.num_layers):
+            layer = TransformerEncoderLayer(**self.layer_options, name=f"layers.{i}")
+            x = layer(x, mask, train, position)
+        return LayerNorm(name="norm")(x)
+
+
+class Decoder(TransformerOptions, kw_only=True):
+    """Embedding, decoder layers, and a last norm."""
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: jax.Array,
+        memory: jax.Array,
+        mask: jax.Array | None,
+        memory_mask: jax.Array | None,
+        train: bool,
+        position: jax.Array | None = None,
+    ) -> jax.Array:
+        """Maps tokens int32[B, S], and what the encoder made of others [B, T, D], to [B, S, D]."""
+        check_shape("targets", tokens, "B S", B=memory.shape[0])
+        x = self.embed(tokens, train, position)
+        for i in range(self.num_layers):
+            layer = TransformerDecoderLayer(**self.layer_options, name=f"layers.{i}")
+            x = layer(x, memory, mask, memory_mask, train, position)
+        return LayerNorm(name="norm")(x)
