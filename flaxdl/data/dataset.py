@@ -1,0 +1,167 @@
+"""Datasets: examples with random access, fetched many at a time.
+
+An example is a row of named arrays. `inputs` is what the model takes, `label` what it shall
+answer; any other name is handed to the model by keyword. N counts examples, n those asked for.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Dataset(ABC):
+    """Examples 0 to N - 1, fetched by arrays of indices."""
+
+    in_memory = False
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """N, the number of examples."""
+
+    @abstractmethod
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Fetches the examples at `indices` (int[n]) as one new array [n, ...] per name."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Fetches all examples, which must fit into memory."""
+        return self.gather(np.arange(len(self)))
+
+
+class ArrayDataset(Dataset):
+    """Arrays in memory, one row per example.
+
+    Raises:
+        ValueError: if the arrays differ in their number of rows.
+    """
+
+    in_memory = True
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        if len({np.shape(array)[:1] for array in arrays.values()} | {()}) != 2:
+            shapes = ", ".join(f"{name} {list(np.shape(a))}" for name, a in arrays.items())
+            raise ValueError(f"all arrays must have one row per example, got shapes {shapes}")
+        self._arrays = dict(arrays)
+
+    def __len__(self) -> int:
+        return len(next(iter(self._arrays.values())))
+
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Fetches rows; millions a second for small images."""
+        return {name: array[indices] for name, array in self._arrays.items()}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays themselves, not copied."""
+        return dict(self._arrays)
+
+
+class Records(Protocol):
+    """Records read from files, many at a time, as a TFDS data source reads them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, keys: Sequence[int], /) -> Sequence[Mapping[str, Any]]: ...
+
+
+class RecordDataset(Dataset):
+    """Records that stay in their files and are read and decoded when asked for.
+
+    Args:
+        records: where the records are.
+        fields: name in the batch -> name in the record, as in `{"inputs": "image"}`.
+        num_classes: labels must be below it; None where labels are no classes.
+        sizes_differ: the inputs have different shapes, and come as an array of arrays.
+        where: what error messages call these records, as in `split 'train' of mnist`.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        fields: Mapping[str, str],
+        *,
+        num_classes: int | None = None,
+        sizes_differ: bool = False,
+        where: str = "the records",
+    ):
+        self._records = records
+        self._fields = dict(fields)
+        self._num_classes = num_classes
+        self._sizes_differ = sizes_differ
+        self._where = where
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Reads, decodes and stacks the records.
+
+        Raises:
+            ValueError: if the records differ in shape, or a label is out of range.
+        """
+        records = self._records.__getitems__([int(index) for index in indices])
+        batch = {
+            name: _rows([record[field] for record in records])
+            if self._sizes_differ and name == "inputs"
+            else self._stack(field, [record[field] for record in records])
+            for name, field in self._fields.items()
+        }
+        if "label" in batch and self._num_classes is not None:
+            batch["label"] = class_labels(
+                batch["label"], self._num_classes, where=self._where, numbers=indices
+            )
+        return batch
+
+    def _stack(self, field: str, values: Sequence[Any]) -> np.ndarray:
+        if values and isinstance(values[0], bytes | str):
+            texts = [v.decode("utf-8") if isinstance(v, bytes) else v for v in values]
+            return np.array(texts, dtype=object)
+        shapes = sorted({np.shape(value) for value in values})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"examples must have one shape, got {field} of shapes "
+                f"{' and '.join(str(list(shape)) for shape in shapes[:3])} in {self._where}"
+            )
+        return np.stack(values) if values else np.zeros(0)
+
+
+def _rows(values: Sequence[np.ndarray]) -> np.ndarray:
+    """The arrays as they are, in an array of objects; `np.array` would stack equal shapes."""
+    rows = np.empty(len(values), object)
+    for number, value in enumerate(values):
+        rows[number] = value
+    return rows
+
+
+class Subset(Dataset):
+    """The examples of `dataset` at `indices`, in that order."""
+
+    def __init__(self, dataset: Dataset, indices: np.ndarray):
+        self.in_memory = dataset.in_memory
+        self._dataset = dataset
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Fetches examples of the subset."""
+        return self._dataset.gather(self._indices[indices])
+
+
+def class_labels(
+    labels: np.ndarray, num_classes: int, *, where: str, numbers: np.ndarray
+) -> np.ndarray:
+    """Returns integer labels as int32[n], checked to lie in 0..num_classes - 1.
+
+    Raises:
+        ValueError: with the first label out of range, and where: `numbers`, int[n], are those of
+            the examples.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise ValueError(
+            f"labels must be in 0..{num_classes - 1} in {where}, "
+            f"got {labels[wrong[0]]} at example {numbers[wrong[0]]}"
+        )
+    return labels.astype(np.int32)

@@ -1,0 +1,75 @@
+"""Running text for language models: any text file, or Python's own documentation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flaxdl.data.dataset import ArrayDataset
+from flaxdl.data.source import Source, Splits
+
+
+@dataclass(frozen=True)
+class Documents(Source):
+    """A long text in windows; its beginning is for training, its end for the test.
+
+    Each window begins with the last character of the one before, so that a model that predicts all
+    characters of a window but the first predicts each character of the text once.
+    """
+
+    path: str | None = None
+    """A text file in UTF-8; by default Python's own documentation, the topics of `pydoc`."""
+    window: int = 256
+    """Characters in a window."""
+    validation_fraction: float = 0.05
+    """Share of the text, before the test part, to choose by."""
+    test_fraction: float = 0.05
+    """Share of the text, at its end, that is looked at once."""
+
+    def __post_init__(self):
+        if self.window < 2:
+            raise ValueError(f"window must be at least 2, got {self.window}")
+        for name in ("validation_fraction", "test_fraction"):
+            if not 0 < getattr(self, name) < 0.5:
+                raise ValueError(f"{name} must be above 0 and below 0.5, got {getattr(self, name)}")
+
+    def load(self, seed: int) -> Splits:
+        """Reads the text and cuts it.
+
+        Raises:
+            ValueError: if the file cannot be read, or is too short for a window in each part.
+        """
+        text = _topics() if self.path is None else _read(self.path)
+        test = round(len(text) * (1 - self.test_fraction))
+        validation = test - round(len(text) * self.validation_fraction)
+        return Splits(
+            train=self._windows(text[:validation]),
+            validation=self._windows(text[validation:test]),
+            test=self._windows(text[test:]),
+            classes=None,
+        )
+
+    def _windows(self, text: str) -> ArrayDataset:
+        # What is left over at the end is shorter than a window, and left out.
+        starts = range(0, len(text) - self.window + 1, self.window - 1)
+        if not starts:
+            raise ValueError(
+                f"each part of the text must have a window of {self.window} characters, got "
+                f"{len(text)} in {self.path or 'the documentation'}"
+            )
+        windows = [text[start : start + self.window] for start in starts]
+        return ArrayDataset({"inputs": np.array(windows, dtype=object)})
+
+
+def _topics() -> str:
+    """The pages that `help("TOPIC")` shows, about 465,000 characters; they change with Python."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a text in UTF-8: {error}") from error

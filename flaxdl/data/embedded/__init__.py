@@ -1,0 +1,6 @@
+"""Two datasets that need no download, as TFDS builders; importing them registers them."""
+
+from flaxdl.data.embedded.digits import Digits
+from flaxdl.data.embedded.languages import Languages
+
+__all__ = ["Digits", "Languages"]

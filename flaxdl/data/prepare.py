@@ -1,0 +1,118 @@
+"""Finding and preparing TFDS datasets: without TensorFlow, by one process at a time, in silence."""
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flaxdl.spelling import did_you_mean
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def open_builder(name: str, data_dir: str | None) -> Any:
+    """Returns the TFDS builder of a dataset, prepared to be read.
+
+    Args:
+        name: as TFDS takes it, `name[/config][:version]`.
+        data_dir: where datasets are kept; None is TFDS's own place.
+
+    Raises:
+        ValueError: if there is no such dataset, with the nearest name, or if it cannot be
+            prepared here, with what to run instead.
+    """
+    import flaxdl.data.embedded  # noqa: F401  (registers its builders)
+
+    data_dir = None if data_dir is None else os.path.expanduser(data_dir)
+    with quiet():
+        builder = _find_builder(name, data_dir)
+        if builder.is_prepared():
+            return builder
+    _prepare(name, builder)
+    with quiet():  # anew, since another process may have done the work
+        return _find_builder(name, data_dir)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps TFDS from writing progress bars and warnings, which go to all three places."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _find_builder(name: str, data_dir: str | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    # TFDS's own search ends at the first of its packages that needs TensorFlow, before GLUE's.
+    for package in ("image", "structured", "text", "translation"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"tensorflow_datasets.{package}")
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        hint = did_you_mean(re.split("[/:]", name)[0], known)
+        raise ValueError(f"no TFDS dataset is called {name!r}{hint}") from None
+    except (ValueError, AssertionError) as error:  # unknown configs, versions, malformed names
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"TFDS cannot open {name!r}: {reason}") from None
+
+
+def _prepare(name: str, builder: Any) -> None:
+    """Prepares the dataset, unless another process does so first; then this one waits for it."""
+    import filelock
+    import tensorflow_datasets as tfds
+
+    folder = Path(builder.data_path)
+    # Written beside its place and renamed when complete; what has no dataset_info.json is redone.
+    config = tfds.download.DownloadConfig(
+        try_download_gcs=False, download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
+    )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.parent / f".{folder.name}.lock"):
+            with quiet():
+                if builder.is_prepared():
+                    return
+            _LOGGER.info("preparing %s in %s", name, folder)
+            start = time.perf_counter()
+            with quiet():
+                builder.download_and_prepare(download_config=config, file_format="array_record")
+            metadata = dict(builder.info.metadata or {})  # such as a hash of the content
+            _LOGGER.info("prepared %s in %.1f s %s", name, time.perf_counter() - start, metadata)
+    except Exception as error:
+        raise ValueError(_how_to_prepare(name, builder, error)) from error
+
+
+def _how_to_prepare(name: str, builder: Any, error: BaseException) -> str:
+    missing = _missing_module(error)
+    if missing not in (None, "tensorflow"):
+        return f"{name} cannot be prepared without the Python module {missing}: install it"
+    reason = f"it needs {missing}" if missing else f"{type(error).__name__}: {str(error).strip()}"
+    return (
+        f"{name} cannot be prepared here: {reason}. Prepare it once in another environment, with "
+        f"`pip install tensorflow tensorflow-datasets` and `tfds build {name} "
+        f"--file_format=array_record --data_dir={builder.data_dir_root}`; a folder that was "
+        f"prepared elsewhere can be copied to {builder.data_path}"
+    )
+
+
+def _missing_module(error: BaseException | None) -> str | None:
+    """The module whose absence was at the root of an error."""
+    while error is not None:
+        if isinstance(error, ImportError) and error.name:
+            return error.name.split(".")[0]
+        error = error.__cause__ or error.__context__
+    return None

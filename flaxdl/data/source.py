@@ -1,0 +1,79 @@
+"""Sources: the config values that say where examples come from, and the splits they load."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from flaxdl.data.dataset import Dataset, Subset
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The datasets of a run; `validation` chooses, `test` is looked at once, at the end."""
+
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset | None
+    classes: tuple[str, ...] | None
+    """What the labels 0, 1, ... are called; None where labels are no classes."""
+
+    def map(self, transform: Callable[[Dataset], Dataset]) -> "Splits":
+        """Applies `transform` to each split there is."""
+        return Splits(
+            train=transform(self.train),
+            validation=None if self.validation is None else transform(self.validation),
+            test=None if self.test is None else transform(self.test),
+            classes=self.classes,
+        )
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """Where examples come from: a value that a config file constructs.
+
+    A source of your own is a frozen dataclass with a `load` method.
+    """
+
+    @abstractmethod
+    def load(self, seed: int) -> Splits:
+        """Reads the splits; `seed` decides what is held out for validation.
+
+        Raises:
+            ValueError: naming the split, file or field at fault.
+        """
+
+
+def hold_out(train: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Takes `fraction` of the training examples away for validation.
+
+    Where labels are classes and in memory, every class gives its share, to within one example:
+    the examples are shuffled, sorted by label, and taken at equal distances. Otherwise chance
+    decides. A fraction of zero holds nothing out.
+
+    Returns:
+        What remains for training, and the validation set; both in the order of `train`.
+
+    Raises:
+        ValueError: if one of the two would be empty.
+    """
+    if fraction == 0:
+        return train, None
+    count, total = round(fraction * len(train)), len(train)
+    if not 0 < count < total:
+        raise ValueError(
+            f"validation_fraction must leave examples on both sides, "
+            f"got {fraction} of {total} training examples"
+        )
+    rng = np.random.default_rng((seed, 0, 2))  # pipeline.py takes (seed, ..., 0) and (seed, ..., 1)
+    order = rng.permutation(total)
+    if train.in_memory:
+        labels = train.arrays().get("label")
+        if labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu":
+            order = order[np.argsort(labels[order], kind="stable")]
+    distance = total / count
+    taken = order[((np.arange(count) + rng.random()) * distance).astype(np.int64)]
+    held_out = np.zeros(total, bool)
+    held_out[taken] = True
+    return Subset(train, np.flatnonzero(~held_out)), Subset(train, np.flatnonzero(held_out))

@@ -1,0 +1,107 @@
+"""Pairs of texts: what an encoder reads, and what a decoder reads and has to write.
+
+N: pairs, T: `max_length`, S: `max_target_length`. Ids are int32[N, T] or [N, S], characters with
+one vocabulary for both sides; 0 fills up behind the ends.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flaxdl.data.dataset import ArrayDataset, Dataset
+from flaxdl.data.text import FILE_NAME, Text, learn, load, padded
+from flaxdl.data.transforms import Transform
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+START_TOKEN, END_TOKEN = 2, 3  # what a decoder reads first, and what it writes last
+_MARKS = ("<start>", "<end>")
+
+
+@dataclass(frozen=True)
+class TextPairs(Transform):
+    """Texts `inputs` and what to make of them, `label`, character by character."""
+
+    max_length: int = 64
+    """Characters of the longest input there may be."""
+    max_target_length: int = 64
+    """Characters of the longest label there may be, and one for its end."""
+
+    def fit(self, train: Dataset) -> "FittedTextPairs":
+        """Learns the characters of both sides."""
+        arrays = train.arrays()
+        texts = [str(text) for side in ("inputs", "label") for text in arrays[side]]
+        return self._fitted(learn(texts, Text("characters"), marks=_MARKS))
+
+    def restore(self, workdir: Path) -> "FittedTextPairs":
+        """Reads the tokenizer.json in `workdir`."""
+        return self._fitted(load(str(workdir / FILE_NAME)))
+
+    def _fitted(self, vocabulary: "Tokenizer") -> "FittedTextPairs":
+        return FittedTextPairs(self.max_length, self.max_target_length, vocabulary=vocabulary)
+
+
+@dataclass(frozen=True)
+class FittedTextPairs(TextPairs):
+    """A `TextPairs` with its vocabulary, ready to encode."""
+
+    vocabulary: "Tokenizer" = field(kw_only=True, repr=False, compare=False)
+    """Character <-> id."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are, those of no character included."""
+        return self.vocabulary.get_vocab_size()
+
+    def apply(self, dataset: Dataset) -> Dataset:
+        """Encodes all pairs, and keeps them in memory.
+
+        The decoder reads `targets`, <start> and the text; it has to write `label`, the text and
+        <end>. Both are as long as `target_lengths` say.
+        """
+        arrays = dataset.arrays()
+        texts = self._encode("label", arrays["label"], self.max_target_length - 1)
+        size = self.max_target_length
+        targets, target_lengths = padded([[START_TOKEN, *ids] for ids in texts], size)
+        label, _ = padded([[*ids, END_TOKEN] for ids in texts], size)
+        return ArrayDataset(
+            {
+                **self._encode_inputs(arrays["inputs"]),
+                "targets": targets,
+                "target_lengths": target_lengths,
+                "label": label,
+            }
+        )
+
+    def read(
+        self, items: Sequence[str], shapes: Mapping[str, Sequence[int]]
+    ) -> dict[str, np.ndarray]:
+        """Encodes texts as they stand on the command line, as inputs."""
+        return self._encode_inputs(items)
+
+    def decode(self, tokens: np.ndarray) -> list[str]:
+        """Puts what was written, int32[N, S], together; what is no character is left out."""
+        return self.vocabulary.decode_batch([row.tolist() for row in tokens])
+
+    def save(self, workdir: Path) -> None:
+        """Writes tokenizer.json, which the `tokenizers` library reads everywhere."""
+        self.vocabulary.save(str(workdir / FILE_NAME))
+
+    def _encode_inputs(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
+        inputs, lengths = padded(self._encode("inputs", texts, self.max_length), self.max_length)
+        return {"inputs": inputs, "lengths": lengths}
+
+    def _encode(self, side: str, texts: Iterable[str], longest: int) -> list[list[int]]:
+        texts = [str(text) for text in texts]
+        encoded = [encoding.ids for encoding in self.vocabulary.encode_batch(texts)]
+        for text, ids in zip(texts, encoded, strict=True):
+            if not 0 < len(ids) <= longest:
+                raise ValueError(
+                    f"{side} must have between 1 and {longest} characters, got {text!r} with "
+                    f"{len(ids)}; set --transform.max-{'target-' * (side == 'label')}length"
+                )
+        return encoded

@@ -1,0 +1,112 @@
+"""Datasets of the TFDS catalogue and the two embedded ones, read without TensorFlow."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flaxdl.data.dataset import ArrayDataset, Dataset, RecordDataset
+from flaxdl.data.prepare import open_builder, quiet
+from flaxdl.data.source import Source, Splits, hold_out
+from flaxdl.spelling import did_you_mean
+
+# Decoded splits up to this size are held in memory, where a batch costs microseconds.
+_MEMORY_LIMIT = 2**30  # bytes
+
+
+@dataclass(frozen=True)
+class Tfds(Source):
+    """A TFDS dataset: `digits`, `languages`, or any that is or can be prepared as ArrayRecord.
+
+    Splits are written as TFDS writes them, as in `train[:90%]` or `train+validation`.
+    """
+
+    name: str
+    """Dataset, as `mnist` or with its config and version, as `glue/sst2:2.0.0`."""
+    train: str = "train"
+    """Split to learn from."""
+    validation: str | None = None
+    """Split to choose by; without one, a part of the training split is held out."""
+    test: str | None = "test"
+    """Split that is evaluated once, at the end."""
+    validation_fraction: float = 0.1
+    """Share of the training split that is held out where no validation split is named."""
+    inputs: str | None = None
+    """Feature that the model takes; by default the one the dataset says."""
+    label: str | None = None
+    """Feature that the model answers; by default the one the dataset says."""
+    data_dir: str | None = None
+    """Where datasets are kept; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+
+    def load(self, seed: int) -> Splits:
+        """Prepares the dataset if need be, and opens or reads its splits.
+
+        Raises:
+            ValueError: naming the dataset, split or feature, with what there is instead.
+        """
+        builder = open_builder(self.name, self.data_dir)
+        fields = self._fields(builder.info)
+        train = self._read(builder, self.train, fields)
+        if self.validation is None:
+            train, validation = hold_out(train, fraction=self.validation_fraction, seed=seed)
+        else:
+            validation = self._read(builder, self.validation, fields)
+        test = None if self.test is None else self._read(builder, self.test, fields)
+        names = getattr(builder.info.features[fields["label"]], "names", None)
+        return Splits(train, validation, test, classes=tuple(names) if names else None)
+
+    def _fields(self, info: Any) -> dict[str, str]:
+        """Returns which feature is the input and which the label."""
+        inputs, label = info.supervised_keys or ("", "")
+        fields = {"inputs": self.inputs or inputs, "label": self.label or label}
+        for field, feature in fields.items():
+            if feature not in info.features:
+                raise ValueError(
+                    f"{field} must be one of the features {', '.join(info.features)} "
+                    f"of {self.name}, got {feature!r}{did_you_mean(feature, info.features)}"
+                )
+        return fields
+
+    def _read(self, builder: Any, split: str, fields: dict[str, str]) -> Dataset:
+        where = f"split {split!r} of {self.name}"
+        self._check_split(builder.info, split)
+        try:
+            with quiet():
+                records = builder.as_data_source(split=split)
+        except NotImplementedError:
+            raise ValueError(
+                f"{self.name} in {builder.data_path} is not in ArrayRecord format, which alone "
+                f"can be read without TensorFlow; move it away and prepare it again with "
+                f"`tfds build {self.name} --file_format=array_record`"
+            ) from None
+        features = builder.info.features
+        sizes_differ = None in features[fields["inputs"]].shape
+        dataset = RecordDataset(
+            records,
+            fields,
+            num_classes=getattr(features[fields["label"]], "num_classes", None),
+            sizes_differ=sizes_differ,
+            where=where,
+        )
+        with quiet():  # the first record that is decoded brings a warning about OpenCV
+            example = dataset.gather(np.zeros(1, np.int64))
+        size = sum(array.nbytes for array in example.values()) * len(dataset)
+        if sizes_differ or size > _MEMORY_LIMIT:
+            return dataset
+        return ArrayDataset(dataset.arrays())
+
+    def _check_split(self, info: Any, split: str) -> None:
+        for name in re.findall(r"[A-Za-z_]\w*(?=\[|\+|$)", split):
+            if info.splits and name not in info.splits:
+                raise ValueError(
+                    f"{self.name} has the splits {', '.join(info.splits)}, "
+                    f"got {split!r}{did_you_mean(name, info.splits)}"
+                )
+        try:
+            empty = info.splits and info.splits[split].num_examples == 0
+        except ValueError as error:
+            reason = str(error).splitlines()[-1]
+            raise ValueError(f"split {split!r} of {self.name}: {reason}") from None
+        if empty:
+            raise ValueError(f"split {split!r} of {self.name} is empty")

@@ -1,0 +1,298 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from flaxdl.data import ImageRows, Images, Transform
+from flaxdl.data.images import (
+    ATTEMPTS,
+    centre,
+    crop,
+    flip,
+    normalize,
+    random_part,
+    read_image,
+    resize,
+    rotate,
+)
+
+batches = st.tuples(
+    st.integers(1, 3), st.integers(2, 6), st.integers(2, 6), st.sampled_from([1, 3])
+).flatmap(lambda shape: arrays(np.uint8, shape))
+quick = settings(max_examples=40, deadline=None)
+
+
+def image(rows, dtype=np.uint8):
+    return np.array(rows, dtype)[None, :, :, None]
+
+
+def test_crop_moves_the_image_and_fills_with_zeros():
+    square = image([[1, 2], [3, 4]])
+    moved = crop(np.concatenate([square] * 3), np.array([[1, 1], [0, 0], [1, 2]]), padding=1)
+    np.testing.assert_array_equal(moved[0, :, :, 0], [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(moved[1, :, :, 0], [[0, 0], [0, 1]])
+    np.testing.assert_array_equal(moved[2, :, :, 0], [[2, 0], [4, 0]])
+
+
+def test_flip_mirrors_the_chosen():
+    flipped = flip(np.concatenate([image([[1, 2, 3]])] * 2), np.array([True, False]))
+    np.testing.assert_array_equal(flipped[:, 0, :, 0], [[3, 2, 1], [1, 2, 3]])
+
+
+def test_rotate_by_right_angles():
+    square = image([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    turned = rotate(np.concatenate([square] * 4), np.array([0.0, 90.0, 180.0, -90.0]))
+    for quarter_turns, result in enumerate(turned):
+        np.testing.assert_array_equal(result, np.rot90(square[0], quarter_turns))
+
+
+def test_rotate_interpolates_between_four_pixels():
+    # Turned by 45 degrees, the corner (-0.5, -0.5) of 2x2 comes from (0, -0.7071): halfway
+    # between the columns, 0.2071 of the way from the upper row to the zeros above it.
+    turned = rotate(image([[100, 60], [20, 40]], np.float32), np.array([45.0]))
+    near = (np.sqrt(0.5) - 0.5) * 0 + (1 - (np.sqrt(0.5) - 0.5)) * 0.5
+    expected = [[near * (100 + 60), near * (60 + 40)], [near * (100 + 20), near * (20 + 40)]]
+    np.testing.assert_allclose(turned[0, :, :, 0], expected, rtol=1e-5)
+
+
+def test_rotate_rounds_integers_to_the_nearest():
+    exact = rotate(image([[100, 60], [20, 41]], np.float32), np.array([45.0]))
+    rounded = rotate(image([[100, 60], [20, 41]]), np.array([45.0]))
+    np.testing.assert_array_equal(rounded, np.rint(exact).astype(np.uint8))
+
+
+@given(batches)
+@quick
+def test_crop_without_padding_is_the_identity(images):
+    offsets = np.zeros((len(images), 2), int)
+    np.testing.assert_array_equal(crop(images, offsets, padding=0), images)
+
+
+@given(batches, st.integers(1, 4))
+@quick
+def test_crop_at_the_centre_is_the_identity(images, padding):
+    offsets = np.full((len(images), 2), padding)
+    np.testing.assert_array_equal(crop(images, offsets, padding=padding), images)
+
+
+@given(batches, st.data())
+@quick
+def test_flip_twice_is_the_identity_and_once_keeps_the_pixels(images, data):
+    chosen = np.array(
+        data.draw(st.lists(st.booleans(), min_size=len(images), max_size=len(images)))
+    )
+    once = flip(images, chosen)
+    np.testing.assert_array_equal(flip(once, chosen), images)
+    np.testing.assert_array_equal(
+        np.sort(once.reshape(len(images), -1)), np.sort(images.reshape(len(images), -1))
+    )
+
+
+@given(batches)
+@quick
+def test_rotate_by_nothing_is_the_identity(images):
+    np.testing.assert_array_equal(rotate(images, np.zeros(len(images))), images)
+
+
+@given(batches, st.floats(-180, 180))
+@quick
+def test_rotate_never_exceeds_the_brightest_pixel(images, degrees):
+    assert rotate(images, np.full(len(images), degrees)).max() <= images.max()
+
+
+@given(batches, st.integers(0, 2**32 - 1))
+@quick
+def test_augmentation_leaves_its_input_alone(images, seed):
+    transform = Images(crop_padding=2, flip=True, rotation=30.0)
+    before = images.copy()
+    draws = transform.draw(np.random.default_rng(seed), len(images))
+    augmented = transform.prepare({"inputs": images, "label": np.arange(len(images))}, draws)
+    np.testing.assert_array_equal(images, before)
+    assert augmented["inputs"].shape == images.shape
+    assert augmented["inputs"].dtype == images.dtype
+
+
+def test_draws_cover_their_range():
+    draws = Images(crop_padding=2, flip=True, rotation=30.0).draw(np.random.default_rng(0), 2000)
+    assert set(draws["offsets"].ravel()) == {0, 1, 2, 3, 4}
+    assert 0.45 < draws["flipped"].mean() < 0.55
+    assert -30 <= draws["degrees"].min() < -29
+    assert 29 < draws["degrees"].max() <= 30
+    assert Images().draw(np.random.default_rng(0), 5) == {}
+
+
+def test_normalize_scales_bytes_first():
+    images = jnp.array([[[[0, 255]]]], jnp.uint8)
+    normalized = jax.jit(lambda x: normalize(x, (0.5, 0.25), (0.5, 0.125)))(images)
+    assert normalized.dtype == jnp.float32
+    np.testing.assert_allclose(normalized[0, 0, 0], [-1.0, 6.0])
+
+
+def test_normalize_takes_floats_as_they_are():
+    normalized = normalize(jnp.full((1, 1, 1, 3), 4.0), (1.0,), (2.0,))
+    np.testing.assert_array_equal(normalized[0, 0, 0], [1.5, 1.5, 1.5])
+
+
+def test_normalize_refuses_another_number_of_channels():
+    with pytest.raises(
+        ValueError, match="mean must have 1 value or one for each of the 1 channels"
+    ):
+        Images(mean=(0.4, 0.5, 0.6)).normalize(jnp.zeros((1, 2, 2, 1)))
+
+
+def test_read_resizes_with_antialiasing(tmp_path):
+    stripes = np.tile(np.array([0, 255], np.uint8), (8, 4))  # 8x8, columns black and white
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    pixels = Images().read([str(tmp_path / "stripes.png")], {"inputs": (2, 2, 1)})["inputs"]
+    assert pixels.shape == (1, 2, 2, 1)
+    assert np.abs(pixels.astype(int) - 127).max() < 25  # without: 0 or 255
+
+
+def test_read_converts_to_the_channels_asked_for(tmp_path):
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "red.png")
+    batch = Images().read([str(tmp_path / "red.png")] * 2, {"inputs": (4, 4, 3)})
+    np.testing.assert_array_equal(batch["inputs"], np.full((2, 4, 4, 3), [255, 0, 0]))
+    grey = Images().read([str(tmp_path / "red.png")], {"inputs": (4, 4, 1)})
+    np.testing.assert_array_equal(grey["inputs"], np.full((1, 4, 4, 1), 76))  # 0.299 * 255
+
+
+def test_read_turns_a_photograph_upright(tmp_path):
+    photograph = Image.fromarray(np.array([[10, 200]], np.uint8))
+    exif = photograph.getexif()
+    exif[0x0112] = 6  # orientation: to be turned 90 degrees clockwise
+    photograph.save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png", 1)[:, 0, 0], [10, 200])
+
+
+def test_broken_and_missing_images_are_named(tmp_path):
+    Image.new("L", (64, 64), 7).save(tmp_path / "cut.png")
+    whole = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_text("no image")
+    for name, reason in [
+        ("cut.png", "cut.png cannot be read as an image"),
+        ("text.png", "text.png cannot be read as an image"),
+        ("absent.png", "no such image file: .*absent.png"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            Images().read([str(tmp_path / name)], {"inputs": (8, 8, 1)})
+    with pytest.raises(ValueError, match="1 or 3 channels, the model takes 2"):
+        read_image(tmp_path / "cut.png", 2)
+
+
+def test_the_plain_transform_reads_arrays(tmp_path):
+    np.save(tmp_path / "series.npy", np.arange(6.0).reshape(3, 2))
+    batch = Transform().read([str(tmp_path / "series.npy")], {"inputs": (3, 2)})
+    np.testing.assert_array_equal(batch["inputs"], np.arange(6.0).reshape(1, 3, 2))
+    with pytest.raises(ValueError, match=r"series.npy must hold .* \(4, 2\), got \(3, 2\)"):
+        Transform().read([str(tmp_path / "series.npy")], {"inputs": (4, 2)})
+    with pytest.raises(ValueError, match=r"absent.npy cannot be read as a .npy file"):
+        Transform().read([str(tmp_path / "absent.npy")], {"inputs": (4, 2)})
+
+
+def gradient(height, width, channels=3):
+    """An image that grows brighter downwards and to the right."""
+    y, x = np.mgrid[:height, :width]
+    return np.repeat((3 * y + 2 * x).astype(np.uint8)[..., None], channels, axis=-1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 40), (33, 47), (20, 20), (90, 20)])
+def test_the_centre_is_that_of_torchvision(height, width):
+    # torchvision: Resize(24) makes the longer side int(24 * long / short), CenterCrop(16) begins
+    # at int(round((side - 16) / 2)).
+    image = gradient(height, width)
+    short, long = sorted((height, width))
+    longer = int(24 * long / short)
+    size = (longer, 24) if width > height else (24, longer)
+    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    top, left = (round((side - 16) / 2) for side in resized.shape[:2])
+    np.testing.assert_array_equal(
+        centre(image, size=16, shorter_side=24), resized[top : top + 16, left : left + 16]
+    )
+
+
+def part(image, areas, ratios, place, size=8):
+    pad = [1.0] * (ATTEMPTS - len(areas))
+    return random_part(
+        image, np.array(areas + pad), np.array(ratios + pad), np.array(place), size=size
+    )
+
+
+def test_a_random_part_has_the_area_ratio_and_place_that_were_drawn():
+    image = gradient(32, 32)
+    # A quarter of 1024 pixels with ratio 1 is 16 x 16; there are 17 places each way.
+    expected = resize(image[16:32, 8:24], 8, 8)
+    np.testing.assert_array_equal(part(image, [0.25], [1.0], (0.99, 0.5)), expected)
+    # Half of it with ratio 2 is 16 high and 32 wide.
+    np.testing.assert_array_equal(part(image, [0.5], [2.0], (0.0, 0.9)), resize(image[:16], 8, 8))
+
+
+def test_what_does_not_fit_is_drawn_again_and_at_last_taken_from_the_middle():
+    image = gradient(32, 32)
+    again = part(image, [1.0, 0.25], [4.0, 1.0], (0.0, 0.0))
+    np.testing.assert_array_equal(again, resize(image[:16, :16], 8, 8))
+    never = ([1.0] * ATTEMPTS, [4 / 3] * ATTEMPTS, (0.0, 0.0))
+    np.testing.assert_array_equal(part(image, *never), resize(image, 8, 8))
+    wide, high = gradient(12, 40), gradient(40, 12)
+    np.testing.assert_array_equal(part(wide, *never), resize(wide[:, 12:28], 8, 8))
+    np.testing.assert_array_equal(part(high, *never), resize(high[12:28], 8, 8))
+
+
+def images_of_sizes(*sizes, channels=3):
+    images = np.empty(len(sizes), object)
+    for number, (height, width) in enumerate(sizes):
+        images[number] = gradient(height, width, channels)
+    return images
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_any_size_become_squares(channels):
+    transform = Images(size=16, shorter_side=20, smallest_area=0.1, flip=True)
+    images = images_of_sizes((20, 30), (64, 25), (9, 9), channels=channels)
+    draws = transform.draw(np.random.default_rng(0), 3)
+    trained = transform.prepare({"inputs": images}, draws)["inputs"]
+    again = transform.prepare({"inputs": images}, draws)["inputs"]
+    evaluated = transform.prepare({"inputs": images}, {})["inputs"]
+    assert trained.shape == evaluated.shape == (3, 16, 16, channels)
+    np.testing.assert_array_equal(trained, again)
+    np.testing.assert_array_equal(evaluated[1], centre(images[1], size=16, shorter_side=20))
+    assert (trained != evaluated).any()
+
+
+def test_prediction_crops_as_evaluation_does(tmp_path):
+    image = gradient(30, 50)
+    Image.fromarray(image).save(tmp_path / "one.png")
+    read = Images(size=16, shorter_side=20).read(
+        [str(tmp_path / "one.png")], {"inputs": (16, 16, 3)}
+    )
+    np.testing.assert_array_equal(read["inputs"][0], centre(image, size=16, shorter_side=20))
+
+
+def test_rows_are_sequences_of_vectors():
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 6, 3), dtype=np.uint8)
+    rows = ImageRows(mean=(0.0,), std=(1.0,)).normalize(jnp.asarray(images))
+    assert rows.shape == (2, 8, 18)
+    np.testing.assert_allclose(rows[1, 5], images[1, 5].reshape(-1) / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shorter_side": 8}, "shorter_side and smallest_area need a size"),
+        ({"size": 8, "shorter_side": 7}, "shorter_side must be at least size = 8, got 7"),
+        ({"size": 8, "smallest_area": 0.0}, r"smallest_area must be in \(0, 1\], got 0.0"),
+        ({}, "images of different sizes need one; set --transform.size"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Images(**settings).prepare({"inputs": images_of_sizes((4, 4), (5, 5))}, {})
+
+
+def test_only_bytes_can_be_resized():
+    with pytest.raises(ValueError, match=r"only images uint8.* got float32\[1, 4, 4\]"):
+        Images(size=8).prepare({"inputs": np.zeros((2, 1, 4, 4), np.float32)}, {})
