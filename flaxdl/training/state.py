@@ -1,0 +1,35 @@
+"""All that a training step changes, and so all that a checkpoint holds."""
+
+from typing import Any
+
+import jax
+import optax
+from flax import struct
+
+from flaxdl.training.metrics import MetricSums
+from flaxdl.training.precision import LossScale
+
+
+class TrainState(struct.PyTreeNode):
+    """The state of a run between two steps; randomness and data follow from `step`."""
+
+    step: jax.Array
+    """int32: batches seen."""
+    updates: jax.Array
+    """int32: optimizer steps taken, which is `step` less the skipped ones."""
+    bad_steps: jax.Array
+    """int32: steps skipped in a row, because loss or gradients were not finite."""
+    params: Any
+    """The master parameters."""
+    model_state: Any
+    """The other collections of the model by name, such as `batch_stats`."""
+    optimizer_state: optax.OptState
+    """The optimizer's running means."""
+    loss_scale: LossScale | None
+    """For float16 only."""
+    sums: MetricSums
+    """Metrics of the training batches since the last line of metrics."""
+    gradient_norm: jax.Array
+    """Global norm of the last gradients, before clipping."""
+    learning_rate: jax.Array
+    """Learning rate of the last update."""

@@ -1,0 +1,150 @@
+"""The initial state, the training step and the evaluation step of a run, as pure functions.
+
+Under `jit` over a mesh the batch is split over the devices and every sum over it is global, so
+gradients, BatchNorm statistics and metrics are those of the whole batch on any number of devices.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from flaxdl.training.metrics import MetricSums
+from flaxdl.training.optimizers import Optimizer
+from flaxdl.training.precision import (
+    LossScale,
+    Precision,
+    matmul_precision,
+    to_compute_dtype,
+)
+from flaxdl.training.state import TrainState
+from flaxdl.training.tasks import Task
+
+Batch = Mapping[str, jax.Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The pure functions of a run; the fields are what does not change from step to step.
+
+    `jax.jit(steps.train, donate_argnums=0)` is all it takes to train with one. Randomness is a
+    function of the seed and the step, so that no key has to be kept.
+    """
+
+    model: nn.Module
+    task: Task
+    optimizer: Optimizer
+    total_steps: int
+    """Length of the run, which the learning-rate schedule is stretched over."""
+    precision: Precision = "float32"
+    seed: int = 0
+    normalize: Callable[[jax.Array], jax.Array] = lambda inputs: inputs
+    """Applied to the inputs on the device, so that images can travel as bytes."""
+
+    def initial_state(self, examples: Mapping[str, jax.ShapeDtypeStruct]) -> TrainState:
+        """The state before the first step.
+
+        Args:
+            examples: shapes and dtypes of a batch as the data pipeline gives it, of any size.
+
+        Raises:
+            ValueError: if the model refuses the shapes, or a pattern of the optimizer matches no
+                parameter.
+        """
+        batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in examples.items()}
+        inputs, keywords = self._model_arguments(batch)
+        variables = dict(self.model.init(self._key(0), inputs, **keywords))
+        params = variables.pop("params")
+        outputs = self.model.apply({"params": params, **variables}, inputs, **keywords)
+        metrics = self.task.metrics(outputs, batch)
+        return TrainState(
+            step=jnp.int32(0),
+            updates=jnp.int32(0),
+            bad_steps=jnp.int32(0),
+            params=params,
+            model_state=variables,
+            optimizer_state=self.optimizer.direction(params).init(params),
+            loss_scale=LossScale.create() if self.precision == "float16" else None,
+            sums=MetricSums.zeros(metrics),
+            gradient_norm=jnp.float32(0),
+            learning_rate=jnp.float32(0),
+        )
+
+    def train(self, state: TrainState, batch: Batch) -> TrainState:
+        """One optimizer step; where loss or gradients are not finite, none is taken."""
+
+        def scaled_loss(params: Any) -> tuple[jax.Array, tuple[Any, Any]]:
+            outputs, model_state = self._apply(params, state.model_state, batch, state.step)
+            loss = self.task.loss(outputs, batch)
+            return loss * scale, (outputs, model_state)
+
+        scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
+        with matmul_precision(self.precision):
+            gradients, (outputs, model_state) = jax.grad(scaled_loss, has_aux=True)(state.params)
+        gradients = jax.tree.map(lambda g: g / scale, gradients)
+
+        norm = optax.tree.norm(gradients)
+        direction, optimizer_state = self.optimizer.direction(state.params).update(
+            self.optimizer.clip(gradients, norm), state.optimizer_state, state.params
+        )
+        learning_rate = self.optimizer.learning_rate_at(state.updates, self.total_steps)
+        params = jax.tree.map(
+            lambda p, d: p - learning_rate.astype(p.dtype) * d, state.params, direction
+        )
+
+        sums = MetricSums.of(self.task.metrics(outputs, batch))
+        finite = jnp.isfinite(norm) & jnp.isfinite(sums.values["loss"])
+        moved = state.replace(
+            updates=state.updates + 1,
+            bad_steps=jnp.int32(0),
+            params=params,
+            model_state=model_state,
+            optimizer_state=optimizer_state,
+            sums=state.sums + sums,
+            gradient_norm=norm.astype(jnp.float32),
+            learning_rate=learning_rate.astype(jnp.float32),
+        )
+        stayed = state.replace(bad_steps=state.bad_steps + 1)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moved, stayed)
+        return new.replace(
+            step=state.step + 1,
+            loss_scale=state.loss_scale and state.loss_scale.update(finite),
+        )
+
+    def evaluate(self, state: TrainState, sums: MetricSums, batch: Batch) -> MetricSums:
+        """Adds the metrics of one batch, in inference mode, to `sums`."""
+        outputs = self.predict(state, batch)
+        return sums + MetricSums.of(self.task.metrics(outputs, batch))
+
+    def predict(self, state: TrainState, batch: Batch) -> Any:
+        """The model's outputs in inference mode."""
+        with matmul_precision(self.precision):
+            return self._apply(state.params, state.model_state, batch, step=None)[0]
+
+    def _apply(
+        self, params: Any, model_state: Any, batch: Batch, step: jax.Array | None
+    ) -> tuple[Any, Any]:
+        """Outputs and new model state; in training mode where a step is given."""
+        inputs, keywords = to_compute_dtype(self._model_arguments(batch), self.precision)
+        variables = {"params": to_compute_dtype(params, self.precision), **model_state}
+        if step is None:
+            return self.model.apply(variables, inputs, train=False, **keywords), model_state
+        return self.model.apply(
+            variables,
+            inputs,
+            train=True,
+            mutable=list(model_state),
+            rngs={"dropout": self._key(step + 1)},
+            **keywords,
+        )
+
+    def _model_arguments(self, batch: Batch) -> tuple[jax.Array, dict[str, Any]]:
+        return self.task.model_arguments({**batch, "inputs": self.normalize(batch["inputs"])})
+
+    def _key(self, number: int | jax.Array) -> jax.Array:
+        """Key 0 makes the parameters, key s + 1 the dropout masks of step s."""
+        return jax.random.fold_in(jax.random.key(self.seed), number)

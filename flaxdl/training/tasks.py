@@ -1,0 +1,199 @@
+"""What a model is trained for: the loss and the metrics of a batch.
+
+B examples, K classes, T tokens, S target tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flaxdl.shapes import check_shape
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+"""Metric → its values and their weights, both of one shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Base class: how a batch becomes arguments of the model, and outputs become a loss."""
+
+    def model_arguments(self, batch: Batch) -> tuple[jax.Array, dict[str, Any]]:
+        """The positional argument `inputs`, and by keyword all that is not the task's own."""
+        keywords = {k: v for k, v in batch.items() if k not in ("inputs", "label", "weight")}
+        return batch["inputs"], keywords
+
+    def loss(self, outputs: Any, batch: Batch) -> jax.Array:
+        """The scalar to minimize, in at least float32."""
+        raise NotImplementedError(f"{type(self).__name__}.loss")
+
+    def metrics(self, outputs: Any, batch: Batch) -> Metrics:
+        """What is averaged, each by its own weights; `loss` is among the metrics."""
+        raise NotImplementedError(f"{type(self).__name__}.metrics")
+
+    def check(self, outputs: Any, num_classes: int | None) -> None:
+        """Checks the model's outputs (shapes suffice) against what the data hold.
+
+        Raises:
+            ValueError: if the model cannot be trained on the data for this task.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """One of K classes for each example: cross-entropy, and accuracy."""
+
+    label_smoothing: float = 0.0
+    """Share of the target's probability that is spread over all classes while training."""
+
+    def __post_init__(self):
+        _check_smoothing(self.label_smoothing)
+
+    def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+        """Mean cross-entropy over the weighted examples, labels smoothed."""
+        losses = cross_entropy(outputs, batch["label"], self.label_smoothing)  # [B]
+        return _mean(losses, batch["weight"])
+
+    def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
+        """`loss` (labels as they are), `accuracy`; `top_5_accuracy` of more than ten classes."""
+        label, weight = batch["label"], batch["weight"]
+        metrics = {
+            "loss": (cross_entropy(outputs, label), weight),
+            "accuracy": (_is_right(outputs, label), weight),
+        }
+        if outputs.shape[-1] > 10:
+            best = jax.lax.top_k(outputs, 5)[1]  # [B, 5]
+            found = jnp.any(best == label[:, None], axis=-1)
+            metrics["top_5_accuracy"] = (found.astype(jnp.float32), weight)
+        return metrics
+
+    def check(self, outputs: Any, num_classes: int | None) -> None:
+        """Checks that there is one logit for each class."""
+        check_shape("the model's outputs", outputs, "B K")
+        if num_classes is not None and outputs.shape[-1] != num_classes:
+            raise ValueError(
+                f"the data have {num_classes} classes, but the model has "
+                f"{outputs.shape[-1]} outputs; set --model.num-classes {num_classes}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModeling(Task):
+    """Each token from those before it: the model's outputs at a token are for the next one.
+
+    Of texts int32[B, T] with `lengths` only the real tokens count, and each as much as any other.
+    """
+
+    prompt: str | None = None
+    """What `train` has the model continue at its end, as a sample."""
+
+    def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+        """Mean cross-entropy over the real tokens of the weighted texts."""
+        return _mean(*self.metrics(outputs, batch)["loss"])
+
+    def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
+        """`loss`, the same as `bits_per_token`, and `accuracy`."""
+        logits, following = outputs[:, :-1], batch["inputs"][:, 1:]
+        weights = jnp.broadcast_to(batch["weight"][:, None], following.shape)
+        if "lengths" in batch:
+            weights *= _is_real(following, batch["lengths"] - 1)
+        losses = cross_entropy(logits, following)  # [B, T - 1]
+        return {
+            "loss": (losses, weights),
+            "bits_per_token": (losses / math.log(2), weights),
+            "accuracy": (_is_right(logits, following), weights),
+        }
+
+    def check(self, outputs: Any, num_classes: int | None) -> None:
+        """Checks that there is a row of logits for each token."""
+        check_shape("the model's outputs", outputs, "B T V")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceToSequence(Task):
+    """A text for a text: `label` int32[B, S] follows the `targets` that the model reads by a token.
+
+    Both are as long as `target_lengths` say; every real token counts as much as any other.
+    """
+
+    label_smoothing: float = 0.0
+    """Share of the target's probability that is spread over all tokens while training."""
+
+    def __post_init__(self):
+        _check_smoothing(self.label_smoothing)
+
+    def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+        """Mean cross-entropy over the real tokens of the weighted texts, labels smoothed."""
+        losses = cross_entropy(outputs, batch["label"], self.label_smoothing)  # [B, S]
+        return _mean(losses, _token_weights(batch))
+
+    def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
+        """`loss` and `accuracy` by token, and `exact_match` by text.
+
+        A text matches where each of its tokens is the most likely one behind those before it,
+        which is where writing the most likely token again and again writes just this text.
+        """
+        label, weights = batch["label"], _token_weights(batch)
+        is_right = _is_right(outputs, label)
+        matches = jnp.min(is_right, axis=-1, where=weights > 0, initial=1.0)  # [B]
+        return {
+            "loss": (cross_entropy(outputs, label), weights),
+            "accuracy": (is_right, weights),
+            "exact_match": (matches, batch["weight"]),
+        }
+
+    def check(self, outputs: Any, num_classes: int | None) -> None:
+        """Checks that there is a row of logits for each token."""
+        check_shape("the model's outputs", outputs, "B S V")
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """The cross-entropy [...] of logits [..., K] with labels int[...], in at least float32.
+
+    Args:
+        logits: unnormalized log-probabilities.
+        labels: the right classes.
+        smoothing: share of the label's probability that is spread over all classes.
+
+    Raises:
+        ValueError: if the labels have another shape than one for each row of logits.
+    """
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"label must have shape {list(logits.shape[:-1])} for logits {list(logits.shape)}, "
+            f"got {list(labels.shape)}"
+        )
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if smoothing == 0.0:
+        return losses
+    uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+    return (1 - smoothing) * losses + smoothing * uniform
+
+
+def _is_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+
+
+def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    return jnp.sum(values * weights) / jnp.sum(weights)
+
+
+def _is_real(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Which of the tokens [B, T] come before int[B] lengths, as bool[B, T]."""
+    return jnp.arange(tokens.shape[1]) < lengths[:, None]
+
+
+def _token_weights(batch: Batch) -> jax.Array:
+    """The weight of its text for each real target token, float32[B, S]."""
+    return batch["weight"][:, None] * _is_real(batch["label"], batch["target_lengths"])
+
+
+def _check_smoothing(label_smoothing: float) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")

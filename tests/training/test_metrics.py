@@ -1,0 +1,91 @@
+import json
+import math
+
+import jax.numpy as jnp
+import pytest
+
+from flaxdl.training import Selection
+from flaxdl.training.metrics import MetricsFile, MetricSums
+
+
+def test_means_are_weighted_each_by_its_own_weights_and_add_up_over_batches():
+    first = MetricSums.of(
+        {
+            "loss": (jnp.array([[1.0, 5.0]]), jnp.array([[1.0, 0.0]])),
+            "exact_match": (jnp.array([1.0]), jnp.array([1.0])),
+        }
+    )
+    second = MetricSums.of(
+        {
+            "loss": (jnp.array([[3.0, 2.0]]), jnp.array([[1.0, 1.0]])),
+            "exact_match": (jnp.array([jnp.nan]), jnp.array([0.0])),
+        }
+    )
+    assert (first + second).means() == pytest.approx({"loss": 2.0, "exact_match": 1.0})
+
+
+def test_the_mean_over_nothing_is_not_a_number():
+    assert math.isnan(MetricSums.zeros(("loss",)).means()["loss"])
+
+
+def test_lines_come_back_as_written(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append(3, "train", {"loss": 0.5})
+    file.append(3, "validation", {"loss": float("nan"), "accuracy": 0.25})
+    again = MetricsFile(tmp_path / "metrics.jsonl")
+    assert (
+        again.lines
+        == file.lines
+        == [
+            {"step": 3, "split": "train", "loss": 0.5},
+            {"step": 3, "split": "validation", "loss": None, "accuracy": 0.25},
+        ]
+    )
+    assert again.has(3, "validation")
+    assert not again.has(3, "test")
+    assert not again.has(4, "train")
+
+
+def test_a_line_cut_short_by_a_crash_is_measured_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    whole = json.dumps({"step": 1, "split": "train", "loss": 1.0})
+    path.write_text(whole + "\n" + whole[:20])
+    file = MetricsFile(path)
+    assert len(file.lines) == 1
+    file.rewind(1)
+    assert path.read_text() == whole + "\n"
+
+
+def test_rewinding_drops_later_steps_from_the_file(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        file.append(step, "train", {"loss": float(step)})
+    file.rewind(2)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+
+
+def validation(*accuracies):
+    return [
+        {"step": 10 * (i + 1), "split": "validation", "accuracy": accuracy, "loss": accuracy}
+        for i, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_the_best_is_the_highest_and_the_latest_of_equals():
+    assert Selection().best_step(validation(0.5, 0.9, 0.7, 0.9, 0.8)) == 40
+    assert Selection(metric="loss").best_step(validation(0.5, 0.2, 0.7)) == 20
+    assert Selection().best_step(validation(None, 0.1, None)) == 20
+    assert Selection().best_step([]) is None
+
+
+def test_patience_counts_evaluations_since_the_best():
+    assert not Selection(patience=2).is_over(validation(0.5, 0.9, 0.7))
+    assert Selection(patience=2).is_over(validation(0.5, 0.9, 0.7, 0.8))
+    assert not Selection().is_over(validation(0.9, *[0.1] * 50))
+    assert not Selection(patience=1).is_over([])
+
+
+def test_an_unknown_metric_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match="'acuracy', but validation gives accuracy, loss"):
+        Selection(metric="acuracy").best_step(validation(0.1))

@@ -1,0 +1,204 @@
+"""The step itself: devices, precision, skipped updates, compilation."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import bright_quadrants
+
+from flaxdl.layers import BatchNorm, Dropout, Linear
+from flaxdl.models import SimpleCNN
+from flaxdl.training import SGD, AdamW, Classification, Steps
+from flaxdl.training.precision import LossScale
+from flaxdl.training.sharding import check_batch_size, create_on, make_mesh, put_batch, replicated
+
+
+class NormalizedMlp(nn.Module):
+    """BatchNorm and dropout in a few parameters."""
+
+    num_classes: int = 4
+    dropout: float = 0.5
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = Linear(16, name="fc1")(x.reshape(len(x), -1))
+        x = nn.relu(BatchNorm(name="bn1")(x, train))
+        return Linear(self.num_classes, name="fc2")(Dropout(self.dropout, name="drop")(x, train))
+
+
+def quadrant_batch(count=16, seed=0):
+    images, labels = bright_quadrants(count, seed)
+    inputs = (images / 255).astype(np.float32)
+    return {"inputs": inputs, "label": labels, "weight": np.ones(count, np.float32)}
+
+
+def make_steps(**changes):
+    settings = {
+        "model": NormalizedMlp(),
+        "task": Classification(),
+        "optimizer": AdamW(learning_rate=1e-2, clip_norm=1.0),
+        "total_steps": 10,
+    }
+    return Steps(**(settings | changes))
+
+
+def train_on(mesh, steps, batches, state=None):
+    first = put_batch(batches[0], mesh)
+    state = create_on(mesh, partial(steps.initial_state, first)) if state is None else state
+    train = jax.jit(steps.train, donate_argnums=0, out_shardings=replicated(mesh))
+    for batch in batches:
+        # Simulated devices share threads: steps in flight starve each other's collectives.
+        state = jax.block_until_ready(train(state, put_batch(batch, mesh)))
+    assert train._cache_size() == 1
+    return state
+
+
+def assert_trees_close(ours, theirs, **tolerances):
+    jax.tree.map(partial(np.testing.assert_allclose, **tolerances), ours, theirs)
+
+
+@pytest.mark.parametrize("model", [NormalizedMlp(), SimpleCNN(num_classes=4)])
+def test_eight_devices_equal_one(model):
+    with jax.enable_x64(True):
+        steps = make_steps(model=model)
+        batches = [quadrant_batch(seed=seed) for seed in range(5)]
+        for batch in batches:
+            batch["inputs"] = batch["inputs"].astype(np.float64)
+        ends = []
+        for devices in (jax.devices()[:1], jax.devices()):
+            mesh = make_mesh(devices)
+            state = create_on(mesh, partial(steps.initial_state, batches[0]))
+            widen = lambda x: x.astype(np.float64) if x.dtype == np.float32 else x  # noqa: E731
+            wide = jax.device_put(
+                jax.tree.map(widen, (state.params, state.optimizer_state)), replicated(mesh)
+            )
+            state = state.replace(params=wide[0], optimizer_state=wide[1])
+            ends.append(jax.device_get(train_on(mesh, steps, batches, state)))
+        one, eight = ends
+        assert_trees_close(eight.params, one.params, rtol=0, atol=1e-9)
+        assert_trees_close(eight.model_state, one.model_state, rtol=1e-5, atol=1e-6)
+        assert_trees_close(eight.sums, one.sums, rtol=1e-5)
+
+
+def test_initial_parameters_do_not_depend_on_the_devices():
+    steps, batch = make_steps(), quadrant_batch()
+    states = [
+        jax.device_get(create_on(make_mesh(devices), partial(steps.initial_state, batch)))
+        for devices in (jax.devices()[:1], jax.devices())
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+@pytest.mark.parametrize("where", ["batch", "gradient"])
+def test_a_bad_batch_leaves_no_trace(where):
+    steps, mesh = make_steps(), make_mesh()
+    good, bad = quadrant_batch(seed=1), quadrant_batch(seed=2)
+    # 1e30 overflows in the loss's gradient, NaN already in the activations.
+    bad["inputs"] = bad["inputs"] * (np.float32(np.nan) if where == "batch" else 1e38)
+    before = jax.device_get(train_on(mesh, steps, [good]))
+    after = jax.device_get(train_on(mesh, steps, [good, bad]))
+    for name in ("params", "model_state", "optimizer_state", "updates", "sums"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
+    assert (after.step, after.bad_steps) == (2, 1)
+    recovered = train_on(mesh, steps, [good, bad, good])
+    assert (recovered.step, recovered.updates, recovered.bad_steps) == (3, 2, 0)
+
+
+def test_dropout_masks_differ_from_step_to_step_and_repeat_with_the_seed():
+    steps, mesh, batch = make_steps(optimizer=SGD(learning_rate=0.0)), make_mesh(), quadrant_batch()
+    state = create_on(mesh, partial(steps.initial_state, batch))
+    losses = []
+    for _ in range(2):
+        state = state.replace(sums=state.sums.emptied())
+        state = jax.jit(steps.train)(state, put_batch(batch, mesh))
+        losses.append(float(state.sums.values["loss"]))
+    again = create_on(mesh, partial(steps.initial_state, batch))
+    again = jax.jit(steps.train)(again, put_batch(batch, mesh))
+    assert losses[0] != losses[1]
+    assert losses[0] == float(again.sums.values["loss"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16", "float16"])
+def test_masters_stay_float32_and_every_precision_learns(precision):
+    steps = make_steps(model=NormalizedMlp(dropout=0.0), precision=precision, total_steps=60)
+    mesh = make_mesh()
+    batches = [quadrant_batch(64)] * 60
+    state = train_on(mesh, steps, batches)
+    dtypes = {x.dtype for x in jax.tree.leaves((state.params, state.model_state))}
+    assert dtypes == {np.dtype(np.float32)}
+    logits = steps.predict(state, batches[0])
+    assert logits.dtype == {"bfloat16": jnp.bfloat16, "float16": jnp.float16}.get(
+        precision, jnp.float32
+    )
+    accuracy = np.mean(np.argmax(np.asarray(logits, np.float32), -1) == batches[0]["label"])
+    assert accuracy == 1.0
+
+
+def test_loss_scaling_changes_no_update():
+    batches = [quadrant_batch(seed=seed) for seed in range(3)]
+    mesh = make_mesh()
+    plain = train_on(mesh, make_steps(), batches)
+    steps = make_steps()
+    state = create_on(mesh, partial(steps.initial_state, batches[0]))
+    scale = jax.device_put(LossScale.create(), replicated(mesh))
+    scaled = train_on(mesh, steps, batches, state.replace(loss_scale=scale))
+    # A power of two scales exactly, and so does its inverse.
+    assert_trees_close(scaled.params, plain.params, rtol=1e-6, atol=1e-7)
+
+
+def test_the_loss_scale_halves_on_overflow_and_doubles_after_its_interval():
+    scale = LossScale.create()
+    halved = scale.update(jnp.array(False))
+    assert (halved.scale, halved.finite_steps) == (2.0**15, 0)
+    about_to_grow = halved.replace(finite_steps=jnp.int32(LossScale.GROWTH_INTERVAL - 1))
+    grown = about_to_grow.update(jnp.array(True))
+    assert (grown.scale, grown.finite_steps) == (2.0**16, 0)
+    assert about_to_grow.replace(finite_steps=jnp.int32(5)).update(jnp.array(True)).scale == 2.0**15
+
+
+def test_evaluation_counts_only_weighted_examples():
+    steps, mesh = make_steps(), make_mesh()
+    batch = quadrant_batch(16)
+    state = create_on(mesh, partial(steps.initial_state, batch))
+    padded = {name: value.copy() for name, value in batch.items()}
+    padded["weight"][11:] = 0
+    padded["inputs"][11:] = np.nan
+    sums = jax.jit(steps.evaluate)(state, state.sums, put_batch(padded, mesh))
+    logits = np.asarray(steps.predict(state, batch), np.float64)[:11]
+    labels = batch["label"][:11]
+    by_hand = np.log(np.exp(logits).sum(-1)) - logits[np.arange(11), labels]
+    means = sums.means()
+    assert sums.weights["loss"] == 11
+    np.testing.assert_allclose(means["loss"], by_hand.mean(), rtol=1e-5)
+    np.testing.assert_allclose(means["accuracy"], (logits.argmax(-1) == labels).mean(), rtol=1e-6)
+
+
+def test_label_smoothing_by_hand():
+    task = Classification(label_smoothing=0.3)
+    logits = np.array([[2.0, -1.0, 0.5]])
+    batch = {"label": np.array([1]), "weight": np.ones(1)}
+    log_probabilities = logits - np.log(np.exp(logits).sum())
+    expected = -(
+        0.1 * log_probabilities[0, 0]
+        + 0.8 * log_probabilities[0, 1]
+        + 0.1 * log_probabilities[0, 2]
+    )
+    np.testing.assert_allclose(task.loss(jnp.asarray(logits), batch), expected, rtol=1e-6)
+
+
+def test_a_model_of_other_size_than_the_classes_is_refused():
+    outputs = jax.ShapeDtypeStruct((8, 12), jnp.float32)
+    with pytest.raises(ValueError, match=r"10 classes.*12 outputs; set --model.num-classes 10"):
+        Classification().check(outputs, 10)
+    with pytest.raises(ValueError, match=r"the model's outputs must have shape \[B, K\]"):
+        Classification().check(jax.ShapeDtypeStruct((8, 7, 10), jnp.float32), 10)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="multiple of the 8 devices.* got 100; use 96 or 104"):
+        check_batch_size(100, make_mesh())
+    with pytest.raises(ValueError, match="got 3; use 8"):
+        check_batch_size(3, make_mesh())
