@@ -1,0 +1,23 @@
+"""The classic architectures of deep learning in Flax, number for number what PyTorch computes."""
+
+from flaxdl.xla_flags import avoid_faulty_cpu_fusions
+
+avoid_faulty_cpu_fusions()  # before anything starts JAX's backend
+
+from flaxdl.config import Config, load_config  # noqa: E402
+from flaxdl.prediction import Prediction, Sampling, Writing, predict  # noqa: E402
+from flaxdl.run import Result, evaluate, train  # noqa: E402
+from flaxdl.version import __version__  # noqa: E402
+
+__all__ = [
+    "Config",
+    "Prediction",
+    "Result",
+    "Sampling",
+    "Writing",
+    "__version__",
+    "evaluate",
+    "load_config",
+    "predict",
+    "train",
+]

@@ -1,0 +1,184 @@
+"""What a run is: one frozen value, built by a config file, changed by flags, kept as JSON."""
+
+import ast
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+
+from flaxdl.data import Source, Transform
+from flaxdl.spelling import did_you_mean
+from flaxdl.training.optimizers import AdamW, Optimizer
+from flaxdl.training.precision import Precision
+from flaxdl.training.selection import Selection
+from flaxdl.training.tasks import Classification, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A training run.
+
+    Raises:
+        ValueError: naming the field whose value is impossible.
+    """
+
+    model: nn.Module
+    """The network."""
+    data: Source
+    """Where the examples come from."""
+    transform: Transform = Transform()
+    """What happens to examples on their way to the model."""
+    task: Task = Classification()
+    """What the model is trained for."""
+    optimizer: Optimizer = AdamW()
+    """How parameters follow their gradients."""
+    batch_size: int = 128
+    """Examples per step, over all devices and processes."""
+    epochs: float = 10.0
+    """Passes over the training split."""
+    precision: Precision = "float32"
+    """In which format a step computes; parameters and optimizer state stay float32."""
+    seed: int = 0
+    """Decides initial parameters, order of the data, augmentation and dropout."""
+    evaluate_every: float = 1.0
+    """Epochs between two evaluations on the validation split, each with a checkpoint."""
+    log_every: int = 50
+    """Steps between two lines of training metrics."""
+    selection: Selection = Selection()
+    """How the best checkpoint is chosen, and when to stop early."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay, besides the best one."""
+    max_bad_steps: int = 10
+    """Steps in a row whose loss or gradients may be not finite before the run gives up."""
+
+    def __post_init__(self):
+        for name in ("batch_size", "log_every", "keep_checkpoints", "max_bad_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("epochs", "evaluate_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+
+
+def load_config(path: str | Path) -> Config:
+    """Runs a config file, which is Python and may do anything, and returns its `config`.
+
+    The file is imported under its own name, so that worker processes find what it defines.
+
+    Raises:
+        ValueError: if there is no such file, it fails, or it defines no `config`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        hint = did_you_mean(path.name, (p.name for p in path.parent.glob("*.py")))
+        raise ValueError(f"there is no config file {path}{hint}")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"a config file must end in .py, got {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} failed with {type(error).__name__}: {error}") from error
+    config = getattr(module, "config", None)
+    if not isinstance(config, Config):
+        raise ValueError(
+            f"{path} must define config = flaxdl.Config(...), "
+            + ("but defines no config" if config is None else f"but config is a {type(config)}")
+        )
+    return config
+
+
+def list_configs(folder: Path) -> dict[str, str]:
+    """Path → first line of the docstring, for each config file; nothing is run."""
+    summaries = {}
+    for path in sorted(folder.glob("*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        summaries[str(path)] = docstring.partition("\n")[0]
+    return summaries
+
+
+def to_json(value: Any) -> Any:
+    """A config, or any value in it, as JSON: dataclasses as their qualified name and fields."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            "class": f"{type(value).__module__}.{type(value).__qualname__}",
+            **{name: to_json(getattr(value, name)) for name in _field_names(value)},
+        }
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(
+        f"a config holds numbers, texts, tuples and dataclasses, got {value!r} ({type(value)})"
+    )
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json`, for classes that are public in flaxdl.
+
+    Raises:
+        ValueError: if a value was of a class of the user's own, which needs the config file that
+            it came from.
+    """
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "class" not in value:
+        return {key: from_json(item) for key, item in value.items()}
+    fields = {name: from_json(item) for name, item in value.items() if name != "class"}
+    return _public_class(value["class"])(**fields)
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ: lines such as `optimizer.learning_rate: 0.001 → 0.0003`."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("class") == new.get("class"):
+        return [
+            line
+            for key in [*old, *(key for key in new if key not in old)]
+            for line in differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if old == new else [f"{name}: {json.dumps(old)} → {json.dumps(new)}"]
+
+
+def _field_names(value: Any) -> list[str]:
+    # A Linen module's `parent` and `name` are its place in a tree, and what does not count when
+    # values are compared, such as arrays in memory beside their hash, is no setting either.
+    own = ("parent", "name") if isinstance(value, nn.Module) else ()
+    return [
+        field.name for field in dataclasses.fields(value) if field.compare and field.name not in own
+    ]
+
+
+def _public_class(name: str) -> type:
+    module_name, _, class_name = name.rpartition(".")
+    found = None
+    if module_name.split(".")[0] == "flaxdl" and not any(
+        part.startswith("_") for part in name.split(".")
+    ):
+        with contextlib.suppress(ModuleNotFoundError):
+            found = getattr(importlib.import_module(module_name), class_name, None)
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ValueError(
+            f"config.json names {name!r}, which is no public class of flaxdl; "
+            "give the config file that defines it with --config"
+        )
+    return found

@@ -1,0 +1,179 @@
+"""What a person types, and what comes back: text, files and exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_runs import bright_quadrants
+
+from flaxdl.__main__ import main
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with a data set, a config and a trained run."""
+    folder = tmp_path_factory.mktemp("project")
+    inputs, label = bright_quadrants(80, 0)
+    test_inputs, test_label = bright_quadrants(24, 1)
+    np.savez(
+        folder / "data.npz",
+        train_inputs=inputs,
+        train_label=label,
+        test_inputs=test_inputs,
+        test_label=test_label,
+        classes=["top left", "top right", "bottom left", "bottom right"],
+    )
+    (folder / "quadrants.py").write_text(
+        '"""Which quarter is bright."""\n'
+        "from flaxdl import Config\n"
+        "from flaxdl.data import Arrays, Images\n"
+        "from flaxdl.models import SimpleCNN\n"
+        "from flaxdl.training import AdamW\n"
+        "config = Config(\n"
+        f"    model=SimpleCNN(num_classes=4), data=Arrays({str(folder / 'data.npz')!r}),\n"
+        "    transform=Images(), optimizer=AdamW(learning_rate=3e-3), batch_size=16,\n"
+        "    epochs=12, evaluate_every=4, log_every=8)\n"
+    )
+    code = main(["train", "--config", str(folder / "quadrants.py"), "--workdir", str(folder / "w")])
+    assert code == 0
+    return folder
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of a command."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        code = stopped.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_predict_prints_a_table_and_json(project, capsys):
+    image, label = bright_quadrants(1, seed=5)
+    file = project / "one.png"
+    Image.fromarray(image[0, ..., 0]).save(file)
+    names = ["top left", "top right", "bottom left", "bottom right"]
+    code, out, _ = run(capsys, "predict", "--workdir", project / "w", file)
+    assert code == 0
+    assert names[label[0]] in out
+    code, out, _ = run(capsys, "predict", "--workdir", project / "w", "--json", file, file)
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["label"] for line in lines] == [names[label[0]]] * 2
+    assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_evaluate_prints_what_the_run_measured(project, capsys):
+    code, out, _ = run(capsys, "evaluate", "--workdir", project / "w", "--json")
+    last = json.loads((project / "w" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert code == 0
+    assert json.loads(out)["accuracy"] == pytest.approx(last["accuracy"], abs=1e-6)
+    _, out, _ = run(capsys, "evaluate", "--workdir", project / "w", "--split", "validation")
+    assert out.startswith("validation  loss")
+
+
+def test_flags_change_fields_and_get_a_workdir_of_their_own(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    flags = ("--optimizer.learning-rate", "0.004", "--epochs", "1", "--model.dropout", "0.1")
+    code, _, _ = run(capsys, "train", "--config", "quadrants.py", *flags)
+    assert code == 0
+    (workdir,) = (project / "runs").iterdir()
+    assert workdir.name.startswith("quadrants-")
+    config = json.loads((workdir / "config.json").read_text())["config"]
+    assert config["optimizer"]["learning_rate"] == 0.004
+    assert config["model"]["dropout"] == 0.1
+
+
+def test_help_shows_every_field(project, capsys):
+    code, out, _ = run(capsys, "train", "--config", project / "quadrants.py", "--help")
+    assert code == 0
+    for flag in ("--workdir", "--model.num-classes", "--optimizer.clip-norm", "--data.path"):
+        assert flag in out
+    assert "The peak learning rate. (default: 0.003)" in " ".join(out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "usage:"),
+        (["train", "--config", "CONFIG", "--optimizer.learning-rat", "1"], "learning-rate"),
+        (["train", "--config", "CONFIG", "--batch-size", "many"], "batch-size"),
+        (["train", "--config", "CONFIG", "--precision", "float8"], "bfloat16"),
+        (["train", "--config", "CONFIG", "--batch-size", "20"], "multiple of the 8 devices"),
+        (["train", "--config", "CONFIG", "--data.path", "no.npz"], "no.npz"),
+        (["train", "--config", "quadrant.py"], "did you mean 'quadrants.py'"),
+        (["train", "--config", "CONFIG", "--workdir", "w", "--seed", "3"], "seed: 0 → 3"),
+        (["evaluate", "--workdir", "nowhere"], "nowhere holds no run"),
+        (["evaluate", "--workdir", "w", "--split", "tets"], "test"),
+        (["predict", "--workdir", "w"], "at least one file"),
+        (["predict", "--workdir", "w", "data.npz"], "data.npz cannot be read as an image"),
+        (["predcit"], "did you mean 'predict'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(project, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(project)
+    code, out, err = run(capsys, *[a.replace("CONFIG", "quadrants.py") for a in arguments])
+    assert code == 2
+    assert message in " ".join((out + err).replace("│", " ").split())
+    assert "Traceback" not in out + err
+
+
+def test_an_error_that_is_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("flaxdl.run.train", lambda *_, **__: int("no number"))
+    with pytest.raises(ValueError, match="no number"):
+        main(["train", "--config", str(REPOSITORY / "configs" / "digits_cnn.py")])
+
+
+def start(project, *arguments):
+    # A process of its own needs no eight devices, and the checkout is not its working directory.
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *map(str, arguments)],
+        cwd=project,
+        env=environment | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_terminated_and_started_again_from_the_shell(project):
+    line = ("--config", "quadrants.py", "--workdir", "killed", "--epochs", "500")
+    process = start(project, *line)
+    metrics = project / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert "SIGTERM: saved at step" in output
+    assert "Traceback" not in output
+    again = start(project, *line[:-1], "500", "--accept-changes")
+    deadline = time.monotonic() + 120
+    text = ""
+    assert again.stdout is not None
+    while "going on from step" not in text and time.monotonic() < deadline:
+        text += again.stdout.readline()
+    again.send_signal(signal.SIGINT)
+    again.communicate(timeout=60)
+    assert "going on from step" in text
+    assert again.returncode == 130
+
+
+def test_the_list_names_every_config_with_a_summary(capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    code, out, _ = run(capsys, "train", "--list")
+    assert code == 0
+    listed = {line.split()[0] for line in out.splitlines()}
+    assert listed == {f"configs/{path.name}" for path in Path("configs").glob("*.py")}
+    assert all(len(line.split()) > 3 for line in out.splitlines())

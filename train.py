@@ -1,0 +1,8 @@
+"""Trains the network that a config file describes: python train.py --config configs/NAME.py."""
+
+import sys
+
+from flaxdl.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]], program="train.py"))
