@@ -1,0 +1,20 @@
+"""A ResNet of ten layers, with the stem for small images, on scikit-learn's handwritten digits.
+
+python train.py --config configs/digits_resnet.py
+"""
+
+from flaxdl import Config
+from flaxdl.data import Images, Tfds
+from flaxdl.models import ResNet
+from flaxdl.training import SGD, Cosine, Selection
+
+config = Config(
+    model=ResNet(num_classes=10, depths=(1, 1, 1, 1), small_images=True),
+    data=Tfds("digits"),
+    transform=Images(mean=(0.305,), std=(0.376,), rotation=10.0, crop_padding=1),
+    optimizer=SGD(learning_rate=0.1, schedule=Cosine(), weight_decay=5e-4),
+    batch_size=128,
+    epochs=20,
+    evaluate_every=5,
+    selection=Selection(metric="loss"),
+)
