@@ -146,16 +146,17 @@ def _print(
 def inspect(arguments: Sequence[str], program: str) -> None:
     """Prints the layers of a model, with their shapes, parameters and costs."""
     name, *rest = arguments or ["--help"]
+    public = {name: getattr(models, name) for name in models.__all__}
+    kinds = {n: kind for n, kind in public.items() if isinstance(kind, type(nn.Module))}
     if name in ("-h", "--help"):
         print(f"usage: {program} MODEL [--shape 224 224 3] [--FIELD VALUE ...]")
-        print(f"MODEL is one of {', '.join(models.__all__)}")
+        print(f"MODEL is one of {', '.join(kinds)}")
         return
-    kind = getattr(models, name, None) if name in models.__all__ else None
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise ValueError(f"there is no model {name!r}{did_you_mean(name, models.__all__)}")
+    if name not in kinds:
+        raise ValueError(f"there is no model {name!r}{did_you_mean(name, kinds)}")
 
     def command(
-        model: Annotated[kind, tyro.conf.arg(name="")],  # type: ignore[valid-type]
+        model: Annotated[kinds[name], tyro.conf.arg(name="")],  # type: ignore[valid-type]
         shape: tuple[int, ...] | None = None,
     ) -> None:
         """Counts from shapes alone; nothing is computed.

@@ -116,6 +116,8 @@ def test_help_shows_every_field(project, capsys):
         (["evaluate", "--workdir", "w", "--split", "tets"], "test"),
         (["predict", "--workdir", "w"], "at least one file"),
         (["predict", "--workdir", "w", "data.npz"], "data.npz cannot be read as an image"),
+        (["inspect", "ResNet51"], "did you mean 'ResNet50'"),
+        (["inspect", "generate"], "no model 'generate'"),
         (["predcit"], "did you mean 'predict'"),
     ],
 )
@@ -168,6 +170,19 @@ def test_terminated_and_started_again_from_the_shell(project):
     again.communicate(timeout=60)
     assert "going on from step" in text
     assert again.returncode == 130
+
+
+def test_inspect_prints_layers_and_totals(capsys):
+    code, out, _ = run(capsys, "inspect", "LeNet5", "--shape", "32", "32", "1")
+    assert code == 0
+    assert "conv2" in out
+    assert "10×10×16" in out
+    assert "61,706" in out
+    code, out, _ = run(capsys, "inspect", "TextRNN", "--vocab-size", "50", "--embedding-size", "8",
+                       "--hidden-size", "16", "--num-classes", "3")  # fmt: skip
+    assert code == 0
+    # Embedding, both directions of a GRU, and the linear layer.
+    assert f"{50 * 8 + 2 * (3 * 16 * (8 + 16) + 2 * 3 * 16) + 32 * 3 + 3:,}" in out
 
 
 def test_the_list_names_every_config_with_a_summary(capsys, monkeypatch):
