@@ -129,9 +129,16 @@ def matching(
 def pattern_mask(params: Mapping[str, Any], patterns: Sequence[str], *, field: str) -> Any:
     """A tree like `params` that is True where the parameter's PyTorch key matches a pattern.
 
+    A None among the parameters stays None.
+
     Raises:
         ValueError: as `matching` does.
     """
-    keys = {path: pytorch_key(path) for path in flatten_dict(dict(params))}
-    matches = matching(set(keys.values()), patterns, field=field)
-    return unflatten_dict({path: key in matches for path, key in keys.items()})
+    leaves = flatten_dict(dict(params))
+    matches = matching({pytorch_key(path) for path in leaves}, patterns, field=field)
+    return unflatten_dict(
+        {
+            path: None if leaf is None else pytorch_key(path) in matches
+            for path, leaf in leaves.items()
+        }
+    )

@@ -1,0 +1,199 @@
+"""The files of `torch.save`: the archive it writes today, and the format before PyTorch 1.6.
+
+Both hold a pickle that describes tensors, and beside it the storages that they are views of.
+"""
+
+import math
+import mmap
+import struct
+import zipfile
+from collections.abc import Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from flaxdl.weights.pickles import Pickle, Tensor, describe, read_pickle
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+
+# Where a training checkpoint keeps its tensors, beside the epoch, the optimizer and so on.
+CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")
+
+# What `zipfile` raises on a broken directory.
+BROKEN_ARCHIVE = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
+
+
+class Span(NamedTuple):
+    """Bytes of the file, from `start` on."""
+
+    start: int
+    size: int
+
+
+def read_archive(file: BinaryIO, data: mmap.mmap) -> dict[str, np.ndarray]:
+    """The tensors of a zip archive, as views of `data`, the same file mapped into memory.
+
+    Raises:
+        ValueError: if it is broken, or not what `torch.save` writes.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = {entry.filename: entry for entry in archive.infolist()}
+    except BROKEN_ARCHIVE as error:
+        raise ValueError(f"is a broken zip archive: {error}") from error
+    inside = {name.partition("/")[2] for name in entries}
+    if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
+        raise ValueError(
+            "is a TorchScript program, which is not read; "
+            "save the state_dict() of torch.jit.load(...) with torch.save"
+        )
+    roots = [name.partition("/")[0] for name in entries if name.partition("/")[2] == "data.pkl"]
+    if len(roots) != 1:
+        raise ValueError(
+            "is a zip archive, but not one of torch.save: "
+            f"it holds {len(roots)} files data.pkl, needed 1"
+        )
+    root = roots[0]
+
+    def span(name: str) -> Span:
+        if f"{root}/{name}" not in entries:
+            raise ValueError(f"its entry {name!r} is missing")
+        return _entry_span(entries[f"{root}/{name}"], data)
+
+    if f"{root}/byteorder" in entries:
+        start, size = span("byteorder")
+        if (order := data[start : start + min(size, 10)]) != b"little":
+            raise ValueError(f"its byte order is {order!r}; only b'little' is read")
+    start, size = span("data.pkl")
+    pickle = read_pickle(data[start : start + size], 0)
+    spans = {key: span(f"data/{key}") for key in pickle.storages}
+    return _arrays(pickle, spans, data)
+
+
+def read_legacy(data: mmap.mmap) -> dict[str, np.ndarray]:
+    """The tensors of a file in the format before PyTorch 1.6, as views of `data`.
+
+    It is a row of pickles (a magic number, a version, the machine it was written on, the value,
+    the keys of the storages) and then, for each key, its number of elements and its bytes.
+
+    Raises:
+        ValueError: if it is broken, or not what `torch.save` wrote.
+    """
+    magic = read_pickle(data, 0)
+    if magic.value != MAGIC_NUMBER:
+        raise ValueError("is a pickle, but not one of torch.save")
+    version = read_pickle(data, magic.end)
+    if version.value != PROTOCOL_VERSION:
+        raise ValueError(
+            f"has the protocol version {describe(version.value)}; only {PROTOCOL_VERSION} is read"
+        )
+    machine = read_pickle(data, version.end)
+    if not isinstance(machine.value, dict) or machine.value.get("little_endian") is not True:
+        raise ValueError("was not written on a little-endian machine; no other is read")
+    pickle = read_pickle(data, machine.end)
+    keys = read_pickle(data, pickle.end)
+    if not isinstance(keys.value, list):
+        raise ValueError(f"has {describe(keys.value)} in place of the list of storages")
+
+    spans: dict[str, Span] = {}
+    position = keys.end
+    for key in keys.value:
+        storage = pickle.storages.get(key) if isinstance(key, str) else None
+        if storage is None or key in spans:
+            raise ValueError(f"lists the storage {describe(key)}, which no tensor has, or twice")
+        span = Span(position + 8, storage.num_elements * storage.dtype.itemsize)
+        position = sum(span)
+        count = data[span.start - 8 : span.start]
+        if position > len(data) or int.from_bytes(count, "little") != storage.num_elements:
+            raise ValueError(
+                f"its storage {describe(key)} is cut off, or has another size than its tensors need"
+            )
+        spans[key] = span
+    return _arrays(pickle, spans, data)
+
+
+def _entry_span(entry: zipfile.ZipInfo, data: mmap.mmap) -> Span:
+    """Where the bytes of an entry lie; they are stored as they are, so they can be mapped."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+        raise ValueError(f"its entry {entry.filename[:100]!r} is compressed; torch.save never does")
+    header = data[entry.header_offset : entry.header_offset + 30]
+    if len(header) != 30 or not header.startswith(b"PK\3\4"):
+        raise ValueError(f"its entry {entry.filename[:100]!r} has no header")
+    name_size, extra_size = struct.unpack_from("<HH", header, 26)
+    span = Span(entry.header_offset + 30 + name_size + extra_size, entry.file_size)
+    if sum(span) > len(data):
+        raise ValueError(f"its entry {entry.filename[:100]!r} is cut off")
+    return span
+
+
+def _arrays(pickle: Pickle, spans: Mapping[str, Span], data: mmap.mmap) -> dict[str, np.ndarray]:
+    arrays = {}
+    for key, tensor in _named_tensors(pickle.value).items():
+        try:
+            arrays[key] = _array(tensor, spans[tensor.storage.key], data)
+        except KeyError as error:
+            raise ValueError(f"the storage of its tensor {key!r} is missing") from error
+        except ValueError as error:
+            raise ValueError(f"its tensor {key!r} {error}") from error
+    return arrays
+
+
+def _named_tensors(value: Any) -> dict[str, Tensor]:
+    """The tensors by name: the whole value, or one that a training checkpoint holds."""
+    if not isinstance(value, dict):
+        raise ValueError(f"holds {describe(value)}, needed names and tensors")
+    inner = [key for key in CHECKPOINT_KEYS if _holds_tensors(value.get(key))]
+    if len(inner) > 1:
+        raise ValueError(
+            f"holds {' and '.join(inner)}; save the one that is meant in a file of its own"
+        )
+    if inner:
+        value = value[inner[0]]
+    for key, tensor in value.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"holds {describe(tensor)} under {'.'.join([*inner, key])[:100]!r}, needed tensors "
+                f"alone, or a checkpoint with tensors under one of {', '.join(CHECKPOINT_KEYS)}"
+            )
+    return value
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(x, Tensor) for x in value.values())
+
+
+def _array(tensor: Tensor, span: Span, data: mmap.mmap) -> np.ndarray:
+    """A read-only view of the bytes of a storage; nothing outside of them can be reached."""
+    storage, shape = tensor.storage, tensor.shape
+    itemsize = storage.dtype.itemsize
+    if (storage.first + storage.num_elements) * itemsize > span.size:
+        raise ValueError("needs a longer storage than the file holds")
+    if len(tensor.strides) != len(shape):
+        raise ValueError(f"has {len(shape)} sizes and {len(tensor.strides)} strides")
+    if math.prod(max(size, 1) for size in shape) * itemsize >= 2**63:
+        raise ValueError(f"has the shape {list(shape)}, which is too large for any memory")
+    if 0 in shape:
+        return np.broadcast_to(np.zeros((), storage.dtype), shape)
+    strides = [
+        stride if size > 1 else 0 for size, stride in zip(shape, tensor.strides, strict=True)
+    ]
+    last = tensor.offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
+    if last >= storage.num_elements:
+        raise ValueError(
+            f"reaches to element {last} of a storage of {storage.num_elements} elements"
+        )
+    return np.ndarray(
+        shape,
+        storage.dtype,
+        buffer=data,
+        offset=span.start + (storage.first + tensor.offset) * itemsize,
+        strides=[stride * itemsize for stride in strides],
+    )

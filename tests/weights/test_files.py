@@ -1,0 +1,626 @@
+"""Files of weights: what PyTorch writes is read, and nothing else is, least of all executed."""
+
+import json
+import os
+import pickle
+import re
+import stat
+import struct
+import tarfile
+import tempfile
+import time
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+from broken_files import FIXTURES, safetensors_bytes, sound_files
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from flaxdl.weights import pickles, read_weights, write_weights
+from flaxdl.weights.pytorch_files import MAGIC_NUMBER
+
+EIGHTHS = np.arange(12, dtype=np.float32) / 8
+# What `fixtures/make_fixtures.py` saved.
+SAVED = {
+    "float64": EIGHTHS[:6].reshape(2, 3).astype(np.float64),
+    "float32": EIGHTHS[:6].reshape(2, 3),
+    "float16": EIGHTHS[:6].reshape(2, 3).astype(np.float16),
+    "bfloat16": EIGHTHS[:6].reshape(2, 3).astype(ml_dtypes.bfloat16),
+    "int64": np.arange(6).reshape(2, 3) - 3,
+    "uint8": np.arange(6, dtype=np.uint8).reshape(2, 3),
+    "bool": np.array([[True, False, True], [False, True, False]]),
+    "transposed": EIGHTHS.reshape(3, 4).T,
+    "shared": EIGHTHS[3:11:2],
+    "expanded": np.full((2, 2), EIGHTHS[5]),
+    "parameter": EIGHTHS[:3],
+    "number": np.array(0.5, np.float32),
+    "empty": np.zeros((0, 4), np.float32),
+}
+
+
+def assert_same(ours, theirs):
+    assert list(ours) == list(theirs)
+    for key, array in ours.items():
+        assert array.dtype == theirs[key].dtype
+        assert array.shape == theirs[key].shape
+        assert array.tobytes() == theirs[key].tobytes()
+
+
+def refusal(path):
+    """The message that reading `path` ends with, which begins with the path."""
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}") as error:
+        read_weights(path)
+    return str(error.value)
+
+
+# PyTorch's files
+
+
+@pytest.mark.parametrize("name", ["archive", "legacy"])
+def test_files_of_pytorch(name, tmp_path):
+    tensors = read_weights(FIXTURES / f"{name}.pth")
+    assert_same(tensors, SAVED)
+    assert not any(tensor.flags.writeable for tensor in tensors.values())
+    # The content decides, not the name.
+    path = tmp_path / "model.safetensors.bin"
+    path.write_bytes((FIXTURES / f"{name}.pth").read_bytes())
+    assert_same(read_weights(path), SAVED)
+
+
+def test_views_share_the_mapped_file():
+    tensors = read_weights(FIXTURES / "archive.pth")
+    assert np.shares_memory(tensors["transposed"], tensors["shared"])
+    assert tensors["expanded"].strides == (0, 0)
+
+
+def test_a_training_checkpoint_gives_the_weights_of_its_model():
+    expected = {
+        "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "bias": np.full(2, 0.5, np.float32),
+    }
+    assert_same(read_weights(FIXTURES / "checkpoint.pth"), expected)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    st.lists(st.integers(0, 4), min_size=0, max_size=4),
+    st.sampled_from(["float16", "bfloat16", "float32", "float64", "int32", "int8", "bool"]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_views_that_pytorch_saves(shape, dtype, is_archive, random):
+    torch = pytest.importorskip("torch")
+    whole = torch.randint(0, 2, shape).to(getattr(torch, dtype))
+    view = whole.permute(random.sample(range(whole.ndim), whole.ndim))
+    for axis in range(view.ndim):
+        first, step = random.randint(0, view.shape[axis]), random.randint(1, 3)
+        view = view[(slice(None),) * axis + (slice(first, None, step),)]
+    state = {"whole": whole, "view": view, "nested.parameter": torch.nn.Parameter(view.float())}
+    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        torch.save(state, file, _use_new_zipfile_serialization=is_archive)
+        file.flush()
+        tensors = read_weights(file.name)
+    assert list(tensors) == list(state)
+    for key, array in tensors.items():
+        assert str(array.dtype) == str(state[key].dtype).removeprefix("torch.")
+        np.testing.assert_array_equal(array.astype(float), state[key].detach().double().numpy())
+
+
+def test_modules_that_pytorch_saves(tmp_path):
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    expected = {key: value.numpy() for key, value in model.state_dict().items()}
+    path = tmp_path / "model.pt"
+    for protocol in (2, 4, 5):
+        torch.save(model.state_dict(), path, pickle_protocol=protocol)
+        assert_same(read_weights(path), expected)
+    torch.save(model, path)
+    assert "asks for torch.nn.modules.container.Sequential" in refusal(path)
+
+
+# Safetensors, and folders
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_weights(SAVED, path)
+    tensors = read_weights(path)
+    assert_same(dict(sorted(tensors.items())), dict(sorted(SAVED.items())))
+    assert not any(tensor.flags.writeable for tensor in tensors.values())
+    with safe_open(path, "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    (tmp_path / "other").touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
+
+
+def test_what_cannot_be_written_leaves_no_trace(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_weights({"a": np.ones(2)}, path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"model.safetensors: cannot be written: .*complex128"):
+        write_weights({"a": np.ones(2, complex)}, path)
+    assert path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    with pytest.raises(
+        ValueError, match=r"nowhere/model.safetensors: cannot be written: .*No such"
+    ):
+        write_weights({"a": np.ones(2)}, tmp_path / "nowhere" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"/b.safetensors: cannot be written: .*Not a directory"):
+        write_weights({"a": np.ones(2)}, path / "b.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_shards_are_one_checkpoint(kind, tmp_path):
+    shards = {"00001-of-2": ("bool", "bfloat16", "transposed"), "00002-of-2": ("number", "empty")}
+    weight_map = {}
+    for part, names in shards.items():
+        file = kind.replace(".", f"-{part}.", 1)
+        tensors = {name: SAVED[name] for name in names}
+        if kind == "model.safetensors":
+            write_weights(tensors, tmp_path / file)
+        else:
+            (tmp_path / file).write_bytes((FIXTURES / "archive.pth").read_bytes())
+        weight_map |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (tmp_path / f"{kind}.index.json").write_text(json.dumps(index))
+    expected = {name: SAVED[name] for name in weight_map}
+    assert_same(read_weights(tmp_path), expected)
+    assert_same(read_weights(tmp_path / f"{kind}.index.json"), expected)
+
+    index["weight_map"]["more"] = file
+    (tmp_path / f"{kind}.index.json").write_text(json.dumps(index))
+    assert "names tensors that its files do not hold: more" in refusal(tmp_path)
+    (tmp_path / file).unlink()
+    assert f"its file '{file}' does not exist" in refusal(tmp_path)
+
+
+def test_a_folder_prefers_safetensors(tmp_path):
+    assert "holds no weights; needed one of model.safetensors, " in refusal(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes((FIXTURES / "archive.pth").read_bytes())
+    assert "float16" in read_weights(tmp_path)
+    write_weights({"better": np.ones(1)}, tmp_path / "model.safetensors")
+    assert list(read_weights(str(tmp_path))) == ["better"]
+
+
+@pytest.mark.parametrize(
+    "file", ["../secret.safetensors", "/etc/passwd", "a/b.bin", "..", "", "a\\b.bin", "C:\\b.bin"]
+)
+def test_an_index_stays_in_its_folder(file, tmp_path):
+    write_weights({"a": np.ones(1)}, tmp_path / "secret.safetensors")
+    path = tmp_path / "folder" / "model.safetensors.index.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"weight_map": {"a": file}}))
+    assert "only files in its own folder are read" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "{}",
+        '{"weight_map": ["a"]}',
+        '{"weight_map": null}',
+        '{"weight_map": ' + "[" * 100_000,
+        '{"weight_map": "\udcff"}',
+    ],
+)
+def test_an_index_of_another_form(text, tmp_path):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    assert "is no index of weights" in refusal(path)
+
+
+def test_an_index_is_no_shard(tmp_path):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {"a": path.name}}))
+    assert "its file 'model.safetensors.index.json' begins with" in refusal(path)
+
+
+# Broken files
+
+
+@pytest.mark.parametrize("name", ["safetensors", "legacy", "archive"])
+def test_truncated_at_every_place(name, tmp_path):
+    ((file, data),) = sound_files()[name].items()
+    for end in range(0, len(data), 5 if name == "archive" else 1):
+        path = tmp_path / file
+        path.unlink(missing_ok=True)
+        path.write_bytes(data[:end])
+        refusal(path)
+
+
+def with_header(header, data=b""):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(start, end, shape=(2,), dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (struct.pack("<Q", 2**31) + b'{"a": 1}', "header too large"),
+        (struct.pack("<Q", 2**63) + b'{"a": 1}', "header too large"),
+        (struct.pack("<Q", 90_000_000) + b'{"a": 1}', "invalid header length"),
+        (with_header({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "invalid offset"),
+        (with_header({"a": entry(0, 8), "b": entry(0, 8)}, bytes(8)), "invalid offset"),
+        (with_header({"a": entry(0, 8), "b": entry(12, 20)}, bytes(20)), "invalid offset"),
+        (with_header({"a": entry(8, 0)}, bytes(8)), "no sound"),
+        (with_header({"a": entry(0, 8)}, bytes(7)), "not fully covered"),
+        (with_header({"a": entry(0, 8)}, bytes(9)), "not fully covered"),
+        (with_header({"a": entry(0, 8, [3])}, bytes(8)), "invalid shape"),
+        (with_header({"a": entry(0, 8, [2**62, 2**62])}, bytes(8)), "overflow"),
+        (with_header({"a": entry(0, 8, [-2])}, bytes(8)), "no sound"),
+        (with_header({"a": entry(0, 8, [2], "F33")}, bytes(8)), "no sound"),
+        (with_header({"a": entry(0, 2, [2], "F8_E5M2")}, bytes(2)), "'a' has dtype F8_E5M2; read"),
+        (with_header({"a": entry(0, 0, [0] + [1] * 100)}), "its tensor 'a' of shape"),
+        (with_header({"a": entry(0, 0, [0, 2**62, 2**62])}), "no sound|its tensor 'a' of shape"),
+    ],
+)
+def test_unsound_safetensors(content, message, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    start = time.process_time()
+    with pytest.raises(ValueError, match=f"^{path}: .*(?i:{message})"):
+        read_weights(path)
+    assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html>", r"begins with b'<!DOCTYP'; needed safetensors, a file of torch.save"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS"),
+        (pickle.dumps([1, 2, 3], 2), "is a pickle, but not one of torch.save"),
+        (pickle.dumps({"a": np.ones(1)}, 2), "it asks for numpy.*; only tensors are read"),
+        (pickle.dumps([1, 2, 3], 0), "begins with"),
+    ],
+)
+def test_other_files(content, message, tmp_path):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_weights(path)
+
+
+def test_files_that_are_not_there(tmp_path):
+    assert refusal(tmp_path / "a.pth").endswith(": does not exist")
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert refusal(tmp_path / "pipe.pth").endswith(": is no file")
+
+
+def test_the_first_formats_of_all_are_refused_by_name(tmp_path):
+    path = tmp_path / "old.pth"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("pickle"))
+    assert "is in the tar format of PyTorch before 0.1.10" in refusal(path)
+    np.savez(path.with_suffix(".npz"), a=np.ones(1))
+    assert "is a zip archive, but not one of torch.save" in refusal(path.with_suffix(".npz"))
+
+
+# Archives and pickles made by hand
+
+
+def write_archive(path, data, **storages):
+    """An archive of `torch.save` around a pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", data)
+        archive.writestr("model/byteorder", storages.pop("byteorder", "little"))
+        for key, content in storages.items():
+            archive.writestr(f"model/data/{key.lstrip('_')}", content)
+    return path
+
+
+def write_legacy(path, data, keys=(), storages=b""):
+    header = [MAGIC_NUMBER, 1001, {"little_endian": True}]
+    start = b"".join(pickle.dumps(value, 2) for value in header)
+    path.write_bytes(start + data + pickle.dumps(list(keys), 2) + storages)
+    return path
+
+
+def instructions(value):
+    """Those that put a plain value on the stack."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def storage_instructions(num_elements=6, kind="FloatStorage", part=None):
+    more = b"" if part is None else instructions(part)
+    return (
+        b"(" + instructions("storage") + f"ctorch\n{kind}\n".encode() + instructions("0")
+        + instructions("cpu") + instructions(num_elements) + more + b"tQ"
+    )  # fmt: skip
+
+
+def tensor_instructions(offset=0, shape=(2, 3), strides=(3, 1), storage=None):
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + (storage_instructions() if storage is None else storage)
+        + b"".join(map(instructions, (offset, shape, strides, False))) + b"}tR"
+    )  # fmt: skip
+
+
+def tensor_pickle(*args, **kwargs):
+    """A pickle of {"a": tensor}."""
+    return b"\x80\x02}" + instructions("a") + tensor_instructions(*args, **kwargs) + b"s."
+
+
+SIX = np.arange(6, dtype=np.float32)
+
+
+def test_archives_made_by_hand_are_as_pytorchs(tmp_path):
+    path = write_archive(tmp_path / "a.pth", tensor_pickle(), _0=SIX.tobytes())
+    assert_same(read_weights(path), {"a": SIX.reshape(2, 3)})
+    storage = struct.pack("<q", 6) + SIX.tobytes()
+    path = write_legacy(tmp_path / "b.pth", tensor_pickle(), ["0"], storage)
+    assert_same(read_weights(path), {"a": SIX.reshape(2, 3)})
+    part = storage_instructions(part=("1", 2, 4))
+    path = write_legacy(tmp_path / "c.pth", tensor_pickle(1, (3,), (1,), part), ["0"], storage)
+    assert_same(read_weights(path), {"a": SIX[3:]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"offset": 1}, "reaches to element 6 of a storage of 6"),
+        ({"shape": (3, 3)}, "reaches to element 8 of a storage of 6"),
+        ({"strides": (4, 1)}, "reaches to element 6 of a storage of 6"),
+        ({"strides": (2**62, 2**62)}, "reaches to element"),
+        ({"shape": (2**40, 2**40), "strides": (0, 0)}, "too large for any memory"),
+        ({"shape": (2**62, 0, 4), "strides": (1, 1, 1)}, "too large for any memory"),
+        ({"shape": (2**63, 1)}, "9223372036854775808 stands for a size"),
+        ({"shape": (-1, 3)}, "-1 stands for a size"),
+        ({"strides": (-1, 1)}, "-1 stands for"),
+        ({"offset": -1}, "-1 stands for"),
+        ({"offset": 0.5}, "0.5 stands for"),
+        ({"offset": None}, "None stands for"),
+        ({"shape": (True, 3)}, "True stands for"),
+        ({"shape": [2, 3]}, "a list stands for"),
+        ({"shape": (2,)}, "has 1 sizes and 2 strides"),
+        ({"shape": (1,) * 65, "strides": (1,) * 65}, "a tuple stands for"),
+        ({"storage": storage_instructions(7)}, "needs a longer storage than the file holds"),
+        ({"storage": storage_instructions(2**62)}, "needs a longer storage than the file holds"),
+        ({"storage": storage_instructions(kind="DoubleStorage")}, "needs a longer storage"),
+        ({"storage": storage_instructions(kind="QInt8Storage")}, "asks for torch.QInt8Storage"),
+        ({"storage": storage_instructions(part=("1", 3, 4))}, "lies outside of it"),
+        ({"storage": storage_instructions(part=7)}, "part of a storage in another way"),
+        ({"storage": b"N"}, "calls torch._utils._rebuild_tensor_v2 with other arguments"),
+    ],
+)
+def test_tensors_outside_of_their_storage(changes, message, tmp_path):
+    path = write_archive(tmp_path / "a.pth", tensor_pickle(**changes), _0=SIX.tobytes())
+    assert message in refusal(path)
+
+
+def test_a_tensor_of_many_equal_elements_costs_nothing(tmp_path):
+    data = tensor_pickle(0, (2**30, 2**30), (0, 0))
+    path = write_archive(tmp_path / "a.pth", data, _0=SIX.tobytes())
+    assert read_weights(path)["a"].shape == (2**30, 2**30)
+    path = write_archive(tmp_path / "b.pth", tensor_pickle(0, (2**40, 0), (1, 1)), _0=b"")
+    assert "longer storage" in refusal(path)
+
+
+def test_storages_that_are_missing_or_strange(tmp_path):
+    path = tmp_path / "a.pth"
+    assert "entry 'data/0' is missing" in refusal(write_archive(path, tensor_pickle()))
+    storage = struct.pack("<q", 6) + SIX.tobytes()
+    for keys, content, message in (
+        ([], b"", "the storage of its tensor 'a' is missing"),
+        (["0", "0"], 2 * storage, "lists the storage '0'"),
+        (["1"], storage, "lists the storage '1'"),
+        ([[]], storage, "lists the storage a list"),
+        (["0"], storage[:-1], "storage '0' is cut off"),
+        (["0"], struct.pack("<q", 5) + SIX.tobytes(), "storage '0' is cut off, or has another"),
+        (["0"], struct.pack("<q", -1) + SIX.tobytes(), "storage '0' is cut off, or has another"),
+    ):
+        assert message in refusal(write_legacy(path, tensor_pickle(), keys, content))
+
+
+def test_compressed_entries_are_refused_unread(tmp_path):
+    for entry in ("model/data.pkl", "model/data/0"):
+        path = tmp_path / "bomb.pth"
+        contents = {"model/data.pkl": tensor_pickle(), "model/data/0": SIX.tobytes()}
+        contents[entry] = bytes(2**26)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in contents.items():
+                kind = zipfile.ZIP_DEFLATED if name == entry else zipfile.ZIP_STORED
+                archive.writestr(name, content, compress_type=kind)
+        assert f"entry '{entry}' is compressed" in refusal(path)
+
+
+def test_other_archives(tmp_path):
+    path = tmp_path / "a.pth"
+    data = tensor_pickle()
+    assert "byte order is b'big'" in refusal(write_archive(path, data, byteorder="big"))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", data)
+        archive.writestr("b/data.pkl", data)
+    assert "it holds 2 files data.pkl, needed 1" in refusal(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", data)
+        archive.writestr("a/code/__torch__.py", "")
+    assert "is a TorchScript program" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1, 2], "holds a list, needed names and tensors"),
+        (None, "holds None, needed names and tensors"),
+        ({"a": 3}, "holds 3 under 'a', needed tensors alone, or a checkpoint"),
+        ({"a": {"b": 3}}, "holds a dict under 'a'"),
+        ({"a": "x" * 1000}, "holds a str under 'a'"),
+        ({"state_dict": {"a": 0.5}, "epoch": 3}, "holds a dict under 'state_dict', needed"),
+        ({3: 4}, "holds 4 under '3'"),
+        ({None: 4}, "a dictionary has the key None; text or numbers are allowed"),
+        ({(1, 2): 4}, "a dictionary has the key a tuple"),
+    ],
+)
+def test_other_values_than_tensors(value, message, tmp_path):
+    data = pickle.dumps(value, 2)
+    assert message in refusal(write_archive(tmp_path / "a.pth", data))
+    assert message in refusal(write_legacy(tmp_path / "b.pth", data))
+
+
+def test_checkpoints_around_the_weights(tmp_path):
+    path = tmp_path / "a.pth"
+    tensors = b"}" + instructions("a") + tensor_instructions() + b"s"
+
+    def checkpoint(**parts):
+        items = b"".join(instructions(key) + code + b"s" for key, code in parts.items())
+        return write_archive(path, b"\x80\x02}" + items + b".", _0=SIX.tobytes())
+
+    for key in ("state_dict", "model_state_dict", "model"):
+        checkpoint(epoch=b"K\x03", **{key: tensors}, ema=tensors)
+        assert_same(read_weights(path), {"a": SIX.reshape(2, 3)})
+    checkpoint(model=instructions({"name": "linear"}), state_dict=tensors)
+    assert_same(read_weights(path), {"a": SIX.reshape(2, 3)})
+    checkpoint(model=tensors, state_dict=tensors)
+    assert "holds state_dict and model; save the one that is meant" in refusal(path)
+    checkpoint(weights=tensors)
+    assert "holds a dict under 'weights', needed tensors alone" in refusal(path)
+    checkpoint(model=tensors[:-1] + b"s" + instructions("steps") + b"K\x07s")
+    assert "holds 7 under 'model.steps', needed tensors alone" in refusal(path)
+
+
+def test_dictionaries_as_python_2_wrote_them(tmp_path):
+    pairs = b"](](" + instructions("a") + tensor_instructions() + b"ee"
+    data = b"\x80\x02ccollections\nOrderedDict\n" + pairs + b"\x85R."
+    path = write_archive(tmp_path / "a.pth", data, _0=SIX.tobytes())
+    assert_same(read_weights(path), {"a": SIX.reshape(2, 3)})
+
+
+# Pickles with code in them
+
+
+class Calls:
+    """Pickled as the call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def marker(path):
+    return f"open({str(path)!r}, 'w').close()"
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda path: Calls(os.system, f"touch {path}"), f"{os.name}.system"),
+        (lambda path: Calls(eval, marker(path)), "builtins.eval"),
+        (lambda path: Calls(exec, marker(path)), "builtins.exec"),
+        (lambda path: Calls(getattr, os, "system"), "builtins.getattr"),
+        (lambda path: Calls(os.open, str(path), os.O_CREAT), f"{os.name}.open"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_code_is_refused_by_name_and_not_executed(make, name, protocol, tmp_path):
+    executed = tmp_path / "executed"
+    if name == "builtins.getattr":
+        data = b"\x80\x02cbuiltins\ngetattr\ncposix\nsystem\n\x85R."
+    else:
+        data = pickle.dumps({"weight": make(executed)}, protocol)
+        pickle.loads(data)
+        assert executed.exists()  # so this is what would happen
+        executed.unlink()
+    message = f"it asks for {name}; only tensors are read"
+    if protocol == 2 and name.startswith("builtins."):
+        data = data.replace(b"c__builtin__\n", b"cbuiltins\n")
+    assert message in refusal(write_archive(tmp_path / "a.pth", data))
+    assert message in refusal(write_legacy(tmp_path / "b.pth", data))
+    (tmp_path / "c.bin").write_bytes(data)
+    assert message in refusal(tmp_path / "c.bin")
+    assert not executed.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (b".", "takes a value|end with one value"),
+        (b"NN.", "end with one value"),
+        (b"(N.", "end with one value"),
+        (b"t.", "a mark that is not there"),
+        (b"\x85.", "takes a value where there is none"),
+        (b"R.", "takes a value where there is none"),
+        (b"q\x00.", "takes a value where there is none"),
+        (b"h\x07.", "nothing remembered under 7"),
+        (b"j\xff\xff\xff\xff.", "nothing remembered under 4294967295"),
+        (b"NNs.", "takes a value"),
+        (b"NNNs.", "SETITEMS on None"),
+        (b"NNa.", "APPENDS on None"),
+        (b"}(Nu.", "key without a value"),
+        (b"]Nb.", "BUILD on a list"),
+        (b"NQ.", "names a storage in another way"),
+        (b"NNR.", "calls something in another way"),
+        (b"ctorch\nSize\nNR.", "calls something in another way"),
+        (b"ctorch\nSize\nN\x85R.", "calls torch.Size with other arguments"),
+        (b"ctorch\nFloatStorage\n)R.", "calls torch.FloatStorage with other"),
+        (b"ccollections\nOrderedDict\n]NaR.", "calls something in another way"),
+        (b"ccollections\nOrderedDict\n]Na\x85R.", "an item that is no pair"),
+        (b"}]Ns.", "the key a list"),
+        (b"NN\x93.", "a name that is no text"),
+        (b"ios\nsystem\n.", "a line of text"),
+        (b"(cos\nsystem\no.", "asks for os.system"),
+        (b"c__builtin__\neval\n.", "asks for builtins.eval"),
+        (b"ctorch\nload\n.", "asks for torch.load"),
+        (b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.", "asks for torch._utils._rebuild"),
+        (b"c\\x6fs\nsystem\n.", "a line of text"),
+        (b"c" + b"a" * 2000 + b"\nb\n.", "a line of text"),
+        (b"N\x81.", "the instruction NEWOBJ"),
+        (b"N2.", "the instruction DUP"),
+        (b"N0.", "the instruction POP"),
+        (b"\x82\x01.", "the instruction EXT1"),
+        (b"I1\n.", "a line of text"),
+        (b"\x8b\xff\xff\xff\x7f.", "is broken"),
+        (b"X\xff\xff\xff\x7fabc.", "is broken"),
+        (b"\x8d" + b"\xff" * 8 + b".", "is broken"),
+        (b"X\x02\x00\x00\x00\xff\xff.", "is broken"),
+        (b"\xff.", "is broken"),
+        (b"N", "is broken"),
+    ],
+)
+def test_broken_pickles(code, message):
+    with pytest.raises(ValueError, match=message):
+        pickles.read_pickle(b"\x80\x02" + code, 0)
+
+
+def test_work_stays_proportional_to_the_length(monkeypatch):
+    """Tricks that would double, nest or repeat; each takes but a moment."""
+    number = 20_000
+    doubling = b")" + b"q\x00h\x00\x86" * number  # a tuple of twice the last, again and again
+    nested = b"]" * number + b"a" * (number - 1)
+    pairs = b"](" + (b"](" + instructions("a") + b"Ne") * number + b"e\x85q\x01"
+    dictionaries = b"ccollections\nOrderedDict\nh\x01R" * number
+    start = time.process_time()
+    pickles.read_pickle(b"\x80\x02" + doubling + b".", 0)
+    pickles.read_pickle(b"\x80\x02" + nested + b".", 0)
+    pickles.read_pickle(b"\x80\x02Nr\xff\xff\xff\xff.", 0)
+    with pytest.raises(ValueError, match="the key a tuple"):
+        pickles.read_pickle(b"\x80\x02}" + doubling + b"Ns.", 0)
+    # Many dictionaries from one list of many pairs: the second finds it empty.
+    value = pickles.read_pickle(b"\x80\x02(" + pairs + dictionaries + b"t.", 0).value
+    assert list(map(len, value[1:4])) == [1, 0, 0]
+    assert time.process_time() - start < 5
+    monkeypatch.setattr(pickles, "MOST_INSTRUCTIONS", 1000)
+    with pytest.raises(ValueError, match="more than 1000 instructions"):
+        pickles.read_pickle(b"\x80\x02" + nested + b".", 0)
+
+
+def test_the_sound_files_are_sound(tmp_path):
+    for name, files in sound_files().items():
+        for file, content in files.items():
+            (tmp_path / file).write_bytes(content)
+        assert read_weights(tmp_path / next(iter(files))), name
+    assert set(read_weights(tmp_path)) == {"conv.weight", "conv.bias", "steps"}
+    assert save({}) != safetensors_bytes()
