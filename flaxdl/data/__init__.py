@@ -8,11 +8,13 @@ from flaxdl.data.arrays import Arrays
 from flaxdl.data.dataset import ArrayDataset, Dataset
 from flaxdl.data.dates import Dates
 from flaxdl.data.documents import Documents
+from flaxdl.data.image_folder import ImageFolder
 from flaxdl.data.images import ImageRows, Images
 from flaxdl.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from flaxdl.data.source import Source, Splits
+from flaxdl.data.source import Source, Splits, share_of
 from flaxdl.data.text import Text
 from flaxdl.data.text_pairs import TextPairs
+from flaxdl.data.text_table import TextTable
 from flaxdl.data.tfds import Tfds
 from flaxdl.data.transforms import Transform
 
@@ -22,15 +24,18 @@ __all__ = [
     "Dataset",
     "Dates",
     "Documents",
+    "ImageFolder",
     "ImageRows",
     "Images",
     "Source",
     "Splits",
     "Text",
     "TextPairs",
+    "TextTable",
     "Tfds",
     "Transform",
     "evaluation_batches",
+    "share_of",
     "steps_per_epoch",
     "training_batches",
 ]

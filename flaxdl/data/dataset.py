@@ -10,11 +10,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from flaxdl.data.unreadable import Unreadable
+
 
 class Dataset(ABC):
     """Examples 0 to N - 1, fetched by arrays of indices."""
 
     in_memory = False
+    """Whether fetching is mere copying."""
+    decodes_files = False
+    """Whether fetching keeps a processor busy, so that other processes may do it."""
+    unreadable: Unreadable | None = None
+    """Where examples that cannot be read are counted; they get weight 0 in `weight`."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -27,6 +34,18 @@ class Dataset(ABC):
     def arrays(self) -> dict[str, np.ndarray]:
         """Fetches all examples, which must fit into memory."""
         return self.gather(np.arange(len(self)))
+
+    def labels(self) -> np.ndarray | None:
+        """All labels [N], where they are known without reading every example."""
+        return self.arrays().get("label") if self.in_memory else None
+
+    def lengths(self) -> np.ndarray | None:
+        """How long examples are, int[N], where those of a batch shall be of similar length."""
+        return None
+
+    def batch(self, indices: np.ndarray, share: slice) -> dict[str, np.ndarray]:
+        """Fetches the rows `share` of a batch, whose shapes may depend on all its `indices`."""
+        return self.gather(indices[share])
 
 
 class ArrayDataset(Dataset):
@@ -75,6 +94,8 @@ class RecordDataset(Dataset):
         where: what error messages call these records, as in `split 'train' of mnist`.
     """
 
+    decodes_files = True
+
     def __init__(
         self,
         records: Records,
@@ -101,7 +122,7 @@ class RecordDataset(Dataset):
         """
         records = self._records.__getitems__([int(index) for index in indices])
         batch = {
-            name: _rows([record[field] for record in records])
+            name: rows([record[field] for record in records])
             if self._sizes_differ and name == "inputs"
             else self._stack(field, [record[field] for record in records])
             for name, field in self._fields.items()
@@ -125,12 +146,12 @@ class RecordDataset(Dataset):
         return np.stack(values) if values else np.zeros(0)
 
 
-def _rows(values: Sequence[np.ndarray]) -> np.ndarray:
+def rows(values: Sequence[np.ndarray]) -> np.ndarray:
     """The arrays as they are, in an array of objects; `np.array` would stack equal shapes."""
-    rows = np.empty(len(values), object)
+    array = np.empty(len(values), object)
     for number, value in enumerate(values):
-        rows[number] = value
-    return rows
+        array[number] = value
+    return array
 
 
 class Subset(Dataset):
@@ -138,6 +159,8 @@ class Subset(Dataset):
 
     def __init__(self, dataset: Dataset, indices: np.ndarray):
         self.in_memory = dataset.in_memory
+        self.decodes_files = dataset.decodes_files
+        self.unreadable = dataset.unreadable
         self._dataset = dataset
         self._indices = indices
 
@@ -147,6 +170,20 @@ class Subset(Dataset):
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Fetches examples of the subset."""
         return self._dataset.gather(self._indices[indices])
+
+    def labels(self) -> np.ndarray | None:
+        """The labels of the subset, where those of the whole are known."""
+        labels = self._dataset.labels()
+        return None if labels is None else labels[self._indices]
+
+    def lengths(self) -> np.ndarray | None:
+        """The lengths of the subset, where those of the whole count."""
+        lengths = self._dataset.lengths()
+        return None if lengths is None else lengths[self._indices]
+
+    def batch(self, indices: np.ndarray, share: slice) -> dict[str, np.ndarray]:
+        """Fetches rows of a batch of the subset."""
+        return self._dataset.batch(self._indices[indices], share)
 
 
 def class_labels(

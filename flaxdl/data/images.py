@@ -1,85 +1,21 @@
-"""Images: one size and augmentation on the host, normalization on the device, reading from files.
+"""Images: one size and augmentation on the host, normalization on the device.
 
-B: images in a batch, H: height, W: width, C: channels. Images of different sizes are resized one
-by one, as bytes. Augmentation works on whole batches of any dtype and returns the same dtype; what
-chance decides comes in as an array with a row per image.
+B: images in a batch, H: height, W: width, C: channels.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxdl.data.augmentation import crop, flip, rotate
+from flaxdl.data.dataset import rows
+from flaxdl.data.image_files import read_image
+from flaxdl.data.sizing import ATTEMPTS, centre, random_part, resize
 from flaxdl.data.transforms import Transform
 from flaxdl.shapes import check_shape
-
-
-def crop(
-    images: np.ndarray,  # [B, H, W, C]
-    offsets: np.ndarray,  # int[B, 2], rows and columns in 0..2 * padding
-    *,
-    padding: int,
-) -> np.ndarray:
-    """Pads with zeros on all four sides, then cuts [H, W] out at each image's own offset.
-
-    An offset of (padding, padding) gives the image back; (0, 0) moves it down and right.
-    """
-    B, H, W, _ = images.shape
-    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (H, W), axis=(1, 2))
-    cut = windows[np.arange(B), offsets[:, 0], offsets[:, 1]]  # [B, C, H, W]
-    return np.ascontiguousarray(cut.transpose(0, 2, 3, 1))
-
-
-def flip(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Mirrors the images [B, H, W, C] where `chosen` (bool[B]) is true, left to right."""
-    flipped = images.copy()
-    flipped[chosen] = images[chosen, :, ::-1]
-    return flipped
-
-
-def rotate(images: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """Turns the images [B, H, W, C] counterclockwise about their centres by `degrees` [B].
-
-    Each pixel is interpolated between the four nearest to where it comes from; outside the image
-    there are zeros.
-    """
-    # A few at a time, since small temporary arrays are reused: twice as fast as all at once.
-    groups = [slice(start, start + 16) for start in range(0, len(images), 16)]
-    return np.concatenate([_rotate(images[group], degrees[group]) for group in groups])
-
-
-def _rotate(images: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    B, H, W, C = images.shape
-    angles = np.deg2rad(degrees, dtype=np.float32)[:, None, None]
-    cosine, sine = np.cos(angles), np.sin(angles)
-    y = (np.arange(H, dtype=np.float32) - (H - 1) / 2)[:, None]
-    x = (np.arange(W, dtype=np.float32) - (W - 1) / 2)[None, :]
-    # Where pixels come from, [B, H, W]; rows grow downwards, and + 1 is for the border of zeros.
-    rows = np.clip(cosine * y + sine * x + ((H - 1) / 2 + 1), 0, H + 1)
-    columns = np.clip(cosine * x - sine * y + ((W - 1) / 2 + 1), 0, W + 1)
-    top = np.minimum(rows.astype(np.int32), H)
-    left = np.minimum(columns.astype(np.int32), W)
-    down, right = rows - top.astype(np.float32), columns - left.astype(np.float32)
-    corner = (np.arange(B)[:, None, None] * (H + 2) + top) * (W + 2) + left
-
-    turned = np.empty((B, H, W, C), np.result_type(images.dtype, np.float32))
-    for channel in range(C):
-        bordered = np.pad(images[..., channel], ((0, 0), (1, 1), (1, 1))).astype(turned.dtype)
-        pixels = bordered.ravel()
-        upper = _between(pixels.take(corner), pixels.take(corner + 1), right)
-        lower = _between(pixels.take(corner + W + 2), pixels.take(corner + W + 3), right)
-        turned[..., channel] = _between(upper, lower, down)
-    if images.dtype.kind in "iu":
-        turned = np.rint(turned)
-    return turned.astype(images.dtype)
-
-
-def _between(start: np.ndarray, end: np.ndarray, part: np.ndarray) -> np.ndarray:
-    return start + (end - start) * part
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -101,66 +37,13 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
     return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
 
 
-def centre(image: np.ndarray, *, size: int, shorter_side: int) -> np.ndarray:
-    """Resizes an image's shorter side and cuts the middle out, as uint8[size, size, C].
-
-    As torchvision's `Resize(shorter_side)` and `CenterCrop(size)`, to the pixel.
-    """
-    H, W, _ = image.shape
-    if H < W:
-        height, width = shorter_side, int(shorter_side * W / H)
-    else:
-        height, width = int(shorter_side * H / W), shorter_side
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return resize(image, height, width)[top : top + size, left : left + size]
-
-
-ATTEMPTS = 10  # at a random part that lies inside the image
-
-
-def random_part(
-    image: np.ndarray,
-    areas: np.ndarray,  # [ATTEMPTS], as shares of the image
-    ratios: np.ndarray,  # [ATTEMPTS], width / height
-    place: np.ndarray,  # [2], rows and columns, from 0 to 1
-    *,
-    size: int,
-) -> np.ndarray:
-    """Cuts a part out of an image, of the first area and ratio that fit, as uint8[size, size, C].
-
-    As torchvision's `RandomResizedCrop`: the way in which Inception was trained (Szegedy et al.,
-    "Going Deeper with Convolutions", 2014). Where nothing fits, it is the largest part in the
-    middle with a ratio between 3/4 and 4/3.
-    """
-    H, W, _ = image.shape
-    heights = np.rint(np.sqrt(areas * H * W / ratios)).astype(int)
-    widths = np.rint(np.sqrt(areas * H * W * ratios)).astype(int)
-    fitting = np.flatnonzero((heights > 0) & (heights <= H) & (widths > 0) & (widths <= W))
-    if len(fitting):
-        height, width = heights[fitting[0]], widths[fitting[0]]
-        top, left = (place * (H - height + 1, W - width + 1)).astype(int)
-    else:
-        height, width = min(H, round(W * 4 / 3)), min(W, round(H * 4 / 3))
-        top, left = (H - height) // 2, (W - width) // 2
-    return resize(image[top : top + height, left : left + width], size, size)
-
-
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an image to uint8[height, width, C], bilinear and antialiased, as Pillow does it.
-
-    Raises:
-        ValueError: if the image is not uint8[H, W, C] with one or three channels.
-    """
-    from PIL import Image
-
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"only images uint8[H, W, 1] or [H, W, 3] can be resized, "
-            f"got {image.dtype}{list(image.shape)}"
-        )
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized).reshape(height, width, -1)
+def grey(images: np.ndarray) -> np.ndarray:
+    """Makes colour images [..., 3] grey [..., 1], weighted as ITU-R 601 and Pillow's "L" do."""
+    if images.dtype != np.uint8:
+        return images @ np.array([[0.299], [0.587], [0.114]], images.dtype)
+    red, green, blue = (images[..., channel].astype(np.int32) for channel in range(3))
+    levels = (19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16  # shares of 2**16
+    return levels.astype(np.uint8)[..., None]
 
 
 @dataclass(frozen=True)
@@ -177,6 +60,8 @@ class Images(Transform):
     """To become a square, an image's shorter side is resized to this; by default to `size`."""
     smallest_area: float | None = None
     """In training the square is a random part with at least this share of the image instead."""
+    channels: int | None = None
+    """1 makes colour images grey, 3 repeats grey for a model of colour; None leaves them."""
     rotation: float = 0.0
     """Images are turned by up to this many degrees either way."""
     crop_padding: int = 0
@@ -193,6 +78,8 @@ class Images(Transform):
             )
         if self.smallest_area is not None and not 0 < self.smallest_area <= 1:
             raise ValueError(f"smallest_area must be in (0, 1], got {self.smallest_area}")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"channels must be 1, 3 or None, got {self.channels}")
 
     def draw(self, rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
         """Draws parts, angles, offsets and who is mirrored, as far as they are asked for."""
@@ -214,10 +101,15 @@ class Images(Transform):
     ) -> dict[str, np.ndarray]:
         """Brings the images to one size; then rotates, crops and flips, in this order.
 
+        Colour is made grey here, before anything else, as in `read`. Grey is repeated in
+        `normalize`, so that it travels once.
+
         Raises:
             ValueError: if the images have different sizes and `size` is None.
         """
         images = batch["inputs"]
+        if self.channels == 1:
+            images = _each_grey(images)
         if self.size is not None:
             images = self._squares(images, draws)
         elif images.dtype == object:
@@ -234,13 +126,15 @@ class Images(Transform):
     def _squares(self, images: Iterable[np.ndarray], draws: Mapping[str, np.ndarray]) -> np.ndarray:
         size = self.size or 0
         if "areas" in draws:
-            rows = zip(images, draws["areas"], draws["ratios"], draws["places"], strict=True)
-            return np.stack([random_part(*row, size=size) for row in rows])
+            parts = zip(images, draws["areas"], draws["ratios"], draws["places"], strict=True)
+            return np.stack([random_part(*part, size=size) for part in parts])
         shorter_side = self.shorter_side or size
         return np.stack([centre(image, size=size, shorter_side=shorter_side) for image in images])
 
     def normalize(self, inputs: jax.Array) -> jax.Array:
-        """Subtracts the mean and divides by the standard deviation."""
+        """Repeats grey where colour is wanted, and normalizes."""
+        if self.channels == 3 and inputs.shape[-1] == 1:
+            inputs = jnp.repeat(inputs, 3, axis=-1)
         return normalize(inputs, self.mean, self.std)
 
     def read(
@@ -264,24 +158,8 @@ class ImageRows(Images):
         return images.reshape(*images.shape[:2], -1)
 
 
-def read_image(path: str | Path, channels: int) -> np.ndarray:
-    """Reads an image file as uint8[H, W, channels].
-
-    The camera's orientation is applied; one channel means grey and three mean red, green, blue.
-
-    Raises:
-        ValueError: naming the file, if it is missing or no image that can be decoded, or if
-            `channels` is neither 1 nor 3.
-    """
-    from PIL import Image, ImageOps
-
-    if channels not in (1, 3):
-        raise ValueError(f"image files have 1 or 3 channels, the model takes {channels}")
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
-    except FileNotFoundError:
-        raise ValueError(f"no such image file: {path}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    return np.asarray(image).reshape(image.height, image.width, channels)
+def _each_grey(images: np.ndarray) -> np.ndarray:
+    """Makes a batch grey, of one size or an object for each image, where it is not yet."""
+    if images.dtype != object:
+        return grey(images) if images.shape[-1] == 3 else images
+    return rows([grey(image) if image.shape[-1] == 3 else image for image in images])

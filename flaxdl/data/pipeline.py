@@ -4,20 +4,24 @@ Training batch s is the same whether the run started at step 0 or s, on one proc
 epoch e = s // steps_per_epoch has its own permutation, and the batch its own draws of chance.
 Each process gets a contiguous share of every batch; batch sizes are those of all processes
 together. A batch is a dict of arrays [B, ...] with `weight`, float32[B]: 1 for an example, 0 for
-what only fills up the last evaluation batch.
+what only fills up the last evaluation batch or stands in for what cannot be read.
+
+Where examples have lengths, those of a batch are of similar length, and batches of one run may
+differ in shape; every process has the same shapes at the same step.
 """
 
-import os
 import sys
 from collections.abc import Generator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from flaxdl.data.dataset import Dataset
+from flaxdl.data.prefetch import Batch, prepared_ahead
 from flaxdl.data.transforms import Transform
 
-Batch = dict[str, np.ndarray]
+_WINDOW = 50  # batches, within which examples are sorted by length
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -46,14 +50,14 @@ def training_batches(
 ) -> Generator[Batch]:
     """Yields this process's shares of the batches of steps start_step, start_step + 1, ...
 
-    The stream has no end; closing it ends the threads that prepare batches ahead.
+    The stream has no end; closing it ends the threads or processes that prepare batches ahead.
 
     Raises:
         ValueError: if the batch is larger than the dataset, or does not divide by the processes.
     """
     share = _share(batch_size, process_index, process_count)
     batches = _TrainingBatches(dataset, transform, batch_size, seed, share)
-    return _prepared_ahead(batches, start_step, threads=_threads(dataset))
+    return prepared_ahead(batches, dataset, start_step)
 
 
 def evaluation_batches(
@@ -64,14 +68,16 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[Batch]:
-    """Yields this process's shares of all examples, in order, each exactly once with weight 1.
+    """Yields this process's shares of all examples, each exactly once with weight 1.
+
+    They come in the order of the dataset, or by length where they have lengths.
 
     Raises:
         ValueError: if the batch size does not divide by the processes.
     """
     share = _share(batch_size, process_index, process_count)
     batches = _EvaluationBatches(dataset, transform, batch_size, share)
-    return _prepared_ahead(batches, 0, threads=_threads(dataset))
+    return prepared_ahead(batches, dataset, 0)
 
 
 class _TrainingBatches(Sequence[Batch]):
@@ -86,7 +92,18 @@ class _TrainingBatches(Sequence[Batch]):
         self._seed = seed
         self._share = share
         self._steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
-        self._order = lru_cache(maxsize=2)(self._order)  # two, for batches ahead of an epoch's end
+        self._lengths = dataset.lengths()
+        self._remember()
+
+    def _remember(self) -> None:
+        self._order = lru_cache(maxsize=2)(self._shuffled)  # for batches ahead of an epoch's end
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._remember()
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -94,8 +111,8 @@ class _TrainingBatches(Sequence[Batch]):
     def __getitem__(self, step: int) -> Batch:
         epoch, step_in_epoch = divmod(step, self._steps_per_epoch)
         start = step_in_epoch * self._batch_size
-        indices = self._order(epoch)[start : start + self._batch_size][self._share]
-        batch = self._dataset.gather(indices)
+        indices = self._order(epoch)[start : start + self._batch_size]
+        batch = self._dataset.batch(indices, self._share)
         # NumPy reads a short seed as one that ends in zeros, hence the last number: 0 for orders,
         # 1 for draws, 2 for what source.py holds out.
         rng = np.random.default_rng((self._seed, step, 1))
@@ -103,10 +120,18 @@ class _TrainingBatches(Sequence[Batch]):
         batch = self._transform.prepare(
             batch, {name: draw[self._share] for name, draw in draws.items()}
         )
-        return batch | {"weight": np.ones(len(indices), np.float32)}
+        return _weighted(batch, np.ones(len(indices[self._share])))
 
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self._seed, epoch, 0)).permutation(len(self._dataset))
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self._seed, epoch, 0))
+        order = rng.permutation(len(self._dataset))
+        if self._lengths is None:
+            return order
+        order = order[: self._steps_per_epoch * self._batch_size]
+        window = _WINDOW * self._batch_size
+        windows = [order[start : start + window] for start in range(0, len(order), window)]
+        order = np.concatenate([_by_length(w, self._lengths) for w in windows])
+        return rng.permutation(order.reshape(-1, self._batch_size)).ravel()
 
 
 class _EvaluationBatches(Sequence[Batch]):
@@ -117,16 +142,29 @@ class _EvaluationBatches(Sequence[Batch]):
         self._transform = transform
         self._batch_size = batch_size
         self._share = share
+        lengths = dataset.lengths()
+        everything = np.arange(len(dataset))
+        self._order = everything if lengths is None else _by_length(everything, lengths)
 
     def __len__(self) -> int:
         return -(-len(self._dataset) // self._batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        start = number * self._batch_size
-        indices = np.arange(start, start + self._batch_size)[self._share]
-        batch = self._dataset.gather(np.minimum(indices, len(self._dataset) - 1))
+        start, last = number * self._batch_size, len(self._dataset) - 1
+        places = np.arange(start, start + self._batch_size)
+        batch = self._dataset.batch(self._order[np.minimum(places, last)], self._share)
         batch = self._transform.prepare(batch, draws={})
-        return batch | {"weight": (indices < len(self._dataset)).astype(np.float32)}
+        return _weighted(batch, places[self._share] <= last)
+
+
+def _weighted(batch: Batch, weight: np.ndarray) -> Batch:
+    """Sets the weights, on top of those of the dataset, if it has any."""
+    weight = weight.astype(np.float32) * batch.get("weight", np.float32(1))
+    return batch | {"weight": weight.astype(np.float32)}
+
+
+def _by_length(indices: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return indices[np.argsort(lengths[indices], kind="stable")]
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -137,20 +175,3 @@ def _share(batch_size: int, process_index: int, process_count: int) -> slice:
         raise ValueError(f"{process_index=} must be in 0..{process_count - 1}")
     rows = batch_size // process_count
     return slice(process_index * rows, (process_index + 1) * rows)
-
-
-def _threads(dataset: Dataset) -> int:
-    """How many batches to prepare at once: files are waited for and decoded in parallel."""
-    return 1 if dataset.in_memory else min(16, os.cpu_count() or 1)
-
-
-def _prepared_ahead(batches: Sequence[Batch], start: int, *, threads: int) -> Generator[Batch]:
-    """Yields batches from number `start` on, a few of them prepared in the background."""
-    import grain
-
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    iterator = iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(options))
-    try:
-        yield from iterator
-    finally:
-        iterator.close()

@@ -46,11 +46,9 @@ class Source(ABC):
 
 
 def hold_out(train: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Takes `fraction` of the training examples away for validation.
+    """Takes `fraction` of the training examples away for validation, from each class its share.
 
-    Where labels are classes and in memory, every class gives its share, to within one example:
-    the examples are shuffled, sorted by label, and taken at equal distances. Otherwise chance
-    decides. A fraction of zero holds nothing out.
+    A fraction of zero holds nothing out.
 
     Returns:
         What remains for training, and the validation set; both in the order of `train`.
@@ -66,14 +64,41 @@ def hold_out(train: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Da
             f"validation_fraction must leave examples on both sides, "
             f"got {fraction} of {total} training examples"
         )
-    rng = np.random.default_rng((seed, 0, 2))  # pipeline.py takes (seed, ..., 0) and (seed, ..., 1)
-    order = rng.permutation(total)
-    if train.in_memory:
-        labels = train.arrays().get("label")
-        if labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu":
-            order = order[np.argsort(labels[order], kind="stable")]
-    distance = total / count
-    taken = order[((np.arange(count) + rng.random()) * distance).astype(np.int64)]
-    held_out = np.zeros(total, bool)
-    held_out[taken] = True
+    # pipeline.py takes (seed, ..., 0) and (seed, ..., 1)
+    held_out = _choose(train, count, np.random.default_rng((seed, 0, 2)))
     return Subset(train, np.flatnonzero(~held_out)), Subset(train, np.flatnonzero(held_out))
+
+
+def share_of(train: Dataset, fraction: float, seed: int) -> Dataset:
+    """Keeps `fraction` of the training examples, from each class its share, in their order.
+
+    Raises:
+        ValueError: if the fraction is not above 0 and at most 1, or nothing would be left.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"train_fraction must be above 0 and at most 1, got {fraction}")
+    if fraction == 1:
+        return train
+    count = round(fraction * len(train))
+    if count == 0:
+        raise ValueError(
+            f"train_fraction must leave an example, got {fraction} of {len(train)} examples"
+        )
+    return Subset(train, np.flatnonzero(_choose(train, count, np.random.default_rng((seed, 0, 3)))))
+
+
+def _choose(dataset: Dataset, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Chooses `count` examples by chance, as bool[N].
+
+    Where labels are classes and at hand, every class gives its share, to within one example: the
+    examples are shuffled, sorted by label, and taken at equal distances.
+    """
+    total = len(dataset)
+    order = rng.permutation(total)
+    labels = dataset.labels()
+    if labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu":
+        order = order[np.argsort(labels[order], kind="stable")]
+    distance = total / count
+    chosen = np.zeros(total, bool)
+    chosen[order[((np.arange(count) + rng.random()) * distance).astype(np.int64)]] = True
+    return chosen

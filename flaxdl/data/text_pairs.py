@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset, Dataset
-from flaxdl.data.text import FILE_NAME, Text, learn, load, padded
+from flaxdl.data.text import padded
 from flaxdl.data.transforms import Transform
+from flaxdl.data.vocabulary import FILE_NAME, learn, load
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,7 +36,7 @@ class TextPairs(Transform):
         """Learns the characters of both sides."""
         arrays = train.arrays()
         texts = [str(text) for side in ("inputs", "label") for text in arrays[side]]
-        return self._fitted(learn(texts, Text("characters"), marks=_MARKS))
+        return self._fitted(learn(texts, "characters", marks=_MARKS))
 
     def restore(self, workdir: Path) -> "FittedTextPairs":
         """Reads the tokenizer.json in `workdir`."""

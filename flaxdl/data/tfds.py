@@ -1,4 +1,4 @@
-"""Datasets of the TFDS catalogue and the two embedded ones, read without TensorFlow."""
+"""Datasets of the TFDS catalogue and the three embedded ones, read without TensorFlow."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _MEMORY_LIMIT = 2**30  # bytes
 
 @dataclass(frozen=True)
 class Tfds(Source):
-    """A TFDS dataset: `digits`, `languages`, or any that is or can be prepared as ArrayRecord.
+    """A TFDS dataset: `digits`, `glyphs`, `languages`, or any that can be read as ArrayRecord.
 
     Splits are written as TFDS writes them, as in `train[:90%]` or `train+validation`.
     """

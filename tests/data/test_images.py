@@ -8,17 +8,10 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from flaxdl.data import ImageRows, Images, Transform
-from flaxdl.data.images import (
-    ATTEMPTS,
-    centre,
-    crop,
-    flip,
-    normalize,
-    random_part,
-    read_image,
-    resize,
-    rotate,
-)
+from flaxdl.data.augmentation import crop, flip, rotate
+from flaxdl.data.image_files import read_image
+from flaxdl.data.images import grey, normalize
+from flaxdl.data.sizing import ATTEMPTS, centre, random_part, resize
 
 batches = st.tuples(
     st.integers(1, 3), st.integers(2, 6), st.integers(2, 6), st.sampled_from([1, 3])
@@ -296,3 +289,52 @@ def test_sizes_that_do_not_fit_are_named(settings, message):
 def test_only_bytes_can_be_resized():
     with pytest.raises(ValueError, match=r"only images uint8.* got float32\[1, 4, 4\]"):
         Images(size=8).prepare({"inputs": np.zeros((2, 1, 4, 4), np.float32)}, {})
+
+
+def test_grey_is_that_of_pillow():
+    colours = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(colours).convert("L"))
+    np.testing.assert_array_equal(grey(colours)[..., 0], expected)
+    floats = grey(colours.astype(np.float32))
+    np.testing.assert_allclose(floats[..., 0], expected, atol=1)
+    assert floats.dtype == np.float32
+
+
+def test_colour_becomes_grey_on_the_host(tmp_path):
+    transform = Images(size=8, channels=1)
+    colours = np.random.default_rng(0).integers(0, 256, (2, 12, 16, 3), dtype=np.uint8)
+    batch = transform.prepare({"inputs": colours}, {})
+    assert batch["inputs"].shape == (2, 8, 8, 1)
+    expected = np.asarray(Image.fromarray(colours[1]).convert("L"))[..., None]
+    np.testing.assert_array_equal(batch["inputs"][1], centre(expected, size=8, shorter_side=8))
+    mixed = np.empty(2, object)
+    mixed[:] = [colours[0], colours[1][:9, :, :1]]
+    assert transform.prepare({"inputs": mixed}, {})["inputs"].shape == (2, 8, 8, 1)
+    Image.fromarray(colours[1]).save(tmp_path / "one.png")
+    read = transform.read([str(tmp_path / "one.png")], {"inputs": (8, 8, 1)})
+    np.testing.assert_array_equal(read["inputs"][0], batch["inputs"][1])
+    assert transform.normalize(jnp.asarray(read["inputs"])).shape == (1, 8, 8, 1)
+
+
+def test_grey_is_repeated_for_a_model_of_colour(tmp_path):
+    transform = Images(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0), size=32, channels=3)
+    digits = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
+    batch = transform.prepare({"inputs": digits}, {})
+    seen = np.asarray(transform.normalize(jnp.asarray(batch["inputs"])))
+    assert seen.shape == (2, 32, 32, 3)
+    levels = batch["inputs"][..., 0] / 255
+    for channel, (mean, std) in enumerate([(0.1, 1), (0.2, 2), (0.3, 4)]):
+        np.testing.assert_allclose(seen[..., channel], (levels - mean) / std, rtol=1e-5, atol=1e-6)
+    # A picture in colour is read as what the run was trained on: grey.
+    colours = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "one.png")
+    read = transform.read([str(tmp_path / "one.png")], {"inputs": batch["inputs"].shape[1:]})
+    seen = np.asarray(transform.normalize(jnp.asarray(read["inputs"])))[0]
+    np.testing.assert_allclose(seen[..., 0] + 0.1, 2 * seen[..., 1] + 0.2, atol=1e-6)
+    already = jnp.zeros((1, 4, 4, 3), jnp.uint8)
+    assert transform.normalize(already).shape == (1, 4, 4, 3)
+
+
+def test_channels_are_one_or_three():
+    with pytest.raises(ValueError, match="channels must be 1, 3 or None, got 2"):
+        Images(channels=2)

@@ -1,6 +1,7 @@
-"""Two datasets that need no download, as TFDS builders; importing them registers them."""
+"""Three datasets that need no download, as TFDS builders; importing them registers them."""
 
 from flaxdl.data.embedded.digits import Digits
+from flaxdl.data.embedded.glyphs import Glyphs
 from flaxdl.data.embedded.languages import Languages
 
-__all__ = ["Digits", "Languages"]
+__all__ = ["Digits", "Glyphs", "Languages"]

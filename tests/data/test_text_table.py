@@ -1,0 +1,257 @@
+import csv
+import json
+import logging
+import re
+
+import numpy as np
+import pyarrow
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from flaxdl.data import TextTable
+from flaxdl.data.hash_split import split_of
+from flaxdl.data.table_files import read_table
+from flaxdl.data.unreadable import Unreadable
+
+ROWS = [(f"review {number}, “{'very ' * (number % 3)}good”", number % 3) for number in range(60)]
+
+
+def write(path, rows=ROWS, names=("text", "label")):
+    """Writes a table as its suffix says."""
+    if path.suffix == ".parquet":
+        columns = {
+            name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+        }
+        parquet.write_table(pyarrow.table(columns), path)
+    elif path.suffix in (".jsonl", ".json"):
+        lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+        path.write_text("\n".join(lines) + "\n")
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writerows([names, *rows])
+    return str(path)
+
+
+def load(path, **settings):
+    return TextTable(str(path), **settings).load(seed=0)
+
+
+def whole(path, **settings):
+    return load(path, validation_fraction=0.0, test_fraction=0.0, **settings)
+
+
+def rows(dataset, classes):
+    arrays = dataset.arrays()
+    return [
+        (text, classes[label])
+        for text, label in zip(arrays["inputs"], arrays["label"], strict=True)
+    ]
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet", "CSV"])
+def test_every_kind_of_table(tmp_path, suffix):
+    path = tmp_path / f"reviews.{suffix}"
+    if suffix == "CSV":
+        write(tmp_path / "a.csv")
+        (tmp_path / "a.csv").rename(path)
+    else:
+        write(path)
+    splits = whole(path)
+    assert splits.classes == ("0", "1", "2")
+    assert (splits.validation, splits.test) == (None, None)
+    assert rows(splits.train, splits.classes) == [(text, str(label)) for text, label in ROWS]
+    arrays = splits.train.arrays()
+    assert (arrays["inputs"].dtype, arrays["label"].dtype) == (object, np.int32)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(codec="utf-8", exclude_characters="\r")).filter(str.strip),
+            st.sampled_from(["good", "bad, but", 'the "rest"', "two\nlines"]),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_what_csv_writes_comes_back(tmp_path_factory, table):
+    path = tmp_path_factory.mktemp("tables") / "t.csv"
+    write(path, table)
+    found = [
+        tuple(values) for _, values in read_table(str(path), ["text", "label"], Unreadable(0, ""))
+    ]
+    assert found == table
+
+
+def test_hashes_split_and_outlive_new_rows(tmp_path):
+    before = load(write(tmp_path / "a.csv"))
+    more = [(f"new {number}", 1) for number in range(40)]
+    after = load(write(tmp_path / "b.csv", [*more, *ROWS[::-1]]))
+    for split in ("train", "validation", "test"):
+        old, new = (set(getattr(s, split).arrays()["inputs"]) for s in (before, after))
+        assert old == {text for text in new if text.startswith("review")}
+        assert {split_of(text, 0.1, 0.1) for text in new} == {split}
+    assert sum(len(getattr(before, s)) for s in ("train", "validation", "test")) == 60
+
+
+def test_files_for_validation_and_test(tmp_path):
+    train, dev, test = (
+        write(tmp_path / name, part)
+        for name, part in (("t.csv", ROWS), ("d.jsonl", ROWS[:3]), ("e.tsv", ROWS[3:8]))
+    )
+    splits = load(train, validation=dev, test=test)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (60, 3, 5)
+    splits = load(train, validation=dev)
+    assert len(splits.train) + len(splits.test) == 60
+    write(tmp_path / "d.jsonl", [("fine", "excellent")])
+    with pytest.raises(ValueError, match=r"d.jsonl has classes that .*t.csv lacks: excellent"):
+        load(train, validation=dev)
+
+
+def test_pairs(tmp_path):
+    table = [(f"a {n}", f"b {n}", "yes" if n % 2 else "no") for n in range(60)]
+    path = write(tmp_path / "pairs.tsv", table, ("premise", "hypothesis", "answer"))
+    splits = load(path, text="premise", pair="hypothesis", label="answer")
+    assert splits.classes == ("no", "yes")
+    for split in (splits.train, splits.validation, splits.test):
+        arrays = split.arrays()
+        assert [text.replace("a", "b") for text in arrays["inputs"]] == list(arrays["pair"])
+    with pytest.raises(ValueError, match="has the columns premise, hypothesis, answer, got 'text'"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["10", "9", "1"], ("1", "9", "10")),
+        (["10", "9", "-1"], ("-1", "9", "10")),
+        (["10", "9", "x"], ("10", "9", "x")),
+        (["good", "Bad", "élan"], ("Bad", "good", "élan")),
+    ],
+)
+def test_whole_numbers_are_sorted_as_numbers(tmp_path, labels, classes):
+    path = write(tmp_path / "t.csv", [(f"text {n}", labels[n % 3]) for n in range(30)])
+    assert whole(path).classes == classes
+
+
+def test_labels_of_other_types(tmp_path):
+    for values, classes in [([True, False], ("False", "True")), ([2.0, 10.0], ("2", "10"))]:
+        path = write(tmp_path / "t.parquet", [(f"text {n}", values[n % 2]) for n in range(30)])
+        assert whole(path).classes == classes
+        path = write(tmp_path / "t.jsonl", [(f"text {n}", values[n % 2]) for n in range(30)])
+        assert whole(path).classes == classes
+
+
+TEXT = 'text,label\r\n"one\r\nand ""a half"", both",a\r\n\r\nthree,b\r\n'
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_quotes_newlines_carriage_returns_and_a_byte_order_mark(tmp_path, mark):
+    (tmp_path / "t.csv").write_bytes(mark + TEXT.encode())
+    found = read_table(str(tmp_path / "t.csv"), ["text", "label"], Unreadable(0, "lines"))
+    assert found == [(2, ['one\r\nand "a half", both', "a"]), (5, ["three", "b"])]
+
+
+def test_a_quote_in_tsv_is_literal_unless_lines_are_quoted(tmp_path):
+    (tmp_path / "literal.tsv").write_text('text\tlabel\n"wonderful\t1\nthe "end"\t0\n')
+    found = whole(tmp_path / "literal.tsv").train.arrays()["inputs"]
+    assert list(found) == ['"wonderful', 'the "end"']
+    (tmp_path / "quoted.tsv").write_text('text\tlabel\n"two\nlines"\t1\n"a\ttab"\t0\n')
+    assert list(whole(tmp_path / "quoted.tsv").train.arrays()["inputs"]) == ["two\nlines", "a\ttab"]
+
+
+def test_long_texts_are_no_trouble(tmp_path):
+    table = [("x" * 200_000, "a"), ("y", "b")]  # the csv module's own limit is 131,072
+    assert rows(whole(write(tmp_path / "t.csv", table)).train, "ab") == table
+    assert csv.field_size_limit() == 131_072
+
+
+BROKEN = {
+    "csv": 'text,label\nfine,a\none,two,three\nlost\n"cut" off,a\n,a\nno label,\ngood,b\n',
+    "jsonl": '{"text": "fine", "label": "a"}\n["a"]\n{"text": \n{"text": "lost"}\n'
+    '{"text": "  ", "label": "a"}\n{"text": ["x"], "label": "a"}\n{"text": "good", "label": "b"}\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "lines"),
+    [
+        ("csv", ["3 must have 2 fields, got 3", "4 must have 2 fields, got 1", "5 is broken: ",
+                 "6 has nothing in column text", "7 has nothing in column label"]),
+        ("jsonl", ['2 must be an object, got \\["a"\\]', "3 is broken: ",
+                   "4 has nothing in column label", "5 has nothing in column text",
+                   "6 has nothing in column text"]),
+    ],
+)  # fmt: skip
+def test_broken_lines_are_counted(tmp_path, suffix, lines, caplog):
+    path = tmp_path / f"t.{suffix}"
+    path.write_text(BROKEN[suffix])
+    splits = whole(path, max_unreadable=5)
+    assert rows(splits.train, splits.classes) == [("fine", "a"), ("good", "b")]
+    found = warnings(caplog)
+    assert len(found) == 5
+    for line in lines:
+        assert any(re.search(f"{path}:{line}", message) for message in found), line
+    with pytest.raises(
+        ValueError, match=rf"(?s)5 lines cannot be read, more than max_unrea.*{path}:[67]"
+    ):
+        whole(path, max_unreadable=4)
+
+
+@pytest.mark.parametrize("end", ["", '"d" e,2\n', '"d",2\n'])
+def test_a_quote_without_end_loses_lines_and_each_is_counted(tmp_path, caplog, end):
+    path = tmp_path / "t.csv"
+    path.write_text('text,label\na,1\nb,2\n"never ends,1\nc,2\n' + end)
+    assert len(whole(path).train) == 2
+    lost = 3 if end else 2
+    found = warnings(caplog)
+    assert [message.split(" ")[0] for message in found] == [f"{path}:{4 + n}" for n in range(lost)]
+    with pytest.raises(ValueError, match=f"{lost} lines cannot be read"):
+        whole(path, max_unreadable=lost - 1)
+
+
+def test_half_a_character_is_replaced(tmp_path):
+    (tmp_path / "t.jsonl").write_text(
+        '{"text": "a\\ud83d", "label": 0}\n{"text": "\\ud83d\\ude00", "label": 1}\n'
+    )
+    assert list(whole(tmp_path / "t.jsonl").train.arrays()["inputs"]) == ["a?", "😀"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"", "t.csv holds no rows"),
+        ("t.csv", b"text,label\n", "t.csv holds no rows"),
+        ("t.jsonl", b"\n\n", "t.jsonl holds no rows"),
+        ("t.csv", b"text,label\na,1\nb,1\n", "two classes or more in column 'label', has only 1"),
+        ("t.csv", b"txt,stars\na,1\n", "columns txt, stars, got 'text'; did you mean 'txt'"),
+        ("t.jsonl", b'{"text": "a"}\n', "has the columns text, got 'label'"),
+        ("t.csv", "text,label\né,1\n".encode("latin-1"), "UTF-8, by byte 0xe9 in line 2.*1252"),
+        ("t.csv", "text,label\n".encode("utf-16"), "t.csv is in UTF-16; save it in UTF-8"),
+        ("t.json", b'[{"text": "a"}]', "must hold one object a line, {...}, got a list of them"),
+        ("t.parquet", b"PAR1 nothing", "t.parquet cannot be read as a Parquet file"),
+        ("t.xlsx", b"PK", "tables must be files of .csv, .tsv, .jsonl, .json, .parquet, got"),
+        ("t.csv", b"text,label\na,1\nb,2\n", "too few rows: none of 2 falls to the"),
+    ],
+)  # fmt: skip
+def test_tables_without_use_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / name)
+
+
+def test_missing_files_and_columns(tmp_path):
+    write(tmp_path / "reviews.csv")
+    with pytest.raises(ValueError, match=r"no such file: .*review.csv; did you mean 'reviews.csv'"):
+        load(tmp_path / "review.csv")
+    write(tmp_path / "t.parquet", ROWS, ("review", "stars"))
+    with pytest.raises(ValueError, match=r"has the columns review, stars, got 'labels'"):
+        load(tmp_path / "t.parquet", text="review", label="labels")
