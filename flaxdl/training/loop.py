@@ -69,6 +69,11 @@ class Loop:
         return jax.jit(self.steps.train, donate_argnums=0, out_shardings=replicated(self.mesh))
 
     @cached_property
+    def _train_thawed(self) -> Callable[..., TrainState]:
+        train = self.steps.thawed.train
+        return jax.jit(train, donate_argnums=0, out_shardings=replicated(self.mesh))
+
+    @cached_property
     def _evaluate(self) -> Callable[..., MetricSums]:
         return jax.jit(self.steps.evaluate, donate_argnums=1, out_shardings=replicated(self.mesh))
 
@@ -103,8 +108,13 @@ class Loop:
                 self._stop_if_asked(state)
                 for writer in self.writers:
                     writer.progress(step)
+                if step == self.steps.thaw_step:
+                    thaw = jax.jit(self.steps.thaw, out_shardings=replicated(self.mesh))
+                    state = thaw(state)
+                is_thawed = self.steps.is_thawed_at(step)
+                train = self._train_thawed if is_thawed else self._train
                 batch = put_batch(next(batches), self.mesh)
-                state = self._in_turn(self._train(state, batch))
+                state = self._in_turn(train(state, batch))
                 step, window_steps = step + 1, window_steps + 1
         finally:
             batches.close()

@@ -86,11 +86,15 @@ class Optimizer:
     """Patterns over PyTorch's parameter names that weight decay leaves out, as in '*.bias'."""
     clip_norm: float | None = None
     """Largest global norm of the gradients; longer ones are shortened to it."""
+    layer_decay: float = 1.0
+    """What the learning rate is multiplied with from each layer to the one before it."""
 
     def __post_init__(self):
         for name in ("learning_rate", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm must be positive or None, got {self.clip_norm}")
 
@@ -102,7 +106,8 @@ class Optimizer:
         """The transformation from clipped gradients to the direction of the update.
 
         Args:
-            params: the parameters, or their shapes; patterns are matched against their names.
+            params: the parameters, or their shapes; patterns are matched against their names, and
+                None stands for those that are frozen.
 
         Raises:
             ValueError: if a pattern of `no_decay` matches no parameter.

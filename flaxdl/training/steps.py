@@ -5,7 +5,8 @@ gradients, BatchNorm statistics and metrics are those of the whole batch on any 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxdl.training.freezing import inference_where_frozen, merge, split
+from flaxdl.training.layer_decay import learning_rate_factors
 from flaxdl.training.metrics import MetricSums
 from flaxdl.training.optimizers import Optimizer
 from flaxdl.training.precision import (
@@ -42,8 +45,34 @@ class Steps:
     """Length of the run, which the learning-rate schedule is stretched over."""
     precision: Precision = "float32"
     seed: int = 0
+    freeze: tuple[str, ...] = ()
+    """Patterns over PyTorch's parameter names: what is not trained."""
+    thaw_step: int | None = None
+    """From this step on everything is trained; None freezes for the whole run."""
     normalize: Callable[[jax.Array], jax.Array] = lambda inputs: inputs
     """Applied to the inputs on the device, so that images can travel as bytes."""
+
+    @property
+    def thawed(self) -> "Steps":
+        """These functions from `thaw_step` on."""
+        return replace(self, freeze=(), thaw_step=None)
+
+    def is_thawed_at(self, step: int) -> bool:
+        """Whether this step (the first is 0) trains what was frozen before."""
+        return self.thaw_step is not None and step >= self.thaw_step
+
+    def behind(self, step: int) -> "Steps":
+        """The functions that made the state after so many steps, and know its structure."""
+        return self.thawed if self.is_thawed_at(step - 1) else self
+
+    def thaw(self, state: TrainState) -> TrainState:
+        """The state at `thaw_step` as the steps to come need it.
+
+        The optimizer begins anew: running means that are zero for a part of the parameters, beside
+        a count of steps that is not, would make the first updates of that part too long.
+        """
+        fresh = self.optimizer.direction(state.params).init(state.params)
+        return state.replace(optimizer_state=fresh)
 
     def initial_state(self, examples: Mapping[str, jax.ShapeDtypeStruct]) -> TrainState:
         """The state before the first step.
@@ -52,13 +81,14 @@ class Steps:
             examples: shapes and dtypes of a batch as the data pipeline gives it, of any size.
 
         Raises:
-            ValueError: if the model refuses the shapes, or a pattern of the optimizer matches no
-                parameter.
+            ValueError: if the model refuses the shapes, a pattern of the optimizer or of `freeze`
+                matches no parameter, or nothing is left to train.
         """
         batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in examples.items()}
         inputs, keywords = self._model_arguments(batch)
-        variables = dict(self.model.init(self._key(0), inputs, **keywords))
+        variables = dict(self._initialize(batch))
         params = variables.pop("params")
+        trainable, _ = split(params, self.freeze)
         outputs = self.model.apply({"params": params, **variables}, inputs, **keywords)
         metrics = self.task.metrics(outputs, batch)
         return TrainState(
@@ -67,7 +97,7 @@ class Steps:
             bad_steps=jnp.int32(0),
             params=params,
             model_state=variables,
-            optimizer_state=self.optimizer.direction(params).init(params),
+            optimizer_state=self.optimizer.direction(trainable).init(trainable),
             loss_scale=LossScale.create() if self.precision == "float16" else None,
             sums=MetricSums.zeros(metrics),
             gradient_norm=jnp.float32(0),
@@ -77,23 +107,33 @@ class Steps:
     def train(self, state: TrainState, batch: Batch) -> TrainState:
         """One optimizer step; where loss or gradients are not finite, none is taken."""
 
-        def scaled_loss(params: Any) -> tuple[jax.Array, tuple[Any, Any]]:
-            outputs, model_state = self._apply(params, state.model_state, batch, state.step)
+        trainable, frozen = split(state.params, self.freeze)
+
+        def scaled_loss(trainable: Any) -> tuple[jax.Array, tuple[Any, Any]]:
+            params = merge(trainable, frozen)
+            with inference_where_frozen(trainable):
+                outputs, model_state = self._apply(params, state.model_state, batch, state.step)
             loss = self.task.loss(outputs, batch)
             return loss * scale, (outputs, model_state)
 
         scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
         with matmul_precision(self.precision):
-            gradients, (outputs, model_state) = jax.grad(scaled_loss, has_aux=True)(state.params)
+            gradients, (outputs, model_state) = jax.grad(scaled_loss, has_aux=True)(trainable)
         gradients = jax.tree.map(lambda g: g / scale, gradients)
 
         norm = optax.tree.norm(gradients)
-        direction, optimizer_state = self.optimizer.direction(state.params).update(
-            self.optimizer.clip(gradients, norm), state.optimizer_state, state.params
+        direction, optimizer_state = self.optimizer.direction(trainable).update(
+            self.optimizer.clip(gradients, norm), state.optimizer_state, trainable
         )
         learning_rate = self.optimizer.learning_rate_at(state.updates, self.total_steps)
-        params = jax.tree.map(
-            lambda p, d: p - learning_rate.astype(p.dtype) * d, state.params, direction
+        if self.optimizer.layer_decay < 1:
+            create = partial(self._initialize, batch)
+            factors, _ = split(
+                learning_rate_factors(create, self.optimizer.layer_decay), self.freeze
+            )
+            direction = jax.tree.map(lambda d, factor: d * factor, direction, factors)
+        trained = jax.tree.map(
+            lambda p, d: p - learning_rate.astype(p.dtype) * d, trainable, direction
         )
 
         sums = MetricSums.of(self.task.metrics(outputs, batch))
@@ -101,7 +141,7 @@ class Steps:
         moved = state.replace(
             updates=state.updates + 1,
             bad_steps=jnp.int32(0),
-            params=params,
+            params=merge(trained, frozen),
             model_state=model_state,
             optimizer_state=optimizer_state,
             sums=state.sums + sums,
@@ -124,6 +164,10 @@ class Steps:
         """The model's outputs in inference mode."""
         with matmul_precision(self.precision):
             return self._apply(state.params, state.model_state, batch, step=None)[0]
+
+    def _initialize(self, batch: Batch) -> Mapping[str, Any]:
+        inputs, keywords = self._model_arguments(batch)
+        return self.model.init(self._key(0), inputs, **keywords)
 
     def _apply(
         self, params: Any, model_state: Any, batch: Batch, step: jax.Array | None

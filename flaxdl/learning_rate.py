@@ -1,0 +1,121 @@
+"""Which learning rate a run can bear: a short sweep over all of them.
+
+Smith, "Cyclical Learning Rates for Training Neural Networks", 2015, section 3.3.
+"""
+
+import math
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxdl.config import Config
+from flaxdl.data import training_batches
+from flaxdl.report.learning_rate import draw_curve
+from flaxdl.run import initial_state
+from flaxdl.setup import set_up
+from flaxdl.training.optimizers import Schedule
+from flaxdl.training.sharding import put_batch, replicated
+
+LOWEST, HIGHEST = 1e-7, 10.0
+STEPS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Schedule):
+    """From `LOWEST` to `HIGHEST` by equal factors."""
+
+    def factor(self, step: jax.Array, total_steps: int) -> jax.Array:
+        """The learning rate itself, of a peak of one."""
+        return LOWEST * (HIGHEST / LOWEST) ** (step / jnp.float32(max(total_steps - 1, 1)))
+
+
+@dataclass(frozen=True)
+class LearningRateCurve:
+    """What a sweep saw, up to where the loss exploded."""
+
+    learning_rates: np.ndarray
+    """Of each step."""
+    losses: np.ndarray
+    """Of each step's batch, before its update."""
+
+    @property
+    def smoothed(self) -> np.ndarray:
+        """The losses, each a mean with its neighbours; what exploded counts as twice the start."""
+        return _smoothed(self.losses)
+
+    @property
+    def steepest(self) -> float:
+        """Where the smoothed loss falls fastest per factor of learning rate: a good peak."""
+        falling = self.smoothed[: int(np.argmin(self.smoothed)) + 1]
+        if len(falling) < 2:
+            return float(self.learning_rates[0])
+        slopes = np.gradient(falling, np.log(self.learning_rates[: len(falling)]))
+        return float(self.learning_rates[int(np.argmin(slopes))])
+
+    def draw(self, workdir: Path) -> Path:
+        """Draws the curve as `learning_rate.png` in a folder, and returns its path.
+
+        Raises:
+            ValueError: if the folder cannot be written.
+        """
+        path = workdir / "learning_rate.png"
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            draw_curve(self.learning_rates, self.losses, self.smoothed, self.steepest, path)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written ({error.strerror})") from error
+        return path
+
+
+def find_learning_rate(config: Config, *, steps: int = STEPS) -> LearningRateCurve:
+    """Trains for some steps with growing learning rates, and forgets what it has trained.
+
+    It ends early where the loss is twice what it was at the start, or is not finite.
+
+    Args:
+        config: the run; its optimizer's learning rate and schedule do not count.
+        steps: how many learning rates are tried.
+
+    Raises:
+        ValueError: if config, data and weights do not fit together.
+    """
+    optimizer = replace(config.optimizer, learning_rate=1.0, schedule=Sweep())
+    setup = set_up(replace(config, optimizer=optimizer))
+    functions = replace(setup.steps, total_steps=steps)
+    train = jax.jit(functions.train, donate_argnums=0, out_shardings=replicated(setup.mesh))
+    state = initial_state(setup)
+    batches = training_batches(
+        setup.splits.train,
+        setup.transform,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    learning_rates, losses = [], []
+    with closing(batches):
+        for _ in range(steps):
+            state = train(state, put_batch(next(batches), setup.mesh))
+            loss = state.sums.means()["loss"]
+            if not math.isfinite(loss):
+                break
+            learning_rates.append(float(state.learning_rate))
+            losses.append(loss)
+            if np.mean(losses[-3:]) > 2 * np.mean(losses[:5]):
+                break
+            state = state.replace(sums=state.sums.emptied())
+    if not losses:
+        raise ValueError(f"the loss of the first batch is not finite at learning rate {LOWEST}")
+    return LearningRateCurve(np.array(learning_rates), np.array(losses))
+
+
+def _smoothed(losses: np.ndarray) -> np.ndarray:
+    start = losses[:5].mean()
+    bounded = np.clip(losses, None, 2 * abs(start))
+    steps = np.arange(len(losses))
+    weights = np.exp(-0.5 * ((steps[:, None] - steps) / 3) ** 2)  # a Gaussian three steps wide
+    return weights @ bounded / weights.sum(1)

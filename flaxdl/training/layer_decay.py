@@ -1,0 +1,61 @@
+"""Smaller learning rates for earlier layers, as fine-tuning of pretrained networks likes them.
+
+Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification", 2018, call it
+discriminative fine-tuning.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+Path = tuple[str, ...]
+
+
+def learning_rate_factors(create: Callable[[], Any], decay: float) -> Any:
+    """What each parameter's learning rate is multiplied with: `decay` to the power of its depth.
+
+    Layers are taken in the order in which the model calls them; the last one has depth zero. A
+    numbered module of PyTorch, such as `layer1.0` or `encoder.layer.3`, is one layer with all that
+    is in it, and a normalization belongs to the layer before it.
+
+    Args:
+        create: initializes the model's variables; only its shapes are looked at.
+        decay: factor from each layer to the one before it.
+
+    Returns:
+        A tree of floats like the parameters.
+    """
+    calls: list[Path] = []
+
+    def record(method: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        calls.append(context.module.path)
+        return method(*arguments, **keywords)
+
+    with nn.intercept_methods(record):
+        leaves = flatten_dict(jax.eval_shape(create)["params"])
+    order = {path: number for number, path in reversed(list(enumerate(calls)))}  # the first call
+    owners = sorted({path[:-1] for path in leaves}, key=lambda path: order.get(path, len(calls)))
+    norms = {path[:-1] for path in leaves if path[-1] == "scale"}
+
+    layers: list[str] = []
+    layer_of: dict[Path, str] = {}
+    for owner in owners:
+        name = layers[-1] if layers and owner in norms and len(owner) == 1 else _layer(owner)
+        if name not in layers:
+            layers.append(name)
+        layer_of[owner] = name
+    return unflatten_dict(
+        {path: decay ** (len(layers) - 1 - layers.index(layer_of[path[:-1]])) for path in leaves}
+    )
+
+
+def _layer(owner: Sequence[str]) -> str:
+    """The layer that a module belongs to: up to the first number, or else its parent."""
+    words = ".".join(owner).split(".")
+    for index, word in enumerate(words):
+        if word.isdigit():
+            return ".".join(words[: index + 1])
+    return ".".join(words[:-1] or words)

@@ -1,0 +1,233 @@
+"""Frozen parameters: the five properties, and learning rates by layer."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+
+from flaxdl.layers import BatchNorm, Dropout, Linear
+from flaxdl.models import (
+    BERT_TINY,
+    VGG11,
+    BertForSequenceClassification,
+    ResNet,
+    SimpleCNN,
+)
+from flaxdl.training import SGD, AdamW, Classification, Steps
+from flaxdl.training.freezing import merge, split
+from flaxdl.training.layer_decay import learning_rate_factors
+from flaxdl.weights import pytorch_key
+
+
+class Base(nn.Module):
+    """What is frozen: normalization and dropout among it."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = BatchNorm(name="bn1")(Linear(16, name="fc1")(x), train)
+        return Dropout(0.5, name="drop")(nn.relu(x), train)
+
+
+class Network(nn.Module):
+    """A base and a head, both with statistics."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = Base(name="base")(x, train)
+        x = BatchNorm(name="bn2")(x, train)
+        return Linear(4, name="fc")(x)
+
+
+def a_batch(count=16, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "inputs": rng.standard_normal((count, 6)).astype(np.float32) * 3 + 1,
+        "label": rng.integers(0, 4, count).astype(np.int32),
+        "weight": np.ones(count, np.float32),
+    }
+
+
+def steps_of(**changes):
+    settings = {
+        "model": Network(),
+        "task": Classification(),
+        "optimizer": AdamW(learning_rate=1e-2, weight_decay=0.1, clip_norm=0.1),
+        "total_steps": 10,
+    }
+    return Steps(**(settings | changes))
+
+
+def by_key(tree):
+    return {pytorch_key(path): leaf for path, leaf in flatten_dict(tree).items()}
+
+
+def test_frozen_parameters_and_statistics_stay_bit_for_bit():
+    steps = steps_of(freeze=("base.*",))
+    state = steps.initial_state(a_batch())
+    before = jax.device_get(state)
+    train = jax.jit(steps.train)
+    for seed in range(5):
+        state = train(state, a_batch(seed=seed))
+    assert train._cache_size() == 1
+    for old, new in (
+        (before.params, state.params),
+        (before.model_state["batch_stats"], state.model_state["batch_stats"]),
+    ):
+        for name in old:
+            same = jax.tree.map(np.array_equal, old[name], new[name])
+            assert set(jax.tree.leaves(same)) == {name == "base"}, name
+
+
+def test_the_frozen_part_has_no_optimizer_state():
+    frozen, whole = steps_of(freeze=("base.*",)), steps_of()
+    sizes = [
+        sum(leaf.size for leaf in jax.tree.leaves(s.initial_state(a_batch()).optimizer_state))
+        for s in (frozen, whole)
+    ]
+    trained = 2 * 16 + 16 * 4 + 4  # bn2 and fc
+    assert sizes == [2 * trained + 1, 2 * (trained + 6 * 16 + 16 + 2 * 16) + 1]
+
+
+def test_a_frozen_part_computes_as_in_inference():
+    """The step equals one that a head on fixed features of the base would take, by hand."""
+    steps = steps_of(freeze=("base.*",), optimizer=SGD(learning_rate=0.5, clip_norm=0.1))
+    state, batch = steps.initial_state(a_batch()), a_batch(seed=3)
+    state = state.replace(
+        model_state=jax.tree.map(lambda leaf: leaf + 0.25, state.model_state),
+    )
+    after = steps.train(state, batch)
+
+    base = {"params": state.params["base"], "batch_stats": state.model_state["batch_stats"]["base"]}
+    features = Base().apply(base, batch["inputs"])
+
+    def loss(head):
+        scale, bias = head["bn2"]["scale"], head["bn2"]["bias"]
+        mean, var = features.mean(0), features.var(0)
+        normal = (features - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+        logits = normal @ head["fc"]["kernel"] + head["fc"]["bias"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+    head = {name: state.params[name] for name in ("bn2", "fc")}
+    gradients = jax.grad(loss)(head)
+    norm = optax.tree.norm(gradients)  # of the head alone
+    factor = jnp.minimum(0.1 / (norm + 1e-6), 1)
+    expected = jax.tree.map(lambda p, g: p - 0.5 * factor * g, head, gradients)
+    np.testing.assert_allclose(after.gradient_norm, norm, rtol=1e-5)
+    for name in head:
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+            after.params[name],
+            expected[name],
+        )
+
+
+def test_weight_decay_leaves_frozen_parameters():
+    optimizer = SGD(learning_rate=1.0, weight_decay=0.5, no_decay=("base.*.bias", "fc.bias"))
+    steps = steps_of(freeze=("base.*",), optimizer=optimizer)
+    state = steps.initial_state(a_batch())
+    after = steps.train(state, a_batch())
+    assert jax.tree.all(jax.tree.map(np.array_equal, after.params["base"], state.params["base"]))
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (("bass.*",), "freeze: the pattern 'bass.*' matches no parameter.*base"),
+        (("*",), "leaves no parameter to train"),
+    ],
+)
+def test_what_cannot_be_frozen_is_named(freeze, message):
+    with pytest.raises(ValueError, match=message):
+        steps_of(freeze=freeze).initial_state(a_batch())
+
+
+def test_thawing_gives_every_parameter_a_fresh_optimizer():
+    steps = steps_of(freeze=("base.*",), thaw_step=2)
+    state = steps.initial_state(a_batch())
+    for seed in range(2):
+        state = steps.train(state, a_batch(seed=seed))
+    assert steps.behind(2) is steps
+    assert steps.behind(3) == steps.thawed
+    state = steps.thaw(state)
+    fresh = steps_of().initial_state(a_batch()).optimizer_state
+    jax.tree.map(np.testing.assert_array_equal, state.optimizer_state, fresh)
+    after = steps.thawed.train(state, a_batch(seed=5))
+    for old, new in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
+        assert not np.array_equal(old, new)
+
+
+def test_split_and_merge_are_inverse():
+    params = Network().init(jax.random.key(0), jnp.zeros((2, 6)))["params"]
+    trainable, frozen = split(params, ("base.*", "*.bias"))
+    assert set(by_key(jax.tree.map(np.shape, trainable))) >= {"fc.weight"}
+    assert jax.tree.leaves(trainable)[0].shape == (16,)
+    jax.tree.map(np.testing.assert_array_equal, merge(trainable, frozen), params)
+
+
+def factors(model, inputs, decay=0.5):
+    create = partial(model.init, jax.random.key(0), inputs)
+    return by_key(learning_rate_factors(create, decay))
+
+
+def test_layers_of_a_resnet_are_its_blocks():
+    found = factors(ResNet(num_classes=3, depths=(2, 1, 1, 1)), jnp.zeros((1, 32, 32, 3)))
+    depth = {"conv1": 6, "bn1": 6, "layer1.0": 5, "layer1.1": 4, "layer2.0": 3, "layer4.0": 1}
+    assert found["fc.weight"] == found["fc.bias"] == 1
+    for name, expected in depth.items():
+        values = {v for key, v in found.items() if key.startswith(f"{name}.")}
+        assert values == {0.5**expected}, name
+
+
+def test_layers_of_vgg_and_bert():
+    vgg = factors(VGG11(num_classes=3, batch_norm=True), jnp.zeros((1, 32, 32, 3)))
+    assert vgg["classifier.6.weight"] == 1
+    assert vgg["features.0.weight"] == vgg["features.1.weight"] == 0.5**10
+    bert = BertForSequenceClassification(num_classes=2, vocab_size=30, max_length=16, **BERT_TINY)
+    found = factors(bert, jnp.ones((1, 4), jnp.int32))
+    assert found["classifier.weight"] == 1
+    assert found["bert.pooler.dense.weight"] == 0.5
+    assert found["bert.encoder.layer.0.attention.self.query.weight"] == 0.5**3
+    embeddings = {v for key, v in found.items() if key.startswith("bert.embeddings.")}
+    assert embeddings == {0.5**4}
+
+
+def test_updates_are_scaled_by_layer():
+    model, batch = SimpleCNN(num_classes=4, dropout=0.0), a_batch()
+    batch["inputs"] = np.random.default_rng(0).standard_normal((16, 8, 8, 1)).astype(np.float32)
+    results = []
+    for decay in (1.0, 0.5):
+        optimizer = SGD(learning_rate=0.1, momentum=0.0, layer_decay=decay)
+        steps = steps_of(model=model, optimizer=optimizer)
+        state = steps.initial_state(batch)
+        results.append((by_key(state.params), by_key(steps.train(state, batch).params)))
+    expected = factors(model, batch["inputs"])
+    assert len(set(expected.values())) > 2
+    (start, plain), (_, scaled) = results
+    for key, factor in expected.items():
+        np.testing.assert_allclose(
+            scaled[key] - start[key], factor * (plain[key] - start[key]), rtol=1e-4, atol=1e-7
+        )
+
+
+def test_layer_decay_must_be_a_share():
+    with pytest.raises(ValueError, match="layer_decay must be in"):
+        SGD(layer_decay=1.5)
+
+
+def test_a_frozen_base_costs_no_gradient():
+    """Counted by the compiler: the products of the backward pass are not there at all."""
+    batch = a_batch()
+    batch["inputs"] = np.zeros((8, 32, 32, 3), np.float32)
+    batch["label"], batch["weight"] = batch["label"][:8], batch["weight"][:8]
+    flops = []
+    for freeze in ((), ("conv1.*", "bn1.*", "layer*")):
+        steps = steps_of(model=ResNet(num_classes=4, depths=(1, 1, 1, 1)), freeze=freeze)
+        state = jax.eval_shape(partial(steps.initial_state, batch))
+        costs = jax.jit(steps.train).lower(state, batch).cost_analysis()
+        flops.append(costs["flops"])
+    assert flops[1] < 0.45 * flops[0]  # a forward pass is a third of a step
