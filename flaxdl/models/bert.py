@@ -68,6 +68,11 @@ class Bert(BertOptions, kw_only=True):
         ]
         self.pooler = self.linear(self.hidden_size, "pooler.dense")
 
+    @nn.nowrap
+    def to_hugging_face(self) -> dict[str, Any]:
+        """Returns the `config.json` of Hugging Face that describes this model."""
+        return {**super().to_hugging_face(), "architectures": ["BertModel"]}
+
     def __call__(
         self,
         tokens: jax.Array,
@@ -217,6 +222,18 @@ class BertForSequenceClassification(BertOptions, kw_only=True):
             **super().read(config),
             "num_classes": config.get("num_labels", num_classes),
             "classifier_dropout": config.get("classifier_dropout"),
+        }
+
+    @nn.nowrap
+    def to_hugging_face(self) -> dict[str, Any]:
+        """Returns the `config.json` of Hugging Face; its classes have only numbers for names."""
+        names = [f"LABEL_{number}" for number in range(self.num_classes)]
+        return {
+            **super().to_hugging_face(),
+            "classifier_dropout": self.classifier_dropout,
+            "id2label": {str(number): name for number, name in enumerate(names)},
+            "label2id": {name: number for number, name in enumerate(names)},
+            "problem_type": "single_label_classification",
         }
 
 

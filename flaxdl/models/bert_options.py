@@ -104,6 +104,23 @@ class BertOptions(nn.Module, kw_only=True):
         """Returns the fields of this class that the configuration has a value for."""
         return {ours: config[theirs] for theirs, ours in FIELDS.items() if theirs in config}
 
+    @nn.nowrap
+    def to_hugging_face(self) -> dict[str, Any]:
+        """Returns the `config.json` of Hugging Face that describes this model.
+
+        The inverse of `from_hugging_face`, with every option written out.
+        """
+        return {
+            "architectures": [type(self).__name__],
+            "model_type": "bert",
+            **{theirs: getattr(self, ours) for theirs, ours in FIELDS.items()},
+            "position_embedding_type": "absolute",
+            "is_decoder": False,
+            "add_cross_attention": False,
+            "tie_word_embeddings": True,
+            "dtype": "float32",
+        }
+
     @property
     def options(self) -> dict[str, Any]:
         """The options as keyword arguments of another part."""
