@@ -2,7 +2,7 @@
 
 import sys
 
-from flaxdl.__main__ import main
+from flaxdl.commands import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]], program="train.py"))

@@ -28,6 +28,6 @@ config = Config(
         learning_rate=2e-3, schedule=Cosine(warmup_steps=100), weight_decay=0.05, clip_norm=1.0
     ),
     batch_size=128,
-    epochs=10,
+    epochs=25,
     log_every=100,
 )

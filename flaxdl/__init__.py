@@ -4,13 +4,15 @@ from flaxdl.xla_flags import avoid_faulty_cpu_fusions
 
 avoid_faulty_cpu_fusions()  # before anything starts JAX's backend
 
-from flaxdl.config import Config, load_config  # noqa: E402
+from flaxdl.config import Config, Init, load_config  # noqa: E402
 from flaxdl.prediction import Prediction, Sampling, Writing, predict  # noqa: E402
-from flaxdl.run import Result, evaluate, train  # noqa: E402
+from flaxdl.run import Result, train  # noqa: E402
+from flaxdl.trained import evaluate  # noqa: E402
 from flaxdl.version import __version__  # noqa: E402
 
 __all__ = [
     "Config",
+    "Init",
     "Prediction",
     "Result",
     "Sampling",

@@ -22,6 +22,21 @@ from flaxdl.training.tasks import Classification, Task
 
 
 @dataclass(frozen=True, kw_only=True)
+class Init:
+    """Where the parameters start."""
+
+    weights: str | None = None
+    """A file of weights, a directory of Hugging Face's, a published name such as `resnet50`, or
+    the workdir of a run; None draws them at random."""
+    omit: tuple[str, ...] = ()
+    """Patterns over PyTorch's parameter names: these are drawn all the same, as in `fc.*`."""
+
+    def __post_init__(self):
+        if self.omit and self.weights is None:
+            raise ValueError(f"init.omit {self.omit} needs init.weights, got None")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A training run.
 
@@ -37,12 +52,20 @@ class Config:
     """What happens to examples on their way to the model."""
     task: Task = Classification()
     """What the model is trained for."""
+    init: Init = Init()
+    """Where the parameters start: at random, or from other weights."""
     optimizer: Optimizer = AdamW()
     """How parameters follow their gradients."""
+    freeze: tuple[str, ...] = ()
+    """Patterns over PyTorch's parameter names: what is not trained, as in `layer1.*`."""
+    freeze_epochs: float | None = None
+    """After so many epochs everything is trained; None keeps it frozen to the end."""
     batch_size: int = 128
     """Examples per step, over all devices and processes."""
     epochs: float = 10.0
     """Passes over the training split."""
+    train_fraction: float = 1.0
+    """Share of the training examples that is used, every class giving its part."""
     precision: Precision = "float32"
     """In which format a step computes; parameters and optimizer state stay float32."""
     seed: int = 0
@@ -65,6 +88,16 @@ class Config:
         for name in ("epochs", "evaluate_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.train_fraction <= 1:
+            raise ValueError(f"train_fraction must be in (0, 1], got {self.train_fraction}")
+        if self.freeze_epochs is not None:
+            if not self.freeze:
+                raise ValueError(f"freeze_epochs {self.freeze_epochs} needs patterns in freeze")
+            if not 0 < self.freeze_epochs < self.epochs:
+                raise ValueError(
+                    f"freeze_epochs must be between 0 and epochs = {self.epochs}, "
+                    f"got {self.freeze_epochs}"
+                )
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
 

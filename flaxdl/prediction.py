@@ -12,8 +12,8 @@ from flaxdl.config import Config
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
 from flaxdl.models import Seq2SeqTransformer, TransformerLM, generate, translate
-from flaxdl.run import Trained, restore
 from flaxdl.tokens import check_tokens
+from flaxdl.trained import Trained, restore
 from flaxdl.training.precision import matmul_precision, to_compute_dtype
 from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
 

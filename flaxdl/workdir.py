@@ -21,6 +21,11 @@ class Workdir:
         self.events = self.path / "events"
         self._config = self.path / "config.json"
 
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether a run has saved its state here."""
+        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
+
     def claim(
         self, config: Config, *, data: Mapping[str, Any], accept_changes: bool = False
     ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from small_runs import bright_quadrants
 
-from flaxdl.__main__ import main
+from flaxdl.commands import main
 
 REPOSITORY = Path(__file__).parent.parent
 

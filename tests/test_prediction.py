@@ -7,7 +7,7 @@ import pytest
 
 import flaxdl
 from flaxdl import Config, Sampling
-from flaxdl.__main__ import main
+from flaxdl.commands import main
 from flaxdl.data import Dates, Documents, Text, TextPairs
 from flaxdl.layers import Embedding
 from flaxdl.models import Seq2SeqTransformer, TransformerLM

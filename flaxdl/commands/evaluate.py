@@ -1,0 +1,48 @@
+"""`evaluate`: the metrics of a run's best checkpoint, or of a published model."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from flaxdl import trained
+from flaxdl.config import load_config
+from flaxdl.published import evaluate_published
+from flaxdl.training.console import describe
+
+
+def evaluate(arguments: Sequence[str], program: str) -> None:
+    """Prints the metrics of a run on a split, or of a published model on a folder of images."""
+
+    def command(
+        workdir: Path | None = None,
+        split: Literal["train", "validation", "test"] = "test",
+        config: str | None = None,
+        weights: str | None = None,
+        data: Path | None = None,
+        batch_size: int = 64,
+        json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    ) -> None:
+        """Scores the best checkpoint of a run: --workdir; or a published model: --weights, --data.
+
+        Args:
+            workdir: The folder of the run.
+            split: What to score the run on.
+            config: The run's config file, where it uses classes of your own.
+            weights: A published model, such as resnet50 or resnet50:IMAGENET1K_V2.
+            data: A folder of images for it, with a folder for each of ImageNet's classes.
+            batch_size: Images at a time, of a published model.
+            json_output: Print JSON.
+        """
+        if workdir is not None and weights is None and data is None:
+            value = None if config is None else load_config(config)
+            name, metrics = split, trained.evaluate(workdir, split, config=value)
+        elif workdir is None and weights is not None and data is not None:
+            name, metrics = weights, evaluate_published(weights, data, batch_size=batch_size)
+        else:
+            raise ValueError("evaluate takes either --workdir, or --weights and --data")
+        print(json.dumps(metrics) if json_output else f"{name}  {describe(metrics)}")
+
+    tyro.cli(command, prog=program, args=arguments)

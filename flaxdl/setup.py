@@ -1,0 +1,148 @@
+"""A run made ready: its data loaded, and its functions and shapes known."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxdl.config import Config
+from flaxdl.data import Dataset, Splits, Transform, evaluation_batches, steps_per_epoch
+from flaxdl.data.source import share_of
+from flaxdl.tokens import check_tokens
+from flaxdl.training.sharding import check_batch_size, make_mesh, shapes_on
+from flaxdl.training.state import TrainState
+from flaxdl.training.steps import Steps
+
+Examples = Mapping[str, jax.ShapeDtypeStruct]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a config comes to with its data, before anything is computed."""
+
+    config: Config
+    splits: Splits
+    """Transformed, and the training split cut to its `train_fraction`."""
+    transform: Transform
+    """Fitted to the training split."""
+    mesh: jax.sharding.Mesh
+    examples: Examples
+    """A batch of one example, as shapes."""
+    steps_per_epoch: int
+    total_steps: int
+    steps: Steps
+
+    def shapes(self, step: int = 0) -> TrainState:
+        """The state after so many steps, as shapes with their places on the devices."""
+        return state_shapes(self.steps.behind(step), self.examples, self.mesh)
+
+    def facts(self) -> dict[str, Any]:
+        """What later commands have to know about the data, as JSON."""
+        return {
+            "classes": self.splits.classes,
+            "steps_per_epoch": self.steps_per_epoch,
+            "example": {
+                name: {"shape": x.shape[1:], "dtype": str(x.dtype)}
+                for name, x in self.examples.items()
+            },
+        }
+
+
+def set_up(config: Config) -> Setup:
+    """Loads the data and checks that config, data and model fit together.
+
+    Raises:
+        ValueError: if they do not, saying where.
+    """
+    mesh = make_mesh()
+    check_batch_size(config.batch_size, mesh)
+    splits = load_splits(config)
+    transform = config.transform.fit(splits.train)
+    splits = splits.map(transform.apply)
+    _check_tokens(config, transform, splits)
+    epoch = steps_per_epoch(len(splits.train), config.batch_size)
+    total_steps = max(round(config.epochs * epoch), 1)
+    examples = _shapes(splits.train, transform)
+    steps = make_steps(config, transform, total_steps=total_steps, steps_per_epoch=epoch)
+    setup = Setup(config, splits, transform, mesh, examples, epoch, total_steps, steps)
+    outputs = jax.eval_shape(steps.predict, setup.shapes(), examples)
+    config.task.check(outputs, None if splits.classes is None else len(splits.classes))
+    return setup
+
+
+def load_splits(config: Config) -> Splits:
+    """The raw splits, that of training cut to its `train_fraction`."""
+    splits = config.data.load(config.seed)
+    if config.train_fraction == 1:
+        return splits
+    train = share_of(splits.train, fraction=config.train_fraction, seed=config.seed)
+    return replace(splits, train=train)
+
+
+def make_steps(
+    config: Config, transform: Transform, *, total_steps: int, steps_per_epoch: int
+) -> Steps:
+    """The pure functions of a run.
+
+    Args:
+        config: the run.
+        transform: the fitted transform.
+        total_steps: length of the run.
+        steps_per_epoch: how many of them are an epoch.
+    """
+    return Steps(
+        model=config.model,
+        task=config.task,
+        optimizer=config.optimizer,
+        total_steps=total_steps,
+        precision=config.precision,
+        seed=config.seed,
+        freeze=config.freeze,
+        thaw_step=None
+        if config.freeze_epochs is None
+        else round(config.freeze_epochs * steps_per_epoch),
+        normalize=transform.normalize,
+    )
+
+
+def state_shapes(steps: Steps, examples: Examples, mesh: jax.sharding.Mesh) -> TrainState:
+    """The state that these functions work on, as shapes with their places on the devices."""
+    return shapes_on(mesh, partial(steps.initial_state, examples))
+
+
+def split_batches(
+    splits: Splits, transform: Transform, batch_size: int, split: str
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's shares of all examples of a split, each exactly once.
+
+    Raises:
+        ValueError: if there is no such split.
+    """
+    dataset = getattr(splits, split, None)
+    if dataset is None:
+        raise ValueError(f"the data have no {split} split")
+    return evaluation_batches(
+        dataset,
+        transform,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _check_tokens(config: Config, transform: Transform, splits: Splits) -> None:
+    if not hasattr(config.model, "vocab_size"):
+        return
+    for dataset in (splits.train, splits.validation, splits.test):
+        if dataset is not None and dataset.in_memory:
+            check_tokens(config.model, dataset.arrays(), vocab_size=transform.vocab_size)
+
+
+def _shapes(dataset: Dataset, transform: Transform) -> Examples:
+    """A batch of one example, as shapes."""
+    batch = transform.prepare(dataset.gather(np.arange(1)), draws={})
+    batch |= {"weight": np.ones(1, np.float32)}
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}

@@ -1,0 +1,125 @@
+"""Runs that start from other weights, freeze a part, and learn from a part of the data."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from small_runs import small_config
+
+import flaxdl
+from flaxdl import Init
+from flaxdl.trained import restore
+from flaxdl.training import Interrupted
+from flaxdl.training.console import ConsoleWriter
+from flaxdl.weights import state_dict
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A run whose weights others start from."""
+    workdir = tmp_path_factory.mktemp("base")
+    return workdir, flaxdl.train(small_config(epochs=1.25), workdir)
+
+
+def same_as(ours, theirs):
+    return {key: np.array_equal(ours[key], theirs[key]) for key in theirs}
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_run_starts_from_another_run_or_a_file(base, tmp_path, as_file):
+    workdir, result = base
+    weights = state_dict(jax.device_get(result.variables))
+    source = workdir
+    if as_file:
+        source = tmp_path / "weights.safetensors"
+        save_file({name: np.ascontiguousarray(x) for name, x in weights.items()}, source)
+    config = small_config(
+        init=Init(weights=str(source), omit=("classifier.4.*",)),
+        freeze=("features.*", "classifier.1.*"),
+        epochs=1.25,
+    )
+    result = flaxdl.train(config, tmp_path / "run")
+    same = same_as(state_dict(jax.device_get(result.variables)), weights)
+    assert same == {key: not key.startswith("classifier.4.") for key in same}
+    assert set(same.values()) == {True, False}
+
+
+def test_weights_that_do_not_fit_leave_no_workdir(base, tmp_path):
+    weights = state_dict(jax.device_get(base[1].variables))
+    wrong = tmp_path / "wrong.safetensors"
+    save_file(weights | {"classifier.4.weight": np.zeros((6, 128), np.float32)}, wrong)
+    for init, message in (
+        (Init(weights="nowhere.safetensors"), "nowhere.safetensors"),
+        (Init(weights=str(base[0]), omit=("fc9.*",)), "omit: the pattern .fc9"),
+        (Init(weights=str(wrong)), "classifier.4.weight"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            flaxdl.train(small_config(init=init), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def frozen_at_first(**changes):
+    return small_config(freeze=("features.*",), freeze_epochs=2.0, **changes)
+
+
+def test_a_frozen_part_is_thawed_after_its_epochs(tmp_path):
+    early = flaxdl.train(small_config(freeze=("features.*",), epochs=2.0), tmp_path / "early")
+    result = flaxdl.train(frozen_at_first(), tmp_path / "run")
+    start = restore(tmp_path / "early").steps.initial_state(restore(tmp_path / "early").examples)
+    initial = state_dict(jax.device_get({"params": start.params}))
+    frozen = same_as(state_dict(jax.device_get({"params": early.variables["params"]})), initial)
+    thawed = same_as(state_dict(jax.device_get({"params": result.variables["params"]})), initial)
+    assert frozen == {key: key.startswith("features.") for key in frozen}
+    assert not any(thawed.values())
+    assert flaxdl.evaluate(tmp_path / "run", config=frozen_at_first())["loss"] == pytest.approx(
+        result.metrics["loss"], 1e-5
+    )
+
+
+@pytest.mark.parametrize("step", [5, 7, 8, 9])  # the eighth step (from 0) is the first of all
+def test_interrupted_around_the_thaw_it_ends_the_same(tmp_path, monkeypatch, step):
+    whole = flaxdl.train(frozen_at_first(), tmp_path / "whole")
+    progress = ConsoleWriter.progress
+
+    def with_signal(self, at):
+        progress(self, at)
+        if at == step:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ConsoleWriter, "progress", with_signal)
+        with pytest.raises(Interrupted):
+            flaxdl.train(frozen_at_first(), tmp_path / "run")
+    resumed = flaxdl.train(frozen_at_first(), tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, resumed.variables, whole.variables)
+
+
+def test_a_fraction_of_the_training_split_is_recorded(tmp_path):
+    config = small_config(train_fraction=0.5, epochs=1.0, batch_size=8)
+    flaxdl.train(config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 36 // 8  # half of the 72 that are not held out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"freeze_epochs": 1.0}, "freeze_epochs 1.0 needs patterns"),
+        ({"freeze": ("conv*",), "freeze_epochs": 9.0}, "between 0 and epochs = 4.5, got 9.0"),
+        ({"train_fraction": 0.0}, "train_fraction must be in"),
+    ],
+)
+def test_impossible_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small_config(**changes)
+
+
+def test_patterns_that_match_nothing_leave_no_workdir(tmp_path):
+    with pytest.raises(ValueError, match="freeze: the pattern 'convv.*'"):
+        flaxdl.train(small_config(freeze=("convv.*",)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
