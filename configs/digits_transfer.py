@@ -14,7 +14,7 @@ config = Config(
     model=ResNet(num_classes=10, depths=(1, 1, 1, 1)),
     data=Tfds("digits"),
     # As large and as colourful as glyphs are, and normalized as they were.
-    transform=Images(mean=(0.5,), std=(0.3,), size=32, channels=3, rotation=10.0, crop_padding=2),
+    transform=Images(mean=(0.5,), std=(0.3,), size=32, channels=3, rotation=15.0, crop_padding=4),
     init=Init(weights="runs/glyphs_resnet", omit=("fc.*",)),
     optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup_steps=20), clip_norm=1.0),
     batch_size=64,

@@ -8,12 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from small_runs import bright_quadrants
 
 from flaxdl.commands import main
+from flaxdl.trained import restore
+from flaxdl.weights import load_weights
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -93,10 +96,36 @@ def test_flags_change_fields_and_get_a_workdir_of_their_own(project, capsys, mon
     assert config["model"]["dropout"] == 0.1
 
 
+def test_export_writes_what_pytorch_reads(project, capsys):
+    file = project / "exported" / "quadrants.safetensors"
+    code, out, _ = run(capsys, "export", "--workdir", project / "w", "--to", file)
+    assert (code, out) == (0, f"wrote {file}\n")
+    variables = restore(project / "w").variables
+    jax.tree.map(np.testing.assert_array_equal, load_weights(variables, file), variables)
+
+
+def test_a_learning_rate_is_found_and_drawn(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    code, out, _ = run(capsys, "train", "--config", "quadrants.py", "--find-learning-rate",
+                       "--workdir", "sweep")  # fmt: skip
+    assert code == 0
+    assert out.startswith("steepest descent at --optimizer.learning-rate ")
+    assert [file.name for file in (project / "sweep").iterdir()] == ["learning_rate.png"]
+
+
 def test_help_shows_every_field(project, capsys):
     code, out, _ = run(capsys, "train", "--config", project / "quadrants.py", "--help")
     assert code == 0
-    for flag in ("--workdir", "--model.num-classes", "--optimizer.clip-norm", "--data.path"):
+    for flag in (
+        "--workdir",
+        "--model.num-classes",
+        "--optimizer.clip-norm",
+        "--optimizer.layer-decay",
+        "--data.path",
+        "--init.weights",
+        "--freeze",
+        "--freeze-epochs",
+    ):
         assert flag in out
     assert "The peak learning rate. (default: 0.003)" in " ".join(out.replace("│", " ").split())
 
@@ -112,7 +141,13 @@ def test_help_shows_every_field(project, capsys):
         (["train", "--config", "CONFIG", "--data.path", "no.npz"], "no.npz"),
         (["train", "--config", "quadrant.py"], "did you mean 'quadrants.py'"),
         (["train", "--config", "CONFIG", "--workdir", "w", "--seed", "3"], "seed: 0 → 3"),
+        (["train", "--config", "CONFIG", "--freeze", "convv.*"], "matches no parameter"),
+        (["train", "--config", "CONFIG", "--init.weights", "resnet5"], "did you mean 'resnet50'"),
         (["evaluate", "--workdir", "nowhere"], "nowhere holds no run"),
+        (["evaluate", "--weights", "resnet50"], "either --workdir, or --weights and --data"),
+        (["evaluate", "--weights", "resnet51", "--data", "."], "did you mean 'resnet5"),
+        (["export", "--workdir", "w", "--to", "model.onnx"], ".safetensors or .stablehlo"),
+        (["export", "--workdir", "w", "--to", "folder"], "a BERT"),
         (["evaluate", "--workdir", "w", "--split", "tets"], "test"),
         (["predict", "--workdir", "w"], "at least one file"),
         (["predict", "--workdir", "w", "data.npz"], "data.npz cannot be read as an image"),

@@ -124,7 +124,7 @@ def with_local_data(config, tmp_path, data_dir):
             weights = pretrained(tmp_path / "base", base, np.zeros((1, 64, 64, 3), np.float32))
         case TextTable(), _:
             data = dataclasses.replace(data, path=text_table(tmp_path / "texts.csv"))
-            base = models.BertForMaskedLM()
+            base = models.BertForPreTraining()
             weights = pretrained(tmp_path / "base", base, np.zeros((1, 4), np.int32))
             transform = dataclasses.replace(transform, tokenizer=str(weights))
     if weights is not None:

@@ -76,6 +76,8 @@ _CHECKPOINTS = (
 PUBLISHED = {one.name: one for one in _CHECKPOINTS if one.variant == "IMAGENET1K_V1"} | {
     f"{one.name}:{one.variant}": one for one in _CHECKPOINTS
 }
+# For messages, each checkpoint once.
+_SHORT_NAMES = [name for name in PUBLISHED if not name.endswith(":IMAGENET1K_V1")]
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def published(name: str) -> Published:
     if name not in PUBLISHED:
         raise ValueError(
             f"there are no published ImageNet weights {name!r}; "
-            f"known are {', '.join(PUBLISHED)}{did_you_mean(name, PUBLISHED)}"
+            f"known are {', '.join(_SHORT_NAMES)}{did_you_mean(name, _SHORT_NAMES)}"
         )
     return PUBLISHED[name]
 
@@ -145,7 +147,7 @@ def locate(source: str | Path) -> Path:
     # `runs/model` where there is a folder `runs` is a file that is missing, not one on the hub.
     if match and not name.endswith(_FILE_SUFFIXES) and not Path(name).parent.exists():
         return _snapshot(_Repository(match[1], revision=match[2]))
-    known = [*PUBLISHED, *_REPOSITORIES]
+    known = [*_SHORT_NAMES, *_REPOSITORIES]
     raise ValueError(
         f"there is no file, folder or published checkpoint {name!r}; "
         f"weights come from a file, a folder, a BERT on the Hugging Face hub as owner/name, or "
