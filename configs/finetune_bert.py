@@ -10,7 +10,7 @@ downloaded (440 MB). The result depends on the texts and was not measured.
 from flaxdl import Config, Init
 from flaxdl.data import Text, TextTable
 from flaxdl.models import BertForSequenceClassification
-from flaxdl.training import AdamW, Cosine
+from flaxdl.training import AdamW, LinearDecay
 
 config = Config(
     model=BertForSequenceClassification(num_classes=2),
@@ -20,7 +20,7 @@ config = Config(
     init=Init(weights="bert-base-uncased", omit=("classifier.*", "cls.*")),
     optimizer=AdamW(
         learning_rate=2e-5,
-        schedule=Cosine(warmup_steps=100),
+        schedule=LinearDecay(warmup_fraction=0.1),
         weight_decay=0.01,
         no_decay=("*.bias", "*.LayerNorm.weight"),
         clip_norm=1.0,

@@ -28,7 +28,7 @@ config = Config(
     freeze=("conv1.*", "bn1.*", "layer*"),
     freeze_epochs=2.0,
     optimizer=AdamW(
-        learning_rate=5e-4,
+        learning_rate=3e-4,
         schedule=Cosine(warmup_steps=20),
         weight_decay=0.05,
         clip_norm=1.0,

@@ -65,7 +65,8 @@ class Config:
     epochs: float = 10.0
     """Passes over the training split."""
     train_fraction: float = 1.0
-    """Share of the training examples that is used, every class giving its part."""
+    """Share of the training examples that is used; every class gives its part where the data say
+    the labels beforehand."""
     precision: Precision = "float32"
     """In which format a step computes; parameters and optimizer state stay float32."""
     seed: int = 0

@@ -3,7 +3,6 @@
 Smith, "Cyclical Learning Rates for Training Neural Networks", 2015, section 3.3.
 """
 
-import math
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,7 +73,8 @@ class LearningRateCurve:
 def find_learning_rate(config: Config, *, steps: int = STEPS) -> LearningRateCurve:
     """Trains for some steps with growing learning rates, and forgets what it has trained.
 
-    It ends early where the loss is twice what it was at the start, or is not finite.
+    It ends early where the loss is twice what it was at the start, or is not finite. What is frozen
+    at first, as `freeze_epochs` says, stays so: the curve is that of the rest.
 
     Args:
         config: the run; its optimizer's learning rate and schedule do not count.
@@ -98,18 +98,20 @@ def find_learning_rate(config: Config, *, steps: int = STEPS) -> LearningRateCur
     )
     learning_rates, losses = [], []
     with closing(batches):
-        for _ in range(steps):
+        while len(losses) < steps:
             state = train(state, put_batch(next(batches), setup.mesh))
-            loss = state.sums.means()["loss"]
-            if not math.isfinite(loss):
-                break
+            if int(state.updates) == len(losses):  # the step was skipped
+                # In float16 that is how the scale of the loss is found.
+                if state.loss_scale is None or int(state.bad_steps) >= config.max_bad_steps:
+                    break
+                continue
             learning_rates.append(float(state.learning_rate))
-            losses.append(loss)
+            losses.append(state.sums.means()["loss"])
             if np.mean(losses[-3:]) > 2 * np.mean(losses[:5]):
                 break
             state = state.replace(sums=state.sums.emptied())
     if not losses:
-        raise ValueError(f"the loss of the first batch is not finite at learning rate {LOWEST}")
+        raise ValueError("loss or gradients of the first batches are not finite, without training")
     return LearningRateCurve(np.array(learning_rates), np.array(losses))
 
 

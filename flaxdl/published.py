@@ -38,6 +38,7 @@ from flaxdl.training.metrics import MetricSums
 from flaxdl.training.precision import matmul_precision
 from flaxdl.training.tasks import Classification
 from flaxdl.weights import load_weights, read_weights
+from flaxdl.weights.download import cache_folder, download
 from flaxdl.weights.hub import PUBLISHED, imagenet_classes, locate, published
 
 # torchvision's names, and ours.
@@ -109,13 +110,19 @@ def load_published(name: str) -> tuple[nn.Module, dict[str, Any]]:
     >>> logits = model.apply(variables, images)
 
     Args:
-        name: as `published_model` takes it.
+        name: as `published_model` takes it. That of an ImageNet checkpoint means the published
+            weights, whatever is called like it in the working directory.
 
     Raises:
         ValueError: if there is nothing of that name, it cannot be downloaded, or is broken.
     """
-    path = locate(name)
-    model = published_model(name if name in PUBLISHED else str(path))
+    if name in PUBLISHED:
+        checkpoint = PUBLISHED[name]
+        path = download(checkpoint.url, cache_folder() / checkpoint.file, checkpoint.sha256)
+        model = published_model(name)
+    else:
+        path = locate(name)
+        model = published_model(str(path))
     if isinstance(model, BertOptions):
         example = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     else:
@@ -132,7 +139,8 @@ def evaluate_published(name: str, data: str | Path, *, batch_size: int = 64) -> 
         name: an ImageNet checkpoint, such as `resnet50:IMAGENET1K_V2`.
         data: a folder with a folder for each class, called by its WordNet number (`n01440764`) or
             by its name (`tench`, `great_white_shark`), or such a folder's parent, if it is called
-            `val` as ImageNet has it. Classes may be missing.
+            `val` as ImageNet has it. Classes may be missing. Training images are scored only if
+            their own folder is given.
         batch_size: how many images are computed at once; it changes nothing else.
 
     Returns:
@@ -140,12 +148,17 @@ def evaluate_published(name: str, data: str | Path, *, batch_size: int = 64) -> 
         logits of all 1000 classes.
 
     Raises:
-        ValueError: if there is no such model or folder, or a folder is called like no class, with
-            the list of them.
+        ValueError: if there is no such model or folder, it holds a folder `train` and none called
+            `val`, or a folder is called like no class, with the list of them.
     """
     checkpoint = published(name)
-    folder = Path(data)
+    folder = Path(data).expanduser()
     folder = folder / "val" if (folder / "val").is_dir() else folder
+    if (folder / "train").is_dir():
+        raise ValueError(
+            f"{folder} holds a folder train and none called val; give the folder of the images to "
+            f"score, with a folder for each class, or {folder / 'train'} if those are meant"
+        )
     everything = ImageFolder(str(folder), validation_fraction=0.0, test_fraction=0.0).load(seed=0)
     numbers = _class_numbers(everything.classes or (), folder)
     images = Images(

@@ -57,6 +57,10 @@ def train(config: Config, workdir: str | Path, *, accept_changes: bool = False) 
     setup = set_up(config)
     # Before the workdir is claimed, so that a mistake in --init leaves nothing behind.
     state = None if folder.has_checkpoints else initial_state(setup)
+    if accept_changes and folder.has_checkpoints:
+        with closing(open_checkpoints(folder, config, MetricsFile(folder.metrics))) as checkpoints:
+            start = max(checkpoints.steps(), default=0)
+            checkpoints.check(setup.shapes(start), start)
     folder.claim(config, data=setup.facts(), accept_changes=accept_changes)
     setup.transform.save(folder.path)
     metrics = MetricsFile(folder.metrics)
@@ -66,7 +70,7 @@ def train(config: Config, workdir: str | Path, *, accept_changes: bool = False) 
         checkpoints = stack.enter_context(closing(open_checkpoints(folder, config, metrics)))
         start = max(checkpoints.steps(), default=0)
         is_over = start == setup.total_steps or config.selection.is_over(
-            metrics.of_split("validation")
+            metrics.of_split("validation"), after=setup.steps.thaw_step or 0
         )
         metrics.rewind(start, keep_test=is_over)
         lines_before = len(metrics.lines)
@@ -128,8 +132,15 @@ def initial_state(setup: Setup) -> TrainState:
     init = setup.config.init
     if init.weights is None:
         return state
-    is_run = Workdir(init.weights).has_checkpoints
-    source = state_dict(restore(init.weights).variables) if is_run else init.weights
+    source = init.weights
+    if Workdir(source).has_checkpoints:
+        try:
+            source = state_dict(restore(source).variables)
+        except ValueError as error:
+            raise ValueError(
+                f"init.weights: the run {init.weights} cannot be read: {error}. "
+                "A file that `python -m flaxdl export` made of it will do as well"
+            ) from error
     variables = {"params": state.params, **state.model_state}
     loaded = load_weights(variables, source, omit=init.omit)
     placed = jax.device_put(loaded, replicated(setup.mesh))

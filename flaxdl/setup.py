@@ -68,6 +68,11 @@ def set_up(config: Config) -> Setup:
     examples = _shapes(splits.train, transform)
     steps = make_steps(config, transform, total_steps=total_steps, steps_per_epoch=epoch)
     setup = Setup(config, splits, transform, mesh, examples, epoch, total_steps, steps)
+    if steps.thaw_step is not None and not 0 < steps.thaw_step < total_steps:
+        raise ValueError(
+            f"freeze_epochs {config.freeze_epochs} must end between the first and the last step, "
+            f"got step {steps.thaw_step} of {total_steps}"
+        )
     outputs = jax.eval_shape(steps.predict, setup.shapes(), examples)
     config.task.check(outputs, None if splits.classes is None else len(splits.classes))
     return setup

@@ -144,7 +144,8 @@ def test_help_shows_every_field(project, capsys):
         (["train", "--config", "CONFIG", "--freeze", "convv.*"], "matches no parameter"),
         (["train", "--config", "CONFIG", "--init.weights", "resnet5"], "did you mean 'resnet50'"),
         (["evaluate", "--workdir", "nowhere"], "nowhere holds no run"),
-        (["evaluate", "--weights", "resnet50"], "either --workdir, or --weights and --data"),
+        (["evaluate", "--weights", "resnet50"], "either --workdir"),
+        (["evaluate", "--workdir", "w", "--batch-size", "8"], "either --workdir"),
         (["evaluate", "--weights", "resnet51", "--data", "."], "did you mean 'resnet5"),
         (["export", "--workdir", "w", "--to", "model.onnx"], ".safetensors or .stablehlo"),
         (["export", "--workdir", "w", "--to", "folder"], "a BERT"),
@@ -168,6 +169,53 @@ def test_an_error_that_is_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("flaxdl.run.train", lambda *_, **__: int("no number"))
     with pytest.raises(ValueError, match="no number"):
         main(["train", "--config", str(REPOSITORY / "configs" / "digits_cnn.py")])
+
+
+PHOTOS = """
+import multiprocessing
+from dataclasses import dataclass
+from flaxdl import Config
+from flaxdl.data import ImageFolder, Images
+from flaxdl.models import SimpleCNN
+
+@dataclass(frozen=True)
+class Broken(Images):
+    def prepare(self, batch, draws):
+        in_a_worker = multiprocessing.parent_process() is not None
+        return int("no number") if in_a_worker else super().prepare(batch, draws)
+
+config = Config(
+    model=SimpleCNN(num_classes=2),
+    data=ImageFolder("photos", validation_fraction=0.0, test_fraction=0.0, max_unreadable=1),
+    transform=TRANSFORM(size=8), batch_size=16, epochs=1)
+"""
+
+
+@pytest.fixture
+def photos_in_a_process(tmp_path, monkeypatch):
+    """A working directory with a folder of 24 images, which another process reads."""
+    for number in range(24):
+        file = tmp_path / "photos" / ("cat" if number < 12 else "dog") / f"{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((9, 9), 50).save(file)
+    monkeypatch.setattr("flaxdl.data.prefetch.num_workers", lambda dataset: 1)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_mistake_that_a_process_finds_is_one_message(photos_in_a_process, capsys):
+    for file in Path("photos", "dog").iterdir():
+        file.write_bytes(b"nothing")
+    Path("bad_photos.py").write_text(PHOTOS.replace("TRANSFORM", "Images"))
+    code, _, err = run(capsys, "train", "--config", "bad_photos.py")
+    assert code == 2
+    assert "images cannot be read, more than max_unreadable = 1" in err
+    assert "Traceback" not in err
+
+
+def test_an_error_of_others_in_a_process_keeps_its_traceback(photos_in_a_process):
+    Path("broken_transform.py").write_text(PHOTOS.replace("TRANSFORM", "Broken"))
+    with pytest.raises(ValueError, match="no number"):
+        main(["train", "--config", "broken_transform.py"])
 
 
 def start(project, *arguments):

@@ -1,6 +1,9 @@
 """Runs that start from other weights, freeze a part, and learn from a part of the data."""
 
+import dataclasses
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -11,7 +14,7 @@ from small_runs import small_config
 import flaxdl
 from flaxdl import Init
 from flaxdl.trained import restore
-from flaxdl.training import Interrupted
+from flaxdl.training import Interrupted, Selection
 from flaxdl.training.console import ConsoleWriter
 from flaxdl.weights import state_dict
 
@@ -86,9 +89,6 @@ def test_interrupted_around_the_thaw_it_ends_the_same(tmp_path, monkeypatch, ste
     def with_signal(self, at):
         progress(self, at)
         if at == step:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
@@ -122,4 +122,37 @@ def test_impossible_settings_are_named(changes, message):
 def test_patterns_that_match_nothing_leave_no_workdir(tmp_path):
     with pytest.raises(ValueError, match="freeze: the pattern 'convv.*'"):
         flaxdl.train(small_config(freeze=("convv.*",)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_patience_waits_for_the_thaw():
+    lines = [{"step": step, "accuracy": 1 / step} for step in (2, 4, 6, 8, 10, 12)]
+    patient = Selection(patience=1)
+    over = [patient.is_over(lines[:count], after=8) for count in range(len(lines) + 1)]
+    assert over == [False] * 6 + [True]  # worse at step 12 than at 10, the first after the thaw
+    assert patient.is_over(lines[:2])
+    assert patient.best_step(lines) == 2
+
+
+@pytest.mark.parametrize(
+    "changes", [{"freeze": (), "freeze_epochs": None}, {"freeze_epochs": 1.0}, {"batch_size": 40}]
+)
+def test_a_checkpoint_of_another_structure_is_refused_and_nothing_is_lost(tmp_path, changes):
+    config = frozen_at_first(keep_checkpoints=1, selection=Selection(metric="loss"))
+    stopped = dataclasses.replace(config, epochs=2.0, freeze_epochs=None)
+    flaxdl.train(stopped, tmp_path)  # step 8, with all of it still frozen
+    before = (tmp_path / "config.json").read_text()
+    changed = dataclasses.replace(config, **changes)
+    with pytest.raises(ValueError, match="another model, optimizer or way of freezing"):
+        flaxdl.train(changed, tmp_path, accept_changes=True)
+    assert (tmp_path / "config.json").read_text() == before
+    flaxdl.train(stopped, tmp_path)
+
+
+@pytest.mark.parametrize("freeze_epochs", [0.1, 4.45])
+def test_a_thaw_outside_of_the_run_is_refused(tmp_path, freeze_epochs):
+    with pytest.raises(ValueError, match="must end between the first and the last step"):
+        flaxdl.train(
+            small_config(freeze=("features.*",), freeze_epochs=freeze_epochs), tmp_path / "run"
+        )
     assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ from PIL import Image
 from small_runs import small_config
 
 from flaxdl.learning_rate import HIGHEST, LOWEST, LearningRateCurve, find_learning_rate
+from flaxdl.models import ResNet
 from flaxdl.training import SGD
 
 
@@ -19,6 +20,16 @@ def test_a_sweep_climbs_by_equal_factors_and_stops_when_the_loss_explodes(tmp_pa
     picture = found.draw(tmp_path / "new")
     with Image.open(picture) as image:
         assert image.size == (840, 480)
+
+
+def test_the_first_scales_of_float16_are_no_divergence():
+    """Gradients times 65,536 overflow: such a step is skipped, and the scale is halved."""
+    config = small_config(
+        model=ResNet(num_classes=4, depths=(1, 1, 1, 1)),
+        precision="float16",
+        optimizer=SGD(learning_rate=1.0),
+    )
+    assert len(find_learning_rate(config, steps=12).losses) >= 8
 
 
 def test_the_steepest_descent_is_where_the_loss_falls_fastest():

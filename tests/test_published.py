@@ -26,7 +26,7 @@ from flaxdl.models import (
     ResNet152,
 )
 from flaxdl.published import evaluate_published, load_published, published_model
-from flaxdl.weights import export_weights
+from flaxdl.weights import export_weights, load_weights
 from flaxdl.weights.hub import PUBLISHED, Published, imagenet_classes
 
 TINY = {
@@ -180,6 +180,45 @@ def test_every_image_counts_once(tiny_imagenet, monkeypatch, batch_size):
     found = evaluate_published("resnet18", folder.parent, batch_size=batch_size)
     assert found == pytest.approx(expected, rel=1e-5)
     assert list(found) == list(expected)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_published_name_is_no_file_of_the_working_directory(
+    tiny_imagenet, monkeypatch, tmp_path, kind
+):
+    cache, checkpoint, *_ = tiny_imagenet
+    monkeypatch.setenv("FLAXDL_CACHE", str(cache))
+    monkeypatch.setitem(PUBLISHED, "resnet18", checkpoint)
+    monkeypatch.chdir(tmp_path)
+    export_weights({"params": {"other": np.ones(1)}}, tmp_path / "model.safetensors")
+    if kind == "file":
+        (tmp_path / "model.safetensors").rename("resnet18")
+    else:
+        (tmp_path / "resnet18").mkdir()
+        (tmp_path / "model.safetensors").rename("resnet18/model.safetensors")
+    model, variables = load_published("resnet18")
+    expected = load_weights(variables, cache / checkpoint.file)
+    assert model == ResNet18()
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
+def test_training_images_are_not_scored_unasked(tmp_path, monkeypatch):
+    for name in ("tench", "goldfish"):
+        (tmp_path / "images" / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / name / "1.png")
+    # Were they read, it would be for the model to fail.
+    monkeypatch.setattr("flaxdl.published.load_published", lambda _: pytest.fail("scores them"))
+    message = "/images holds a folder train and none called val; give .*/images/train if those"
+    with pytest.raises(ValueError, match=message):
+        evaluate_published("resnet18", tmp_path / "images")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        evaluate_published("resnet18", "~/images")
+    for name in ("carp", "tench"):
+        (tmp_path / "images" / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / "val" / name / "1.png")
+    with pytest.raises(ValueError, match="/images/val has folders .* no class of ImageNet: carp"):
+        evaluate_published("resnet18", tmp_path / "images")
 
 
 def test_folders_that_are_no_classes_are_listed(tmp_path):

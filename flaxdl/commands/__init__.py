@@ -5,6 +5,7 @@ A command is a function of its arguments, as texts, and of how the program was c
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 from flaxdl.commands.evaluate import evaluate
@@ -15,6 +16,8 @@ from flaxdl.commands.train import train
 from flaxdl.spelling import did_you_mean
 from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Diverged
+
+_PACKAGE = Path(__file__).parent.parent
 
 COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "train": train,
@@ -58,9 +61,13 @@ def _complain(message: str, code: int) -> int:
 
 
 def _raised_by_us(traceback: TracebackType | None) -> bool:
-    """Whether a line of flaxdl raised it, as it does for bad input, or a library it called."""
-    module = ""
+    """Whether a line of flaxdl raised it, as it does for bad input, or a library it called.
+
+    Lines are known by their file, since what a worker process raised arrives without modules.
+    """
+    file, module = "", ""
     while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
         module = traceback.tb_frame.f_globals.get("__name__", "")
         traceback = traceback.tb_next
-    return module.split(".")[0] == "flaxdl" or module == "__main__"
+    return _PACKAGE in Path(file).parents or module == "__main__"

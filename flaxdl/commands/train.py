@@ -27,7 +27,8 @@ class TrainArguments:
     accept_changes: bool = False
     """Go on in a workdir that was begun with another config."""
     find_learning_rate: bool = False
-    """Do not train, but try all learning rates for a few steps and draw the losses."""
+    """Do not train, but try all learning rates for a few steps and draw the losses; what is frozen
+    at first stays so."""
 
 
 def train(arguments: Sequence[str], program: str) -> None:

@@ -1,5 +1,6 @@
 """Reading image files of every common kind as bytes of one kind."""
 
+import os.path
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Named, since others of Pillow's formats run programs (EPS) or fetch what files point to.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
+# Longer side / shorter side. What resizes the shorter side before it cuts would make 256 x 512,000
+# pixels of 4 x 8,000, which take seconds and a gigabyte; panoramas are below 20.
+_MOST_ELONGATED = 50
+
 
 def read_image(path: str | Path, channels: int) -> np.ndarray:
     """Reads an image file as uint8[H, W, channels].
@@ -22,7 +27,8 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
     green, blue.
 
     Raises:
-        ValueError: naming the file, if it is missing or no image that can be decoded, or if
+        ValueError: naming the file, if it is missing, no image that can be decoded, or one of more
+            pixels than `PIL.Image.MAX_IMAGE_PIXELS` or more than 50 times as long as wide, or if
             `channels` is neither 1 nor 3.
     """
     from PIL import Image, ImageOps
@@ -43,12 +49,20 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
 
 
 def _check_size(size: tuple[int, int]) -> None:
-    """Refuses what claims to be huge before its memory is taken; Pillow warns up to twice this."""
+    """Refuses what is or would become huge before its memory is taken.
+
+    Pillow warns of more pixels than its limit, and refuses only twice as many.
+    """
     from PIL import Image
 
     pixels, limit = size[0] * size[1], Image.MAX_IMAGE_PIXELS
     if limit is not None and pixels > limit:
         raise ValueError(f"{pixels:,} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit:,}")
+    if max(size) > _MOST_ELONGATED * min(size):
+        raise ValueError(
+            f"of {size[0]} x {size[1]} pixels the longer side must be at most {_MOST_ELONGATED} "
+            f"times the shorter one"
+        )
 
 
 def _opaque(image: "Image.Image") -> "Image.Image":
@@ -67,5 +81,5 @@ def _opaque(image: "Image.Image") -> "Image.Image":
 
 
 def _is_empty(path: str | Path) -> bool:
-    path = Path(path)
-    return path.is_file() and path.stat().st_size == 0
+    # Unlike Path.is_file, this is no error where the folder may not be entered.
+    return os.path.isfile(path) and os.path.getsize(path) == 0

@@ -51,15 +51,23 @@ class ImageFolder(Source):
         """Lists the files, and reads none of them yet.
 
         Raises:
-            ValueError: naming the folder that is missing, empty or at odds with the others.
+            ValueError: naming the folder that is missing, empty, at odds with the others or cannot
+                be read.
         """
         folder = Path(self.path).expanduser()
+        try:
+            classes, parts = self._listed(folder)
+        except OSError as error:
+            raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
+        return self._splits(folder, classes, parts)
+
+    def _listed(self, folder: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
+        """The classes, and split -> files by class."""
         if not folder.is_dir():
             raise ValueError(f"no such folder of images: {self.path}")
         if not _holds_classes(folder / "train"):
             classes, files = _list(folder)
-            parts = _split(classes, files, self.validation_fraction, self.test_fraction)
-            return self._splits(folder, classes, parts)
+            return classes, _split(classes, files, self.validation_fraction, self.test_fraction)
         classes, files = _list(folder / "train")
         held_out = _validation_folder(folder)
         if held_out is None:
@@ -68,7 +76,7 @@ class ImageFolder(Source):
             parts = {"train": files, "validation": _list_known(held_out, classes)}
         if _holds_classes(folder / "test"):
             parts["test"] = _list_known(folder / "test", classes)
-        return self._splits(folder, classes, parts)
+        return classes, parts
 
     def _splits(
         self, folder: Path, classes: Sequence[str], parts: dict[str, list[list[Path]]]

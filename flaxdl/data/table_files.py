@@ -31,13 +31,14 @@ def read_table(
         unreadable: where broken lines are counted.
 
     Raises:
-        ValueError: if the file cannot be read, lacks a column, or has too many broken lines.
+        ValueError: if the file cannot be read, lacks a column or has it twice, or has too many
+            broken lines.
     """
     file = Path(path).expanduser()
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"tables must be files of {', '.join(SUFFIXES)}, got {path!r}")
-    if not file.is_file():
+    if not _is_file(file):
         names = (p.name for p in file.parent.glob("*") if p.suffix.lower() in SUFFIXES)
         raise ValueError(f"no such file: {path}{did_you_mean(file.name, names)}")
     if suffix == ".parquet":
@@ -46,9 +47,9 @@ def read_table(
     if suffix in (".jsonl", ".json"):
         rows = list(_json_rows(text, file))
     elif suffix == ".csv":
-        rows = list(_separated_rows(text, ",", csv.QUOTE_MINIMAL))
+        rows = list(_separated_rows(text, ",", csv.QUOTE_MINIMAL, file, columns))
     else:
-        rows = _tsv_rows(text)
+        rows = _tsv_rows(text, file, columns)
     there = dict.fromkeys(name for _, row in rows if isinstance(row, dict) for name in row)
     if there or not rows:
         _check_columns(file, columns, list(there))
@@ -70,8 +71,26 @@ def _check_columns(file: Path, columns: Sequence[str], there: Sequence[str]) -> 
             raise ValueError(f"{file} has the columns {', '.join(there)}, got {name!r}{hint}")
 
 
+def _check_no_repeats(file: Path, columns: Sequence[str], there: Sequence[str]) -> None:
+    for name in columns:
+        if there.count(name) > 1:
+            raise ValueError(
+                f"{file} must have one column {name!r}, got {there.count(name)} of that name"
+            )
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError as error:  # in a folder that may not be entered
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+
+
 def _decoded(file: Path) -> str:
-    data = file.read_bytes()
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     for mark, encoding in ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")):
         if data.startswith(mark):
             raise ValueError(f"{file} is in {encoding}; save it in UTF-8")
@@ -85,7 +104,9 @@ def _decoded(file: Path) -> str:
         ) from None
 
 
-def _separated_rows(text: str, delimiter: str, quoting: Any) -> _Rows:
+def _separated_rows(
+    text: str, delimiter: str, quoting: Any, file: Path, columns: Sequence[str]
+) -> _Rows:
     """The rows of a CSV or TSV file, by the names in its first line."""
     limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
     try:
@@ -106,6 +127,7 @@ def _separated_rows(text: str, delimiter: str, quoting: Any) -> _Rows:
             if not values:  # an empty line
                 continue
             if header is None:
+                _check_no_repeats(file, columns, values)
                 header = values
             elif len(values) == len(header):
                 yield line, dict(zip(header, values, strict=True))
@@ -116,11 +138,13 @@ def _separated_rows(text: str, delimiter: str, quoting: Any) -> _Rows:
         csv.field_size_limit(limit)
 
 
-def _tsv_rows(text: str) -> list[tuple[int, dict[str, Any] | str]]:
-    literal = list(_separated_rows(text, "\t", csv.QUOTE_NONE))
+def _tsv_rows(
+    text: str, file: Path, columns: Sequence[str]
+) -> list[tuple[int, dict[str, Any] | str]]:
+    literal = list(_separated_rows(text, "\t", csv.QUOTE_NONE, file, columns))
     if all(isinstance(row, dict) for _, row in literal):
         return literal
-    quoted = list(_separated_rows(text, "\t", csv.QUOTE_MINIMAL))
+    quoted = list(_separated_rows(text, "\t", csv.QUOTE_MINIMAL, file, columns))
     return quoted if all(isinstance(row, dict) for _, row in quoted) else literal
 
 
@@ -145,6 +169,7 @@ def _read_parquet(file: Path, columns: Sequence[str]) -> list[tuple[int, list[An
     try:
         there = parquet.read_schema(file).names
         _check_columns(file, columns, there)
+        _check_no_repeats(file, columns, there)
         table = parquet.read_table(file, columns=list(columns))
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{file} cannot be read as a Parquet file: {error}") from error

@@ -4,6 +4,8 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -99,17 +101,13 @@ class TextTable(Source):
         columns = [self.text, *([self.pair] if self.pair else []), self.label]
         rows = []
         for line, values in read_table(path, columns, unreadable):
-            written = [_written(value) for value in values]
-            empty = [
-                name
-                for name, value in zip(columns, written, strict=True)
-                if value is None or not value.strip()
-            ]
-            if empty:
+            faults = [_fault(*field) for field in zip(columns, values, strict=True)]
+            faults = [fault for fault in faults if fault]
+            if faults:
                 where = f"{path}:{line}"
-                unreadable.add(where, f"{where} has nothing in column {' and '.join(empty)}")
+                unreadable.add(where, f"{where} has {'; '.join(faults)}")
             else:
-                rows.append(written)
+                rows.append([_written(value) for value in values])
         if not rows:
             raise ValueError(f"{path} holds no rows")
         return rows
@@ -125,14 +123,27 @@ class TextTable(Source):
         return ArrayDataset(arrays)
 
 
-def _written(value: Any) -> str | None:
+_Written = str | int | float | Decimal | date  # bool is an int, and datetime a date
+
+
+def _fault(column: str, value: Any) -> str | None:
+    """What a row has in place of a text, if that is so."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return f"nothing in column {column}"
+    if not isinstance(value, _Written):
+        kind = type(value).__name__
+        return f"a value of type {kind} in column {column}, needed text, a number or a date"
+    if isinstance(value, str) and not value.strip():
+        return f"an empty text in column {column}"
+    return None
+
+
+def _written(value: _Written) -> str:
     """A value as text; whole numbers as such, though a column with gaps makes them floats."""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        value = int(value) if value.is_integer() else value
-    if not isinstance(value, str | int | float):
-        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    elif isinstance(value, Decimal):  # 2.50 is 2.5, as if it were a float
+        value = int(value) if value == int(value) else f"{value:f}".rstrip("0")
     return str(value).encode("utf-8", "replace").decode()  # JSON can hold halves of characters
 
 

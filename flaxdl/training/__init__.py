@@ -2,7 +2,16 @@
 
 from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Diverged, Loop
-from flaxdl.training.optimizers import SGD, Adam, AdamW, Cosine, Optimizer, Schedule, StepDecay
+from flaxdl.training.optimizers import (
+    SGD,
+    Adam,
+    AdamW,
+    Cosine,
+    LinearDecay,
+    Optimizer,
+    Schedule,
+    StepDecay,
+)
 from flaxdl.training.precision import Precision
 from flaxdl.training.selection import Selection
 from flaxdl.training.state import TrainState
@@ -18,6 +27,7 @@ __all__ = [
     "Diverged",
     "Interrupted",
     "LanguageModeling",
+    "LinearDecay",
     "Loop",
     "Optimizer",
     "Precision",

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from flaxdl.training.state import TrainState
 
 
@@ -24,8 +26,10 @@ class Checkpoints:
         self._keep = keep
         self._best_step = best_step
         self._arguments = ocp.args
+        self._serialize = ocp.tree.serialize_tree
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
+            item_handlers=ocp.StandardCheckpointHandler(),  # which knows shapes without reading
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self, enable_async_checkpointing=True
             ),
@@ -50,14 +54,32 @@ class Checkpoints:
         """The state of a step, laid over the devices as the shapes in `like` say.
 
         Raises:
-            ValueError: if there is no such checkpoint, or it holds another model's parameters.
+            ValueError: if there is no such checkpoint, or it holds another state.
+        """
+        self.check(like, step)
+        state: Any = self._manager.restore(step, args=self._arguments.StandardRestore(like))
+        return state
+
+    def check(self, like: TrainState, step: int) -> None:
+        """Checks that the checkpoint of a step holds a state of this structure.
+
+        Raises:
+            ValueError: if there is none, or it does not, naming some of what differs.
         """
         if step not in self.steps():
             raise ValueError(
                 f"{self._manager.directory} has no checkpoint of step {step}, only {self.steps()}"
             )
-        state: Any = self._manager.restore(step, args=self._arguments.StandardRestore(like))
-        return state
+        ours = _shapes(self._serialize(like, keep_empty_nodes=False))
+        theirs = _shapes(self._manager.item_metadata(step))
+        differing = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+        if differing:
+            names = ", ".join(differing[:3])
+            raise ValueError(
+                f"the checkpoint of step {step} in {self._manager.directory} is that of another "
+                f"model, optimizer or way of freezing: {len(differing)} of its arrays differ, "
+                f"such as {names}"
+            )
 
     def wait(self) -> None:
         """Returns when everything is on disk; raises what went wrong in the background."""
@@ -66,3 +88,9 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and ends the background threads."""
         self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of each array, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}

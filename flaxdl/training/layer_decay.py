@@ -19,7 +19,8 @@ def learning_rate_factors(create: Callable[[], Any], decay: float) -> Any:
 
     Layers are taken in the order in which the model calls them; the last one has depth zero. A
     numbered module of PyTorch, such as `layer1.0` or `encoder.layer.3`, is one layer with all that
-    is in it, and a normalization belongs to the layer before it.
+    is in it; a normalization outside of them belongs to the layer before it; what else is not
+    numbered goes with its neighbours in the same module, as all of `bert.embeddings`.
 
     Args:
         create: initializes the model's variables; only its shapes are looked at.
@@ -43,7 +44,7 @@ def learning_rate_factors(create: Callable[[], Any], decay: float) -> Any:
     layers: list[str] = []
     layer_of: dict[Path, str] = {}
     for owner in owners:
-        name = layers[-1] if layers and owner in norms and len(owner) == 1 else _layer(owner)
+        name = _layer(owner, layers, is_norm=owner in norms)
         if name not in layers:
             layers.append(name)
         layer_of[owner] = name
@@ -52,10 +53,13 @@ def learning_rate_factors(create: Callable[[], Any], decay: float) -> Any:
     )
 
 
-def _layer(owner: Sequence[str]) -> str:
-    """The layer that a module belongs to: up to the first number, or else its parent."""
+def _layer(owner: Path, before: Sequence[str], *, is_norm: bool) -> str:
+    """The name of the layer that a module belongs to, given those of the modules before it."""
     words = ".".join(owner).split(".")
-    for index, word in enumerate(words):
-        if word.isdigit():
-            return ".".join(words[: index + 1])
-    return ".".join(words[:-1] or words)
+    numbers = [index for index, word in enumerate(words) if word.isdigit()]
+    if is_norm and before and (not numbers or numbers[0] == len(words) - 1):
+        return before[-1]  # such as `bn1`, `encoder.norm`, or `features.1` itself
+    if numbers:
+        return ".".join(words[: numbers[0] + 1])
+    parent = ".".join(words[:-1] or words)
+    return next((name for name in before if parent.startswith(f"{name}.")), parent)

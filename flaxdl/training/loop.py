@@ -101,7 +101,7 @@ class Loop:
                         self.write(step, "validation", self.evaluate(state, "validation"))
                     self.checkpoints.save(state)
                     window_start += time.perf_counter() - paused
-                    if self.selection.is_over(self.metrics.of_split("validation")):
+                    if self.is_over():
                         break
                 if step == self.steps.total_steps:
                     break
@@ -120,6 +120,11 @@ class Loop:
             batches.close()
         self.checkpoints.wait()
         return state
+
+    def is_over(self) -> bool:
+        """Whether the selection ends the run; what was frozen gets its time to learn first."""
+        lines = self.metrics.of_split("validation")
+        return self.selection.is_over(lines, after=self.steps.thaw_step or 0)
 
     def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
         """The metrics of a whole split, every example counted once.

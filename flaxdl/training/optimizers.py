@@ -54,6 +54,25 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LinearDecay(Schedule):
+    """Straight up to the peak and straight down to zero, as BERT is fine-tuned."""
+
+    warmup_fraction: float = 0.1
+    """Share of the run over which the learning rate rises."""
+
+    def __post_init__(self):
+        if not 0 <= self.warmup_fraction < 1:
+            raise ValueError(f"warmup_fraction must be in [0, 1), got {self.warmup_fraction}")
+
+    def factor(self, step: jax.Array, total_steps: int) -> jax.Array:
+        """Rises from `1 / warmup_steps`, and would be zero one step after the last."""
+        warmup_steps = round(self.warmup_fraction * total_steps)
+        rising = (step + 1) / max(warmup_steps, 1)
+        falling = (total_steps - step) / (total_steps - warmup_steps)
+        return jnp.clip(jnp.where(step < warmup_steps, rising, falling), 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepDecay(Schedule):
     """The learning rate drops at milestones, as in `torch.optim.lr_scheduler.MultiStepLR`."""
 

@@ -26,8 +26,14 @@ class Selection:
         """
         return lines[self._best(lines)]["step"] if lines else None
 
-    def is_over(self, lines: Sequence[dict[str, Any]]) -> bool:
-        """Whether as many evaluations as `patience` allows have passed since the best."""
+    def is_over(self, lines: Sequence[dict[str, Any]], *, after: int = 0) -> bool:
+        """Whether as many evaluations as `patience` allows have passed since the best.
+
+        Args:
+            lines: the evaluations so far.
+            after: those up to this step do not count, such as those of a frozen network.
+        """
+        lines = [line for line in lines if line["step"] > after]
         if self.patience is None or not lines:
             return False
         return len(lines) - 1 - self._best(lines) >= self.patience

@@ -21,7 +21,8 @@ def download(url: str, path: str | Path, sha256: str) -> Path:
     """Fetches a file, unless it is there, and returns where it is.
 
     What has come is kept in `PATH.part`, so that the next call goes on from there. Of several
-    processes one downloads while the others wait.
+    processes one downloads while the others wait. A file that is there is only read, so its folder
+    may be one that cannot be written.
 
     Args:
         url: where the file is.
@@ -38,15 +39,11 @@ def download(url: str, path: str | Path, sha256: str) -> Path:
     part = path.with_name(f"{path.name}.part")
     by_hand = f"To do it by hand, put the file at {path}"
     try:
+        if _is_there(path, url, sha256):
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if path.is_file():
-                found = _digest(path).hexdigest()
-                if not found.startswith(sha256):
-                    raise ValueError(
-                        f"{path} is not the file of {url}: its SHA-256 is {found}, and should "
-                        f"begin with {sha256}. Delete it to have it downloaded again"
-                    )
+            if _is_there(path, url, sha256):  # another process has downloaded it meanwhile
                 return path
             found = _fetch(url, part)
             if not found.startswith(sha256):
@@ -64,6 +61,19 @@ def download(url: str, path: str | Path, sha256: str) -> Path:
             f"{again if received else ''}{by_hand}"
         ) from error
     return path
+
+
+def _is_there(path: Path, url: str, sha256: str) -> bool:
+    """Whether the file is there; a ValueError if it is another one."""
+    if not path.is_file():
+        return False
+    found = _digest(path).hexdigest()
+    if not found.startswith(sha256):
+        raise ValueError(
+            f"{path} is not the file of {url}: its SHA-256 is {found}, and should "
+            f"begin with {sha256}. Delete it to have it downloaded again"
+        )
+    return True
 
 
 def _fetch(url: str, part: Path) -> str:

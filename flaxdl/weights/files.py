@@ -111,7 +111,7 @@ def _read(path: Path, *, is_shard: bool) -> dict[str, np.ndarray]:
             return _read_index(path.parent, start + file.read(LONGEST_INDEX))
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if start.startswith(b"PK\3\4"):
-            return read_archive(file, data)
+            return read_archive(data)
     if start[8:] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors(path, data)
     if start.startswith(b"\x80"):
@@ -146,23 +146,26 @@ def _read_index(folder: Path, text: bytes) -> dict[str, np.ndarray]:
         raise ValueError(f"is longer than an index of weights may be, {LONGEST_INDEX} bytes")
     try:
         weight_map = json.loads(text)["weight_map"]
-        files = {name: str(file) for name, file in weight_map.items()}
+        names: dict[str, list[str]] = {}  # those that each file gives
+        for name, file in weight_map.items():
+            names.setdefault(str(file), []).append(name)
     except (ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"is no index of weights, a JSON object with weight_map: {error}"
         ) from error
 
     arrays: dict[str, np.ndarray] = {}
-    for file in sorted(set(files.values())):
+    for file in sorted(names):
         if file != Path(file).name or file in ("", "..") or "\\" in file:
             raise ValueError(f"names the file {file!r}; only files in its own folder are read")
         try:
-            arrays |= _read(folder / file, is_shard=True)
+            held = _read(folder / file, is_shard=True)
         except ValueError as error:
             raise ValueError(f"its file {file!r} {error}") from error
-    if missing := sorted(files.keys() - arrays.keys()):
-        raise ValueError(f"names tensors that its files do not hold: {', '.join(missing[:20])}")
-    return {name: arrays[name] for name in files}
+        if missing := [name for name in names[file] if name not in held]:
+            raise ValueError(f"its file {file!r} does not hold {', '.join(missing[:20])}")
+        arrays |= {name: held[name] for name in names[file]}
+    return {name: arrays[name] for name in weight_map}
 
 
 def _what_else(data: mmap.mmap) -> str:

@@ -6,9 +6,8 @@ Both hold a pickle that describes tensors, and beside it the storages that they 
 import math
 import mmap
 import struct
-import zipfile
-from collections.abc import Mapping
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,15 +19,11 @@ PROTOCOL_VERSION = 1001
 # Where a training checkpoint keeps its tensors, beside the epoch, the optimizer and so on.
 CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")
 
-# What `zipfile` raises on a broken directory.
-BROKEN_ARCHIVE = (
-    zipfile.BadZipFile,
-    NotImplementedError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-    struct.error,
-)
+# Of an archive; twice as many as the tensors that its pickle can describe.
+MOST_ENTRIES = 100_000
+
+# In a zip archive, what stands in place of a number that needs eight bytes.
+ELSEWHERE = 2**32 - 1
 
 
 class Span(NamedTuple):
@@ -38,24 +33,23 @@ class Span(NamedTuple):
     size: int
 
 
-def read_archive(file: BinaryIO, data: mmap.mmap) -> dict[str, np.ndarray]:
-    """The tensors of a zip archive, as views of `data`, the same file mapped into memory.
+def read_archive(data: mmap.mmap) -> dict[str, np.ndarray]:
+    """The tensors of a zip archive, as views of `data`.
 
     Raises:
         ValueError: if it is broken, or not what `torch.save` writes.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = {entry.filename: entry for entry in archive.infolist()}
-    except BROKEN_ARCHIVE as error:
-        raise ValueError(f"is a broken zip archive: {error}") from error
-    inside = {name.partition("/")[2] for name in entries}
-    if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
-        raise ValueError(
-            "is a TorchScript program, which is not read; "
-            "save the state_dict() of torch.jit.load(...) with torch.save"
-        )
-    roots = [name.partition("/")[0] for name in entries if name.partition("/")[2] == "data.pkl"]
+    entries = _entries(data)
+    roots = []
+    for name in entries:
+        root, _, inside = name.partition(b"/")
+        if inside == b"constants.pkl" or inside.startswith(b"code/"):
+            raise ValueError(
+                "is a TorchScript program, which is not read; "
+                "save the state_dict() of torch.jit.load(...) with torch.save"
+            )
+        if inside == b"data.pkl":
+            roots.append(root)
     if len(roots) != 1:
         raise ValueError(
             "is a zip archive, but not one of torch.save: "
@@ -64,11 +58,12 @@ def read_archive(file: BinaryIO, data: mmap.mmap) -> dict[str, np.ndarray]:
     root = roots[0]
 
     def span(name: str) -> Span:
-        if f"{root}/{name}" not in entries:
+        full_name = root + b"/" + name.encode("utf-8", "surrogatepass")
+        if full_name not in entries:
             raise ValueError(f"its entry {name!r} is missing")
-        return _entry_span(entries[f"{root}/{name}"], data)
+        return _entry_span(full_name, entries[full_name], data)
 
-    if f"{root}/byteorder" in entries:
+    if root + b"/byteorder" in entries:
         start, size = span("byteorder")
         if (order := data[start : start + min(size, 10)]) != b"little":
             raise ValueError(f"its byte order is {order!r}; only b'little' is read")
@@ -120,18 +115,81 @@ def read_legacy(data: mmap.mmap) -> dict[str, np.ndarray]:
     return _arrays(pickle, spans, data)
 
 
-def _entry_span(entry: zipfile.ZipInfo, data: mmap.mmap) -> Span:
-    """Where the bytes of an entry lie; they are stored as they are, so they can be mapped."""
-    if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-        raise ValueError(f"its entry {entry.filename[:100]!r} is compressed; torch.save never does")
-    header = data[entry.header_offset : entry.header_offset + 30]
+def _entries(data: mmap.mmap) -> dict[bytes, int]:
+    """Name → where the directory of a zip archive, at its end, describes the entry.
+
+    Python's zipfile would make an object of half a kilobyte of each 46 bytes before anything of
+    them can be checked, and does not look at how many entries the archive says it has.
+    """
+    end = data.rfind(b"PK\5\6", max(0, len(data) - 22 - 2**16))  # a comment may follow it
+    if end < 0 or end + 22 > len(data):
+        raise ValueError("is a broken zip archive: its end is missing")
+    count, size, position = struct.unpack_from("<HII", data, end + 10)
+    locator = data[max(0, end - 20) : end]
+    if locator.startswith(b"PK\6\7"):  # the same again, in numbers of eight bytes
+        (start,) = struct.unpack_from("<Q", locator, 8)
+        record = data[start : start + 56]
+        if len(record) != 56 or not record.startswith(b"PK\6\6"):
+            raise ValueError("is a broken zip archive: its long record of the end is missing")
+        count, size, position = struct.unpack_from("<QQQ", record, 32)
+    if count > MOST_ENTRIES:
+        raise ValueError(f"is a zip archive of {count} entries; at most {MOST_ENTRIES} are read")
+
+    places = {}
+    directory_end = position + size
+    for _ in range(count):
+        fixed = data[position : position + 46]
+        if len(fixed) != 46 or not fixed.startswith(b"PK\1\2"):
+            raise ValueError("is a broken zip archive: its directory is cut off or elsewhere")
+        name_size, extra_size, comment_size = struct.unpack_from("<HHH", fixed, 28)
+        places[data[position + 46 : position + 46 + name_size]] = position
+        position += 46 + name_size + extra_size + comment_size
+    if position != directory_end or position > end:
+        raise ValueError("is a broken zip archive: its directory has another length than it says")
+    return places
+
+
+def _entry_span(name: bytes, place: int, data: mmap.mmap) -> Span:
+    """Where the bytes of an entry lie; they are stored as they are, so they can be mapped.
+
+    Args:
+        name: of the entry.
+        place: where the directory describes it.
+        data: the file.
+    """
+    called = repr(name.decode("utf-8", "replace")[:100])
+    (method,) = struct.unpack_from("<H", data, place + 10)
+    *numbers, name_size, extra_size = struct.unpack_from("<IIHH", data, place + 20)
+    (start,) = struct.unpack_from("<I", data, place + 42)
+    extra_start = place + 46 + name_size
+    long = _long_numbers(data[extra_start : extra_start + extra_size])
+    size, packed_size, start = (
+        next(long, number) if number == ELSEWHERE else number
+        for number in (numbers[1], numbers[0], start)
+    )
+    if method != 0 or packed_size != size:
+        raise ValueError(f"its entry {called} is compressed; torch.save never does")
+    header = data[start : start + 30]
     if len(header) != 30 or not header.startswith(b"PK\3\4"):
-        raise ValueError(f"its entry {entry.filename[:100]!r} has no header")
+        raise ValueError(f"its entry {called} has no header")
     name_size, extra_size = struct.unpack_from("<HH", header, 26)
-    span = Span(entry.header_offset + 30 + name_size + extra_size, entry.file_size)
+    span = Span(start + 30 + name_size + extra_size, size)
     if sum(span) > len(data):
-        raise ValueError(f"its entry {entry.filename[:100]!r} is cut off")
+        raise ValueError(f"its entry {called} is cut off")
     return span
+
+
+def _long_numbers(extra: bytes) -> Iterator[int]:
+    """The numbers of an entry for which four bytes are too few, in the order of the zip format."""
+    position = 0
+    while position + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, position)
+        position += 4
+        if kind == 1:
+            field = extra[position : position + size]
+            yield from struct.unpack_from(f"<{len(field) // 8}Q", field)
+            return
+        position += size
 
 
 def _arrays(pickle: Pickle, spans: Mapping[str, Span], data: mmap.mmap) -> dict[str, np.ndarray]:

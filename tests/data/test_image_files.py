@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 
@@ -131,6 +132,29 @@ def test_what_pillow_only_warns_of_is_refused(tmp_path):
     bomb(tmp_path / "large.png", side=12_000)
     with pytest.raises(ValueError, match="large.png cannot .*: 144,000,000 pixels are more than"):
         read_image(tmp_path / "large.png", 3)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_resizing_would_make_huge_is_refused(tmp_path, turned):
+    for length in (200, 201):
+        size = (length, 4) if turned else (4, length)
+        Image.new("L", size).save(tmp_path / f"{length}.png")
+    assert max(read_image(tmp_path / "200.png", 1).shape) == 200
+    reason = f"of {size[0]} x {size[1]} pixels the longer side must be at most 50 times"
+    with pytest.raises(ValueError, match=f"201.png cannot be read as an image: {reason}"):
+        read_image(tmp_path / "201.png", 1)
+
+
+def test_files_without_permission_are_named(tmp_path, monkeypatch):
+    Image.new("L", (4, 4)).save(tmp_path / "mine.png")
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(os, "stat", refuse)  # as in a folder that may not be entered
+    with pytest.raises(ValueError, match=r"mine.png cannot be read as an image: .*Permission den"):
+        read_image(tmp_path / "mine.png", 3)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tiff", "webp"])

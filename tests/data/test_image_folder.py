@@ -1,5 +1,6 @@
 import hashlib
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -217,6 +218,19 @@ def test_folders_with_nothing_in_them(tmp_path):
         ImageFolder(str(tmp_path)).load(seed=0)
     with pytest.raises(ValueError, match="class a has too few images: all 1 are held out"):
         ImageFolder(str(tmp_path), validation_fraction=0.99, test_fraction=0.0).load(seed=0)
+
+
+def test_folders_without_permission_are_named(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"/dog cannot be read: Permission denied"):
+        ImageFolder(str(folder)).load(seed=0)
 
 
 @pytest.mark.parametrize(

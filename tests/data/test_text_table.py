@@ -2,6 +2,9 @@ import csv
 import json
 import logging
 import re
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -150,6 +153,36 @@ def test_labels_of_other_types(tmp_path):
         assert whole(path).classes == classes
 
 
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        ([Decimal("2.50"), Decimal("10.00")], ("10", "2.5")),
+        ([Decimal("100.0"), Decimal("2.0")], ("2", "100")),
+        ([date(2024, 2, 1), date(2023, 11, 5)], ("2023-11-05", "2024-02-01")),
+        ([datetime(2024, 2, 1, 3), datetime(2023, 11, 5)],
+         ("2023-11-05 00:00:00", "2024-02-01 03:00:00")),
+    ],
+)  # fmt: skip
+def test_labels_of_types_that_parquet_has(tmp_path, values, classes):
+    path = write(tmp_path / "t.parquet", [(f"text {n}", values[n % 2]) for n in range(30)])
+    assert whole(path).classes == classes
+
+
+def test_what_is_no_text_is_told_from_what_is_missing(tmp_path):
+    table = [("fine", b"a"), ("fine", None), (" ", b"b"), (None, None)]
+    path = write(tmp_path / "t.parquet", table)
+    with pytest.raises(ValueError, match="4 lines cannot be read") as error:
+        whole(path, max_unreadable=3)
+    kind = "a value of type bytes in column label, needed text, a number or a date"
+    for reason in (
+        f"t.parquet:1 has {kind}\n",
+        "t.parquet:2 has nothing in column label\n",
+        f"t.parquet:3 has an empty text in column text; {kind}\n",
+        "t.parquet:4 has nothing in column text; nothing in column label",
+    ):
+        assert reason in str(error.value)
+
+
 TEXT = 'text,label\r\n"one\r\nand ""a half"", both",a\r\n\r\nthree,b\r\n'
 
 
@@ -185,10 +218,10 @@ BROKEN = {
     ("suffix", "lines"),
     [
         ("csv", ["3 must have 2 fields, got 3", "4 must have 2 fields, got 1", "5 is broken: ",
-                 "6 has nothing in column text", "7 has nothing in column label"]),
+                 "6 has an empty text in column text", "7 has an empty text in column label"]),
         ("jsonl", ['2 must be an object, got \\["a"\\]', "3 is broken: ",
-                   "4 has nothing in column label", "5 has nothing in column text",
-                   "6 has nothing in column text"]),
+                   "4 has nothing in column label", "5 has an empty text in column text",
+                   "6 has a value of type list in column text, needed text, a number or a date"]),
     ],
 )  # fmt: skip
 def test_broken_lines_are_counted(tmp_path, suffix, lines, caplog):
@@ -238,6 +271,8 @@ def test_half_a_character_is_replaced(tmp_path):
         ("t.csv", "text,label\n".encode("utf-16"), "t.csv is in UTF-16; save it in UTF-8"),
         ("t.json", b'[{"text": "a"}]', "must hold one object a line, {...}, got a list of them"),
         ("t.parquet", b"PAR1 nothing", "t.parquet cannot be read as a Parquet file"),
+        ("t.csv", b"text,label,text\na,1,b\n", "must have one column 'text', got 2 of that name"),
+        ("t.tsv", b"text\tlabel\tlabel\na\t1\t2\n", "must have one column 'label', got 2"),
         ("t.xlsx", b"PK", "tables must be files of .csv, .tsv, .jsonl, .json, .parquet, got"),
         ("t.csv", b"text,label\na,1\nb,2\n", "too few rows: none of 2 falls to the"),
     ],
@@ -255,3 +290,25 @@ def test_missing_files_and_columns(tmp_path):
     write(tmp_path / "t.parquet", ROWS, ("review", "stars"))
     with pytest.raises(ValueError, match=r"has the columns review, stars, got 'labels'"):
         load(tmp_path / "t.parquet", text="review", label="labels")
+
+
+def test_repeated_names_matter_where_they_are_asked_for(tmp_path):
+    (tmp_path / "t.csv").write_text("id,text,id,label\n1,a,2,x\n3,b,4,y\n")
+    assert rows(whole(tmp_path / "t.csv").train, "xy") == [("a", "x"), ("b", "y")]
+    columns = [["a", "b"], ["x", "y"], ["c", "d"]]
+    table = pyarrow.table([pyarrow.array(c) for c in columns], names=["text", "label", "text"])
+    parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match="t.parquet must have one column 'text', got 2"):
+        whole(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("method", ["is_file", "read_bytes"])
+def test_files_without_permission_are_named(tmp_path, monkeypatch, method):
+    path = write(tmp_path / "t.csv")
+
+    def refuse(file):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(ValueError, match=r"t.csv cannot be read: Permission denied"):
+        load(path)

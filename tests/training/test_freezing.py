@@ -14,9 +14,13 @@ from flaxdl.layers import BatchNorm, Dropout, Linear
 from flaxdl.models import (
     BERT_TINY,
     VGG11,
+    BertForPreTraining,
     BertForSequenceClassification,
     ResNet,
+    Seq2SeqTransformer,
     SimpleCNN,
+    TransformerClassifier,
+    TransformerLM,
 )
 from flaxdl.training import SGD, AdamW, Classification, Steps
 from flaxdl.training.freezing import merge, split
@@ -41,6 +45,16 @@ class Network(nn.Module):
         x = Base(name="base")(x, train)
         x = BatchNorm(name="bn2")(x, train)
         return Linear(4, name="fc")(x)
+
+
+SMALL = {
+    "vocab_size": 30,
+    "hidden_size": 8,
+    "num_heads": 2,
+    "num_layers": 2,
+    "feed_forward_size": 16,
+    "norm_first": True,
+}
 
 
 def a_batch(count=16, seed=0):
@@ -164,8 +178,12 @@ def test_thawing_gives_every_parameter_a_fresh_optimizer():
 def test_split_and_merge_are_inverse():
     params = Network().init(jax.random.key(0), jnp.zeros((2, 6)))["params"]
     trainable, frozen = split(params, ("base.*", "*.bias"))
-    assert set(by_key(jax.tree.map(np.shape, trainable))) >= {"fc.weight"}
-    assert jax.tree.leaves(trainable)[0].shape == (16,)
+    here, there = (
+        {key for key, leaf in by_key(tree).items() if leaf is not None}
+        for tree in (trainable, frozen)
+    )
+    assert here == {"bn2.weight", "fc.weight"}
+    assert there == set(by_key(params)) - here
     jax.tree.map(np.testing.assert_array_equal, merge(trainable, frozen), params)
 
 
@@ -194,6 +212,63 @@ def test_layers_of_vgg_and_bert():
     assert found["bert.encoder.layer.0.attention.self.query.weight"] == 0.5**3
     embeddings = {v for key, v in found.items() if key.startswith("bert.embeddings.")}
     assert embeddings == {0.5**4}
+
+
+@pytest.mark.parametrize(
+    ("model", "keywords", "expected"),
+    [
+        (
+            TransformerClassifier(num_classes=3, **SMALL),
+            {},
+            [
+                "encoder.embedding",
+                "encoder.layers.0",
+                "encoder.layers.1 encoder.norm",
+                "classifier",
+            ],
+        ),
+        (
+            TransformerLM(**SMALL),
+            {},
+            ["encoder.embedding", "encoder.layers.0", "encoder.layers.1 encoder.norm", "fc"],
+        ),
+        (
+            BertForPreTraining(vocab_size=30, max_length=16, **BERT_TINY),
+            {},
+            [
+                "bert.embeddings",
+                "bert.encoder.layer.0",
+                "bert.encoder.layer.1",
+                "bert.pooler",
+                "cls",
+            ],
+        ),
+        (
+            Seq2SeqTransformer(**SMALL),
+            {"targets": jnp.ones((1, 4), jnp.int32)},
+            [
+                "encoder.embedding",
+                "encoder.layers.0",
+                "encoder.layers.1 encoder.norm",
+                "decoder.embedding",
+                "decoder.layers.0",
+                "decoder.layers.1 decoder.norm",
+                "fc",
+            ],
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_layers_of_transformers(model, keywords, expected):
+    create = partial(model.init, jax.random.key(0), jnp.ones((1, 4), jnp.int32), **keywords)
+    found = by_key(learning_rate_factors(create, 0.5))
+    seen = set()
+    for depth, names in enumerate(reversed(expected)):
+        for name in names.split():
+            keys = {key for key in found if key.startswith(f"{name}.")}
+            assert {found[key] for key in keys} == {0.5**depth}, name
+            seen |= keys
+    assert seen == set(found)
 
 
 def test_updates_are_scaled_by_layer():

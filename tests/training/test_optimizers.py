@@ -10,7 +10,7 @@ import reference
 
 from flaxdl.layers import LayerNorm, Linear
 from flaxdl.models import SimpleCNN
-from flaxdl.training import SGD, Adam, AdamW, Classification, Cosine, StepDecay, Steps
+from flaxdl.training import SGD, Adam, AdamW, Classification, Cosine, LinearDecay, StepDecay, Steps
 from flaxdl.weights import load_weights, state_dict
 
 
@@ -117,6 +117,15 @@ def test_warmup_rises_to_the_peak_and_then_falls():
     warmed = rates(Cosine(warmup_steps=4), range(8), 8)
     np.testing.assert_allclose(warmed[:5], [0.25, 0.5, 0.75, 1.0, 1.0], atol=1e-7)
     np.testing.assert_allclose(warmed[6], 0.5, atol=1e-7)
+
+
+def test_linear_rises_for_its_share_of_the_run_and_falls_to_zero():
+    factors = LinearDecay(warmup_fraction=0.2).factor(jnp.arange(11), 10)
+    expected = [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]
+    np.testing.assert_allclose(factors, expected, rtol=1e-6)
+    assert LinearDecay(warmup_fraction=0.0).factor(jnp.int32(0), 4) == 1
+    with pytest.raises(ValueError, match="warmup_fraction must be in"):
+        LinearDecay(warmup_fraction=1.0)
 
 
 def test_step_decay_drops_at_its_milestones():

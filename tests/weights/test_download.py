@@ -152,6 +152,24 @@ def test_a_file_put_there_by_hand_is_verified(server, tmp_path):
     assert server.requests == []
 
 
+def test_a_file_in_a_folder_that_cannot_be_written(server, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    # As root, whom permissions do not stop, would not notice.
+    monkeypatch.setattr("filelock.FileLock", refuse)
+    path = tmp_path / "model.pth"
+    path.write_bytes(CONTENT)
+    tmp_path.chmod(0o555)
+    try:
+        assert download(server.url, path, SHA256) == path
+        with pytest.raises(ValueError, match=r"could not be downloaded: .*Permission denied"):
+            download(server.url, tmp_path / "other.pth", SHA256)
+    finally:
+        tmp_path.chmod(0o755)
+    assert server.requests == []
+
+
 def test_an_address_without_a_file(server, tmp_path):
     url = server.url.replace("model.pth", "missing")
     with pytest.raises(ValueError, match=r"could not be downloaded: 404 .* at .*model\.pth$"):

@@ -9,6 +9,7 @@ import struct
 import tarfile
 import tempfile
 import time
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from flaxdl.weights import pickles, read_weights, write_weights
+from flaxdl.weights import pickles, pytorch_files, read_weights, write_weights
 from flaxdl.weights.pytorch_files import MAGIC_NUMBER
 
 EIGHTHS = np.arange(12, dtype=np.float32) / 8
@@ -174,9 +175,24 @@ def test_shards_are_one_checkpoint(kind, tmp_path):
 
     index["weight_map"]["more"] = file
     (tmp_path / f"{kind}.index.json").write_text(json.dumps(index))
-    assert "names tensors that its files do not hold: more" in refusal(tmp_path)
+    assert refusal(tmp_path).endswith(f"its file '{file}' does not hold more")
     (tmp_path / file).unlink()
     assert f"its file '{file}' does not exist" in refusal(tmp_path)
+
+
+def test_the_index_says_which_of_two_shards_gives_a_name(tmp_path):
+    files = ("model-00001-of-2.safetensors", "model-00002-of-2.safetensors")
+    for value, file in enumerate(files):
+        own = {f"own{value}": np.ones(1)}
+        write_weights({"a": np.full(2, value), "b": np.full(2, value)} | own, tmp_path / file)
+    weight_map = {"b": files[1], "a": files[0], "own1": files[1]}
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": weight_map}))
+    expected = {"b": np.full(2, 1), "a": np.full(2, 0), "own1": np.ones(1)}
+    assert_same(read_weights(tmp_path), expected)
+    # The other file holds it, which does not help.
+    path.write_text(json.dumps({"weight_map": weight_map | {"own1": files[0]}}))
+    assert f"its file '{files[0]}' does not hold own1" in refusal(path)
 
 
 def test_a_folder_prefers_safetensors(tmp_path):
@@ -447,6 +463,71 @@ def test_other_archives(tmp_path):
         archive.writestr("a/data.pkl", data)
         archive.writestr("a/code/__torch__.py", "")
     assert "is a TorchScript program" in refusal(path)
+
+
+def test_archives_with_long_numbers_and_comments(tmp_path, monkeypatch):
+    """As those beyond 4 GiB, whose entries lie where four bytes do not reach."""
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.comment = b"by hand"
+        monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1)
+        for name, content in (("data.pkl", tensor_pickle()), ("data/0", SIX.tobytes())):
+            entry = zipfile.ZipInfo(f"a/{name}")
+            entry.extra, entry.comment = b"\xfe\xca\x02\x00ab", b"comment"
+            archive.writestr(entry, content)
+    assert path.read_bytes().count(b"\xff" * 8) >= 2
+    assert_same(read_weights(path), {"a": SIX.reshape(2, 3)})
+
+
+END_OF_ARCHIVE = "<4s4xHHIIH"
+
+
+def with_directory(path, directory, count):
+    """A zip archive of this directory and little else."""
+    end = struct.pack(END_OF_ARCHIVE, b"PK\5\6", count, count, len(directory), 4, 0)
+    path.write_bytes(b"PK\3\4" + directory + end)
+    return path
+
+
+def most_memory(path):
+    """The bytes that Python takes to refuse a file, and its message."""
+    tracemalloc.start()
+    try:
+        message = refusal(path)
+        return tracemalloc.get_traced_memory()[1], message
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_directory_takes_memory_in_proportion(tmp_path, monkeypatch):
+    names = [b"a/%x" % number for number in range(50_000)]
+    directory = b"".join(struct.pack("<4s24xH16x", b"PK\1\2", len(name)) + name for name in names)
+    path = with_directory(tmp_path / "a.pth", directory, len(names))
+    memory, message = most_memory(path)
+    assert "it holds 0 files data.pkl" in message
+    assert memory < 6 * path.stat().st_size
+    # Whatever the archive says of their number.
+    path = with_directory(tmp_path / "b.pth", directory, 1)
+    memory, message = most_memory(path)
+    assert "its directory has another length than it says" in message
+    assert memory < 2**20
+    monkeypatch.setattr(pytorch_files, "MOST_ENTRIES", 49_999)
+    memory, message = most_memory(tmp_path / "a.pth")
+    assert message.endswith("is a zip archive of 50000 entries; at most 49999 are read")
+    assert memory < 2**20
+
+
+def test_more_entries_than_any_archive_has(tmp_path):
+    record = struct.pack("<4sQ12xQQQQ", b"PK\6\6", 44, 10**12, 10**12, 46 * 10**12, 4)
+    locator = struct.pack("<4s4xQI", b"PK\6\7", 4, 1)
+    end = struct.pack(END_OF_ARCHIVE, b"PK\5\6", 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 0)
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"PK\3\4" + record + locator + end)
+    assert "is a zip archive of 1000000000000 entries; at most 100000 are read" in refusal(path)
+    path.write_bytes(b"PK\3\4" + locator + end)
+    assert "its long record of the end is missing" in refusal(path)
+    path.write_bytes(b"PK\3\4" + end)
+    assert "its directory is cut off or elsewhere" in refusal(path)
 
 
 @pytest.mark.parametrize(
