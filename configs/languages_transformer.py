@@ -2,7 +2,7 @@
 
 python train.py --config configs/languages_transformer.py
 
-77.9 % of the test split, and 94.4 % among its first five, with one seed; minutes on two CPU cores.
+80.7 % of the test split, and 94.7 % among its first five, with one seed; minutes on two CPU cores.
 """
 
 from flaxdl import Config
