@@ -70,7 +70,7 @@ class Checkpoints:
             raise ValueError(
                 f"{self._manager.directory} has no checkpoint of step {step}, only {self.steps()}"
             )
-        ours = _shapes(self._serialize(like, keep_empty_nodes=False))
+        ours = _shapes(self._serialize(like, keep_empty_nodes=True))
         theirs = _shapes(self._manager.item_metadata(step))
         differing = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
         if differing:

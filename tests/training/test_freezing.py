@@ -224,7 +224,7 @@ def test_layers_of_vgg_and_bert():
                 "encoder.embedding",
                 "encoder.layers.0",
                 "encoder.layers.1 encoder.norm",
-                "classifier",
+                "fc",
             ],
         ),
         (
