@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxdl.config import Config
-from flaxdl.data import training_batches
 from flaxdl.report.learning_rate import draw_curve
 from flaxdl.run import initial_state
 from flaxdl.setup import set_up
@@ -44,7 +43,10 @@ class LearningRateCurve:
     @property
     def smoothed(self) -> np.ndarray:
         """The losses, each a mean with its neighbours; what exploded counts as twice the start."""
-        return _smoothed(self.losses)
+        bounded = np.clip(self.losses, None, 2 * abs(self.losses[:5].mean()))
+        steps = np.arange(len(bounded))
+        weights = np.exp(-0.5 * ((steps[:, None] - steps) / 3) ** 2)  # Gaussians of three steps
+        return weights @ bounded / weights.sum(1)
 
     @property
     def steepest(self) -> float:
@@ -88,16 +90,8 @@ def find_learning_rate(config: Config, *, steps: int = STEPS) -> LearningRateCur
     functions = replace(setup.steps, total_steps=steps)
     train = jax.jit(functions.train, donate_argnums=0, out_shardings=replicated(setup.mesh))
     state = initial_state(setup)
-    batches = training_batches(
-        setup.splits.train,
-        setup.transform,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
     learning_rates, losses = [], []
-    with closing(batches):
+    with closing(setup.training_batches()) as batches:
         while len(losses) < steps:
             state = train(state, put_batch(next(batches), setup.mesh))
             if int(state.updates) == len(losses):  # the step was skipped
@@ -113,11 +107,3 @@ def find_learning_rate(config: Config, *, steps: int = STEPS) -> LearningRateCur
     if not losses:
         raise ValueError("loss or gradients of the first batches are not finite, without training")
     return LearningRateCurve(np.array(learning_rates), np.array(losses))
-
-
-def _smoothed(losses: np.ndarray) -> np.ndarray:
-    start = losses[:5].mean()
-    bounded = np.clip(losses, None, 2 * abs(start))
-    steps = np.arange(len(losses))
-    weights = np.exp(-0.5 * ((steps[:, None] - steps) / 3) ** 2)  # a Gaussian three steps wide
-    return weights @ bounded / weights.sum(1)

@@ -10,7 +10,7 @@ import jax
 from rich.console import Console
 
 from flaxdl.config import Config
-from flaxdl.data import Dataset, training_batches
+from flaxdl.data import Dataset
 from flaxdl.setup import Setup, set_up, split_batches
 from flaxdl.trained import open_checkpoints, restore
 from flaxdl.training.checkpoints import Checkpoints
@@ -83,15 +83,7 @@ def train(config: Config, workdir: str | Path, *, accept_changes: bool = False) 
             steps=setup.steps,
             mesh=setup.mesh,
             batch_size=config.batch_size,
-            training_batches=lambda step: training_batches(
-                setup.splits.train,
-                setup.transform,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                start_step=step,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-            ),
+            training_batches=setup.training_batches,
             evaluation_batches=partial(
                 split_batches, setup.splits, setup.transform, config.batch_size
             ),

@@ -1,6 +1,6 @@
 """A run made ready: its data loaded, and its functions and shapes known."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,7 +9,14 @@ import jax
 import numpy as np
 
 from flaxdl.config import Config
-from flaxdl.data import Dataset, Splits, Transform, evaluation_batches, steps_per_epoch
+from flaxdl.data import (
+    Dataset,
+    Splits,
+    Transform,
+    evaluation_batches,
+    steps_per_epoch,
+    training_batches,
+)
 from flaxdl.data.source import share_of
 from flaxdl.tokens import check_tokens
 from flaxdl.training.sharding import check_batch_size, make_mesh, shapes_on
@@ -38,6 +45,18 @@ class Setup:
     def shapes(self, step: int = 0) -> TrainState:
         """The state after so many steps, as shapes with their places on the devices."""
         return state_shapes(self.steps.behind(step), self.examples, self.mesh)
+
+    def training_batches(self, start_step: int = 0) -> Generator[dict[str, np.ndarray]]:
+        """This process's shares of the endless training batches, from a step on."""
+        return training_batches(
+            self.splits.train,
+            self.transform,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
 
     def facts(self) -> dict[str, Any]:
         """What later commands have to know about the data, as JSON."""
