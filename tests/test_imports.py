@@ -64,6 +64,7 @@ def test_importing_loads_nothing_heavy():
         "orbax",
         "sklearn",
         "matplotlib",
+        "jinja2",
         "tensorflow_datasets",
         "grain",
         "tensorboardX",

@@ -136,7 +136,7 @@ class PackedMultiHeadAttention(nn.Module):
         query, key, value = (
             x @ part.T + shift
             for x, part, shift in zip(
-                (query, key, value), jnp.split(weight, 3), jnp.split(bias, 3), strict=True
+                (query, key, value), weight.reshape(3, D, D), bias.reshape(3, D), strict=True
             )
         )
         if position is not None:

@@ -9,7 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxdl.layers.convolution_forms import Window, convolve
 from flaxdl.layers.initializers import Initializer, fan_in, kaiming_uniform, uniform
+from flaxdl.layers.shard_map import varying_like
 from flaxdl.layers.windows import check_window_fits, per_axis
 from flaxdl.shapes import check_shape
 
@@ -79,16 +81,21 @@ class Conv(nn.Module):
         kernel_shape = (*window, in_features // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, kernel_shape, jnp.float32)
         dtype = jnp.result_type(inputs, kernel)
-        spatial = "DHW"[-dimensions:]
-        outputs = jax.lax.conv_general_dilated(
-            inputs.astype(dtype),
-            kernel.astype(dtype),
-            window_strides=per_axis("stride", self.stride, dimensions),
-            padding=[(amount, amount) for amount in padding],
-            rhs_dilation=dilation,
-            dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-            feature_group_count=self.groups,
-        )  # [B, *spatial, O]
+        strides = per_axis("stride", self.stride, dimensions)
+        inputs, kernel = inputs.astype(dtype), varying_like(kernel.astype(dtype), inputs)
+        if dimensions == 2 and self.groups == 1 and dilation == (1, 1):
+            outputs = convolve(Window(window, strides, padding), inputs, kernel)
+        else:
+            spatial = "DHW"[-dimensions:]
+            outputs = jax.lax.conv_general_dilated(
+                inputs,
+                kernel,
+                window_strides=strides,
+                padding=[(amount, amount) for amount in padding],
+                rhs_dilation=dilation,
+                dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+                feature_group_count=self.groups,
+            )  # [B, *spatial, O]
         if self.use_bias:
             bias_init = self.bias_init or uniform(1 / math.sqrt(fan_in(kernel_shape)))
             outputs += self.param("bias", bias_init, (self.features,), jnp.float32).astype(dtype)

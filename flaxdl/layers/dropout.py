@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxdl.layers.random_bits import random_bits
+
 
 class Dropout(nn.Module):
     """Zeroes a random share of the elements in training, as `torch.nn.Dropout`.
@@ -29,5 +31,6 @@ class Dropout(nn.Module):
             return inputs
         if self.rate == 1:
             return jnp.zeros_like(inputs)
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, inputs.shape)
+        bits = random_bits(self.make_rng("dropout"), inputs.shape)
+        keep = bits >= jnp.uint32(self.rate * 2**32)
         return jnp.where(keep, inputs / (1 - self.rate), 0)

@@ -7,7 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxdl.layers.batch_statistics import normalize_batch
 from flaxdl.layers.initializers import constant
+from flaxdl.layers.shard_map import varying_like
 from flaxdl.shapes import check_shape
 
 
@@ -51,33 +53,26 @@ class BatchNorm(nn.Module):
 
         dtype = jnp.result_type(inputs, scale)
         wide = jnp.promote_types(dtype, jnp.float32)
-        values = inputs.astype(wide)
+        values, scale, bias = (x.astype(wide) for x in (inputs, scale, bias))
         if train:
-            mean, var, count = self._batch_statistics(values)
+            devices = self._number_of_devices()
+            count = values.size // values.shape[-1] * devices
+            if count == 1:
+                raise ValueError(
+                    "inputs of BatchNorm must have more than one value per channel in training, "
+                    f"got shape {list(inputs.shape)}"
+                )
+            axis = "data" if devices > 1 else None
+            scale, bias = varying_like(scale, values), varying_like(bias, values)
+            outputs, mean, var = normalize_batch(self.epsilon, axis, values, scale, bias)
             if not self.is_initializing():
                 self._move(running_mean, mean)
                 self._move(running_var, var * (count / (count - 1)))
         else:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
-
-        factor = scale.astype(wide) * jax.lax.rsqrt(var + self.epsilon)  # [C]
-        return ((values - mean) * factor + bias.astype(wide)).astype(dtype)
-
-    def _batch_statistics(self, values: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Returns mean [C], biased variance [C] and the number of values behind each."""
-        axes = tuple(range(values.ndim - 1))
-        mean = self._over_devices(values.mean(axes))
-        var = self._over_devices(jnp.square(values - mean).mean(axes))
-        count = values.size // values.shape[-1] * self._number_of_devices()
-        if count == 1:
-            raise ValueError(
-                "inputs of BatchNorm must have more than one value per channel in training, "
-                f"got shape {list(values.shape)}"
-            )
-        return mean, var, count
-
-    def _over_devices(self, statistic: jax.Array) -> jax.Array:
-        return statistic if self._number_of_devices() == 1 else jax.lax.pmean(statistic, "data")
+            factor = scale * jax.lax.rsqrt(var + self.epsilon)  # [C]
+            outputs = (values - mean) * factor + bias
+        return outputs.astype(dtype)
 
     def _number_of_devices(self) -> int:
         """Returns how many devices share the batch under `pmap` or `shard_map`."""

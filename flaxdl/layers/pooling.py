@@ -4,15 +4,13 @@ Legend: B batch, *spatial one to three axes, C channels.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from flaxdl.layers.windows import check_window_fits, per_axis
-
-Sizes = int | Sequence[int]
+from flaxdl.layers.pooling_windows import Sizes, Windows, max_of_windows, sum_of_windows
+from flaxdl.layers.windows import per_axis
 
 
 def max_pool(
@@ -31,7 +29,7 @@ def max_pool(
     Raises:
         ValueError: if the inputs, once padded, are smaller than the window.
     """
-    return _reduce_windows(inputs, window, stride, padding, jax.lax.max, -jnp.inf)
+    return max_of_windows(Windows.of(inputs, window, stride, padding), inputs)
 
 
 def avg_pool(
@@ -51,9 +49,8 @@ def avg_pool(
         ValueError: if the inputs, once padded, are smaller than the window.
     """
     wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
-    sums = _reduce_windows(wide, window, stride, padding, jax.lax.add, 0.0)
-    count = math.prod(per_axis("window", window, inputs.ndim - 2))
-    return (sums / count).astype(inputs.dtype)
+    windows = Windows.of(inputs, window, stride, padding)
+    return (sum_of_windows(windows, wide) / math.prod(windows.sizes)).astype(inputs.dtype)
 
 
 def adaptive_max_pool(inputs: jax.Array, output_size: Sizes) -> jax.Array:
@@ -75,31 +72,6 @@ def adaptive_avg_pool(inputs: jax.Array, output_size: Sizes) -> jax.Array:
     """
     wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
     return _pool_adaptively(wide, output_size, jnp.mean).astype(inputs.dtype)
-
-
-def _reduce_windows(
-    inputs: jax.Array,
-    window: Sizes,
-    stride: Sizes | None,
-    padding: Sizes,
-    reduce: Callable,
-    initial: float,
-) -> jax.Array:
-    dimensions = inputs.ndim - 2
-    window = per_axis("window", window, dimensions)
-    stride = window if stride is None else per_axis("stride", stride, dimensions)
-    padding = per_axis("padding", padding, dimensions)
-    if any(2 * amount > size for amount, size in zip(padding, window, strict=True)):
-        raise ValueError(f"padding must be at most half the window {window}, got {padding}")
-    check_window_fits("inputs", inputs, window, padding)
-    return jax.lax.reduce_window(
-        inputs,
-        np.array(initial, inputs.dtype),  # a constant: with a traced value there is no gradient
-        reduce,
-        window_dimensions=(1, *window, 1),
-        window_strides=(1, *stride, 1),
-        padding=[(0, 0), *((amount, amount) for amount in padding), (0, 0)],
-    )
 
 
 def _pool_adaptively(inputs: jax.Array, output_size: Sizes, reduce: Callable) -> jax.Array:

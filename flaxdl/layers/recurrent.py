@@ -5,6 +5,7 @@ Legend: B batch, T time, I input size, H hidden size, N layers times directions;
 """
 
 import math
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -13,11 +14,11 @@ import jax.numpy as jnp
 
 from flaxdl.layers.choices import check_choice
 from flaxdl.layers.dropout import Dropout
+from flaxdl.layers.gates import gru_cell, lstm_cell
 from flaxdl.layers.initializers import uniform
+from flaxdl.layers.recurrence import State, recur
+from flaxdl.layers.shard_map import varying_like
 from flaxdl.shapes import check_integers, check_shape
-
-State = Any
-"""What a cell remembers: hidden [B, H], in LSTM the pair of hidden and cell [B, H]."""
 
 
 class Recurrent(nn.Module):
@@ -38,6 +39,7 @@ class Recurrent(nn.Module):
     """Share of the outputs of each layer but the last that is zeroed in training."""
 
     num_gates: ClassVar[int]
+    """Vectors of the hidden size that a step computes from its input and the hidden state."""
 
     def cell(self, from_input: jax.Array, from_hidden: jax.Array, state: State) -> State:
         """Returns the next state from the products of input and hidden state, both [B, G H]."""
@@ -128,16 +130,11 @@ class Recurrent(nn.Module):
             state = self.zero_state((x.shape[1], self.hidden_size), dtype)
         state = jax.tree.map(lambda s: s.astype(dtype), state)
 
-        def step(state, at_step):
-            from_input, real = at_step
-            from_hidden = hidden(state) @ weight_hh.T + bias_hh
-            new = self.cell(from_input, from_hidden, state)
-            if real is not None:
-                new = jax.tree.map(lambda new, old: jnp.where(real, new, old), new, state)
-            return new, hidden(new)
-
+        state, weight_hh, bias_hh = jax.tree.map(
+            partial(varying_like, inputs=from_inputs), (state, weight_hh, bias_hh)
+        )
         backward = suffix.endswith("_reverse")
-        state, outputs = jax.lax.scan(step, state, (from_inputs, is_real), reverse=backward)
+        state, outputs = recur(self.cell, backward, from_inputs, weight_hh, bias_hh, state, is_real)
         return outputs if is_real is None else jnp.where(is_real, outputs, 0), state
 
     def _check_state(self, state: State, batch_size: int, states: int) -> None:
@@ -148,11 +145,6 @@ class Recurrent(nn.Module):
             )
         for array in jax.tree.leaves(state):
             check_shape("initial_state", array, "N B H", N=states, B=batch_size, H=self.hidden_size)
-
-
-def hidden(state: State) -> jax.Array:
-    """Returns the part of a state that a cell puts out, and that its next step multiplies."""
-    return jax.tree.leaves(state)[0]
 
 
 NONLINEARITIES = {"tanh": jnp.tanh, "relu": nn.relu}
@@ -189,10 +181,7 @@ class LSTM(Recurrent):
     @nn.nowrap
     def cell(self, from_input: jax.Array, from_hidden: jax.Array, state: State) -> State:
         """The recurrence, [B, H]; the gates lie in the order input, forget, new, output."""
-        _, memory = state
-        take, keep, new, show = jnp.split(from_input + from_hidden, 4, axis=-1)
-        memory = nn.sigmoid(keep) * memory + nn.sigmoid(take) * jnp.tanh(new)
-        return nn.sigmoid(show) * jnp.tanh(memory), memory
+        return lstm_cell(from_input, from_hidden, state[1])
 
 
 class GRU(Recurrent):
@@ -207,9 +196,4 @@ class GRU(Recurrent):
     @nn.nowrap
     def cell(self, from_input: jax.Array, from_hidden: jax.Array, state: State) -> State:
         """The recurrence, [B, H]; the gates lie in the order reset, update, new."""
-        reset_x, update_x, new_x = jnp.split(from_input, 3, axis=-1)
-        reset_h, update_h, new_h = jnp.split(from_hidden, 3, axis=-1)
-        reset = nn.sigmoid(reset_x + reset_h)
-        update = nn.sigmoid(update_x + update_h)
-        new = jnp.tanh(new_x + reset * new_h)
-        return (1 - update) * new + update * state
+        return gru_cell(from_input, from_hidden, state)

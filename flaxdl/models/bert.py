@@ -63,8 +63,10 @@ class Bert(BertOptions, kw_only=True):
         )
         self.embedding_norm = self.norm("embeddings.LayerNorm")
         self.embedding_dropout = Dropout(self.dropout)
+        # Static is `train`; the module itself is argument 0.
+        Layer = nn.remat(BertLayer, static_argnums=3) if self.remat else BertLayer
         self.layers = [
-            BertLayer(**self.options, name=f"encoder.layer.{i}") for i in range(self.num_layers)
+            Layer(**self.options, name=f"encoder.layer.{i}") for i in range(self.num_layers)
         ]
         self.pooler = self.linear(self.hidden_size, "pooler.dense")
 
@@ -249,8 +251,14 @@ def _variant(num_layers: int, hidden_size: int) -> dict[str, int]:
 
 
 BERT_TINY = _variant(2, 128)
+"""Two layers of width 128."""
 BERT_MINI = _variant(4, 256)
+"""Four layers of width 256."""
 BERT_SMALL = _variant(4, 512)
+"""Four layers of width 512."""
 BERT_MEDIUM = _variant(8, 512)
+"""Eight layers of width 512."""
 BERT_BASE = _variant(12, 768)
+"""Twelve layers of width 768."""
 BERT_LARGE = _variant(24, 1024)
+"""Twenty-four layers of width 1024."""

@@ -66,6 +66,8 @@ class BertOptions(nn.Module, kw_only=True):
     """Standard deviation of the initial weights."""
     padding_index: int | None = 0
     """The token whose embedding is not trained."""
+    remat: bool = False
+    """Whether layers keep only their input for the backward pass, and are computed anew there."""
 
     # What else may stand in a configuration and change numbers, with the values that are supported.
     supported: ClassVar[dict[str, tuple[Any, ...]]] = {

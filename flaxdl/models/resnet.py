@@ -88,6 +88,8 @@ class ResNet(nn.Module):
     """Whether the blocks are bottlenecks."""
     small_images: bool = False
     """Whether the stem is a 3 x 3 convolution that keeps the size, as for the 32 x 32 of CIFAR."""
+    remat: bool = False
+    """Whether blocks keep only their input for the backward pass, and are computed anew there."""
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -107,6 +109,8 @@ class ResNet(nn.Module):
             x = max_pool(x, 3, stride=2, padding=1)  # [B, 56, 56, 64]
 
         Block = Bottleneck if self.bottleneck else BasicBlock
+        if self.remat:
+            Block = nn.remat(Block, static_argnums=2)  # train; the module itself is 0
         for stage, (features, depth) in enumerate(zip(STAGE_FEATURES, self.depths, strict=True)):
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1

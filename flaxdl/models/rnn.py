@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from flaxdl.layers import GRU, LSTM, RNN, Embedding, Linear
 from flaxdl.layers.choices import check_choice
-from flaxdl.layers.recurrent import hidden
+from flaxdl.layers.recurrence import hidden
 from flaxdl.shapes import check_shape
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}

@@ -42,6 +42,8 @@ class TransformerOptions(nn.Module, kw_only=True):
     """What is added to an embedding for the place of its token."""
     max_length: int = 512
     """Number of positions, so the longest sequence."""
+    remat: bool = False
+    """Whether layers keep only their input for the backward pass, and are computed anew there."""
 
     @property
     def layer_options(self) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class TransformerOptions(nn.Module, kw_only=True):
             "num_layers": self.num_layers,
             "positions": self.positions,
             "max_length": self.max_length,
+            "remat": self.remat,
         }
 
     def embed(self, tokens: jax.Array, train: bool, position: jax.Array | None) -> jax.Array:
@@ -91,8 +94,11 @@ class Encoder(TransformerOptions, kw_only=True):
         """Maps tokens int32[B, T] to [B, T, D]."""
         check_shape("tokens", tokens, "B T")
         x = self.embed(tokens, train, position)
+        Layer = TransformerEncoderLayer
+        if self.remat:
+            Layer = nn.remat(Layer, static_argnums=3)  # train; the module itself is 0
         for i in range(self.num_layers):
-            layer = TransformerEncoderLayer(**self.layer_options, name=f"layers.{i}")
+            layer = Layer(**self.layer_options, name=f"layers.{i}")
             x = layer(x, mask, train, position)
         return LayerNorm(name="norm")(x)
 
@@ -113,7 +119,10 @@ class Decoder(TransformerOptions, kw_only=True):
         """Maps tokens int32[B, S], and what the encoder made of others [B, T, D], to [B, S, D]."""
         check_shape("targets", tokens, "B S", B=memory.shape[0])
         x = self.embed(tokens, train, position)
+        Layer = TransformerDecoderLayer
+        if self.remat:
+            Layer = nn.remat(Layer, static_argnums=5)  # train; the module itself is 0
         for i in range(self.num_layers):
-            layer = TransformerDecoderLayer(**self.layer_options, name=f"layers.{i}")
+            layer = Layer(**self.layer_options, name=f"layers.{i}")
             x = layer(x, memory, mask, memory_mask, train, position)
         return LayerNorm(name="norm")(x)

@@ -1,5 +1,7 @@
 """Conv against PyTorch's, and its errors."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from image_parity import assert_live_parity
 
 from flaxdl.layers import Conv
+from flaxdl.layers.convolution_forms import Window, convolve
 
 IMAGES = jnp.ones((2, 8, 8, 4))
 
@@ -105,3 +108,29 @@ def test_refuses_inputs_it_was_not_made_for(inputs, message):
 def test_refuses_options_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
         Conv(2, 3, **options).init(jax.random.key(0), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "strides", "padding"),
+    [
+        ((2, 6, 7, 1), (3, 3, 1, 5), (1, 1), (1, 1)),  # one channel
+        ((2, 2, 3, 9), (3, 3, 9, 4), (1, 1), (1, 1)),  # no larger than the window
+        ((2, 7, 7, 3), (3, 3, 3, 4), (2, 1), (1, 0)),  # few channels
+        ((2, 5, 6, 9), (1, 1, 9, 4), (2, 2), (0, 0)),  # one position
+        ((2, 5, 6, 9), (1, 1, 9, 4), (1, 1), (1, 1)),
+        ((2, 5, 6, 9), (3, 3, 9, 4), (1, 1), (1, 1)),  # XLA's own
+    ],
+)
+def test_all_forms_are_the_plain_convolution(images, kernel, strides, padding):
+    window = Window(kernel[:2], strides, padding)
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, k = (jnp.asarray(rng.standard_normal(shape)) for shape in (images, kernel))
+
+        def value_and_gradients(convolution):
+            outputs, pull_back = jax.vjp(convolution, x, k)
+            return outputs, pull_back(jnp.sin(outputs))
+
+        ours = jax.jit(lambda: value_and_gradients(partial(convolve, window)))()
+        plain = jax.jit(lambda: value_and_gradients(window.convolve))()
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10), ours, plain)

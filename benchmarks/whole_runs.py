@@ -1,0 +1,249 @@
+"""Runs from start to end beside PyTorch's, and the parts that they are made of.
+
+    python benchmarks/whole_runs.py                      everything
+    python benchmarks/whole_runs.py --parts pipeline     how fast data come, and nothing else
+
+- `digits`: `train.py --config configs/digits_cnn.py` from a cold start, again with what it compiled
+  kept, and the same training in PyTorch, in turn.
+- `loop`: examples a second of the loop, logging and checkpoints included, by those of its step.
+- `pipeline`: examples a second that the input pipeline prepares, by itself.
+
+What was found is kept in `results/whole_runs.json`.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+import flaxdl
+from flaxdl.allocation import keep_freed_memory
+from flaxdl.config import Config, load_config
+from flaxdl.data import Arrays, Dataset, ImageFolder, Images, Tfds, Transform, training_batches
+from flaxdl.data.image_files import read_image
+from flaxdl.data.sizing import centre
+from flaxdl.models import ResNet18
+from flaxdl.run import initial_state
+from flaxdl.setup import set_up
+from flaxdl.training.sharding import put_batch
+
+HERE = Path(__file__).parent
+DIGITS = HERE.parent / "configs" / "digits_cnn.py"
+
+
+def digits(rounds: int) -> dict[str, Any]:
+    """Whole runs, one after the other in each round: cold, warm, PyTorch."""
+    found: dict[str, list[dict[str, float]]] = {"cold": [], "warm": [], "pytorch": []}
+    with tempfile.TemporaryDirectory() as folder:
+        data = f"{folder}/digits.npz"
+        splits = vars(set_up(load_config(DIGITS)).splits)
+        named = {
+            f"{split}_{name}": array
+            for split in ("train", "validation", "test")
+            for name, array in splits[split].arrays().items()
+        }
+        np.savez(data, **named)
+        for number in range(rounds):
+            cache = {"XDG_CACHE_HOME": f"{folder}/cache{number}"}
+            for kind in ("cold", "warm"):
+                workdir = f"{folder}/{kind}{number}"
+                arguments = ["timed_run.py", "--config", str(DIGITS), "--workdir", workdir]
+                figures = _run(arguments, cache) | _rates(Path(workdir))
+                found[kind].append(figures)
+            found["pytorch"].append(_run(["digits_pytorch.py", data], {}))
+    return {
+        kind: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        for kind, runs in found.items()
+    }
+
+
+def _run(arguments: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """The last line that a script prints, and the seconds from its start to its end."""
+    others = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, str(HERE / arguments[0]), *arguments[1:]],
+        env=others | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1]) | {"process_s": time.perf_counter() - start}
+
+
+def _rates(workdir: Path) -> dict[str, float]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["examples_per_second"] for line in lines if line["split"] == "train"]
+    return {
+        "accuracy": lines[-1]["accuracy"],
+        "examples_per_second": statistics.median(rates[1:]),  # the first interval compiles
+    }
+
+
+def loop(rounds: int) -> dict[str, Any]:
+    """The loop's rate by that of its step alone, on a batch that is on the device already."""
+    images = np.random.default_rng(0).integers(0, 256, (256, 224, 224, 3), dtype=np.uint8)
+    labels = np.arange(len(images), dtype=np.int32) % 10
+    source = Arrays.from_memory(train_inputs=images, train_label=labels, validation_fraction=0.25)
+    base = load_config(DIGITS)
+    resnet = replace(
+        base,
+        model=ResNet18(num_classes=10),
+        data=source,
+        transform=Images(crop_padding=8, flip=True),
+        batch_size=8,
+        epochs=2,
+        evaluate_every=1,
+        log_every=12,
+    )
+    configs = {"digits_cnn": replace(base, epochs=100), "resnet18": resnet}
+    keep_freed_memory()
+    return {name: _loop_and_step(config, rounds) for name, config in configs.items()}
+
+
+def _loop_and_step(config: Config, rounds: int) -> dict[str, float]:
+    setup = set_up(config)
+    train = jax.jit(setup.steps.train, donate_argnums=0)
+    with closing(setup.training_batches()) as batches:
+        batch = put_batch(next(batches), setup.mesh)
+    ratios, steps, loops = [], [], []
+    for _ in range(rounds):
+        state = jax.block_until_ready(train(initial_state(setup), batch))
+        start = time.perf_counter()
+        state = jax.block_until_ready(train(state, batch))
+        count = max(round(3.0 / (time.perf_counter() - start)), 10)
+        start = time.perf_counter()
+        for _ in range(count):
+            state = train(state, batch)
+        jax.block_until_ready(state)
+        steps.append(count * config.batch_size / (time.perf_counter() - start))
+        with tempfile.TemporaryDirectory() as workdir:
+            flaxdl.train(config, workdir)
+            loops.append(_rates(Path(workdir))["examples_per_second"])
+        ratios.append(loops[-1] / steps[-1])
+    return {
+        "step": statistics.median(steps),
+        "loop": statistics.median(loops),
+        "ratio": statistics.median(ratios),
+    }
+
+
+def pipeline(rounds: int) -> dict[str, Any]:
+    """Examples a second, by the clock and by the second of one core."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "train_inputs": rng.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8),
+        "train_label": np.zeros(50_000, np.int32),
+    }
+    small = Arrays.from_memory(**arrays).load(0).train
+    augmented = Images(crop_padding=4, flip=True)
+    found = {
+        "in memory, 32 x 32 x 3": _stream(small, Images(), 128, rounds),
+        "in memory, 32 x 32 x 3, moved and mirrored": _stream(small, augmented, 128, rounds),
+    }
+    found["ArrayRecord, 8 x 8"] = _stream(_digits_in_files(), Images(), 128, rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        found |= _photographs(Path(folder), rounds)
+    return found
+
+
+def _digits_in_files() -> Dataset:
+    """The digits as they are read from their files, which a run holds in memory instead."""
+    from flaxdl.data import tfds
+
+    limit, tfds._MEMORY_LIMIT = tfds._MEMORY_LIMIT, -1
+    try:
+        return Tfds("digits").load(0).train
+    finally:
+        tfds._MEMORY_LIMIT = limit
+
+
+def _stream(dataset: Dataset, transform: Transform, batch: int, rounds: int) -> dict[str, float]:
+    rates, by_core = [], []
+    transform = transform.fit(dataset)
+    for _ in range(rounds):
+        with closing(
+            training_batches(transform.apply(dataset), transform, batch_size=batch, seed=0)
+        ) as batches:
+            for _ in range(10):
+                next(batches)
+            start, processor, count = time.perf_counter(), time.process_time(), 0
+            while time.perf_counter() - start < 2:
+                next(batches)
+                count += batch
+            rates.append(count / (time.perf_counter() - start))
+            by_core.append(count / (time.process_time() - processor))
+    return {"per_second": statistics.median(rates), "per_core": statistics.median(by_core)}
+
+
+def _photographs(folder: Path, rounds: int) -> dict[str, Any]:
+    """JPEGs of 500 x 375, decoded and made squares of 224: by the pipeline, and by themselves."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        path = folder / f"class{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
+    paths = sorted(folder.glob("*/*.jpg"))
+
+    def bare() -> float:
+        processor = time.process_time()
+        for path in paths:
+            centre(read_image(path, 3), size=224, shorter_side=256)
+        return len(paths) / (time.process_time() - processor)
+
+    train = ImageFolder(str(folder), validation_fraction=0.0, test_fraction=0.0).load(0).train
+    transform = Images(size=224, shorter_side=256)
+    alone = statistics.median(bare() for _ in range(rounds))
+    stream = _stream(train, transform, 32, rounds)
+    return {
+        "JPEG folder, 500 x 375": stream | {"share_of_bare_decoding": stream["per_core"] / alone},
+        "bare decoding of the same": {"per_core": alone},
+    }
+
+
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "digits": digits,
+    "loop": loop,
+    "pipeline": pipeline,
+}
+
+
+def main(
+    parts: tuple[Literal["digits", "loop", "pipeline"], ...] = ("digits", "loop", "pipeline"),
+    rounds: int = 3,
+    out: Path = HERE / "results" / "whole_runs.json",
+) -> None:
+    """Measures, and writes what was found after each part.
+
+    Args:
+        parts: What is measured.
+        rounds: How often, for the medians.
+        out: The file of the results.
+    """
+    results = json.loads(out.read_text()) if out.exists() else {}
+    results["machine"] = {"cores": os.cpu_count(), "jax": jax.__version__}
+    for part in parts:
+        results[part] = PARTS[part](rounds)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=2) + "\n")
+        print(part, json.dumps(results[part], indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

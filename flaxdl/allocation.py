@@ -1,0 +1,27 @@
+"""How the C library hands out memory, where XLA computes on a CPU."""
+
+import ctypes
+import os
+
+# Of glibc's malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_CHOICES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep the memory that it frees, to use it again for the next step.
+
+    By itself glibc gives large pieces back to the system at once, so that every step of a training
+    has all its activations mapped, and filled with zeros, anew: a quarter of the time of a small
+    network. The process stays as large as it has ever been. Another C library, or one that the
+    user has tuned by environment variables, is left alone.
+    """
+    if any(name in os.environ for name in _CHOICES):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return
+    mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_TOP_PAD, 64 * 2**20)

@@ -1,0 +1,45 @@
+"""The cache of compiled programs, so that a command starts faster from its second time on."""
+
+import os
+import stat
+from pathlib import Path
+
+_SHORTEST = 0.2  # seconds of compiling that are worth a file
+_LARGEST = 2 * 2**30  # bytes; what was not used for longest goes first
+
+
+def keep_compiled() -> None:
+    """Turns on JAX's cache of compiled programs, in a private folder of the user.
+
+    It is `flaxdl/compiled` in `$XDG_CACHE_HOME` or `~/.cache`. What lies in it is run as machine
+    code, so it is used only where it belongs to the user and nobody else can write it. A folder
+    that the user has given in `JAX_COMPILATION_CACHE_DIR` is left alone, and so is an empty name
+    there, which turns the cache off.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = _private_folder()
+    if folder is None:
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", _LARGEST)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
+
+
+def _private_folder() -> Path | None:
+    """The folder, made if it is missing; None where it cannot be had for the user alone."""
+    if not hasattr(os, "getuid"):  # not POSIX: who can write a folder is not to be had so simply
+        return None
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(root) / "flaxdl" / "compiled"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError:
+        return None
+    mode = stat.S_IMODE(status.st_mode)
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not mode & 0o077
+    return folder if is_ours else None

@@ -1,0 +1,122 @@
+"""Where the time of a training step goes: a trace of a few steps, and its longest operations."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.profiler import ProfileData
+from rich import box
+from rich.table import Table
+
+from flaxdl.config import Config
+from flaxdl.run import initial_state
+from flaxdl.setup import set_up
+from flaxdl.training.sharding import put_batch, shardings
+
+STEPS = 5  # that are traced
+_WARM_UP = 2  # steps before them
+
+# In the compiled program: `%fusion.3 = ... metadata={op_name="jit(train)/conv1/dot" ...}`.
+_NAMED = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name=\"([^\"]*)\"", re.M)
+_CONTAINERS = ("while", "conditional", "call")  # they count what is in them a second time
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What one operation of the compiled step takes."""
+
+    name: str
+    """Its name in the compiled program."""
+    source: str
+    """The layer and the function that it comes from, as far as the compiler tells."""
+    milliseconds: float
+    """In each step, over all cores or devices."""
+    share: float
+    """Of the time of all operations."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Operations of a training step, the longest first."""
+
+    operations: list[Operation]
+    folder: Path
+    """Where the trace is, for TensorBoard's profile plugin or https://ui.perfetto.dev."""
+
+    def table(self, count: int = 10) -> Table:
+        """The most expensive operations, for `rich.print`."""
+        table = Table(box=box.SIMPLE_HEAD, caption="milliseconds of each step, over all cores")
+        table.add_column("operation", overflow="fold")
+        table.add_column("from", overflow="fold")
+        table.add_column("ms", justify="right", no_wrap=True)
+        table.add_column("share", justify="right", no_wrap=True)
+        for operation in self.operations[:count]:
+            ms, share = f"{operation.milliseconds:,.2f}", f"{operation.share:.1%}"
+            table.add_row(operation.name, operation.source, ms, share)
+        return table
+
+
+def profile(config: Config, workdir: Path) -> Profile:
+    """Trains for a few steps under JAX's profiler, and forgets what it has trained.
+
+    Args:
+        config: the run; its step is compiled under `jit`.
+        workdir: the trace is written into its folder `profile`.
+
+    Raises:
+        ValueError: if config, data and weights do not fit together, or the folder cannot be
+            written.
+    """
+    setup = set_up(config)
+    state, folder = initial_state(setup), workdir / "profile"
+    place = partial(put_batch, mesh=setup.mesh)
+    train = jax.jit(setup.steps.train, donate_argnums=0, out_shardings=shardings(state, setup.mesh))
+    with closing(setup.training_batches()) as batches:
+        step = train.lower(state, place(next(batches))).compile()
+        for _ in range(_WARM_UP):
+            state = jax.block_until_ready(step(state, place(next(batches))))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{folder} cannot be written ({error.strerror})") from error
+        with jax.profiler.trace(folder):
+            for _ in range(STEPS):
+                state = jax.block_until_ready(step(state, place(next(batches))))
+    return Profile(_operations(folder, dict(_NAMED.findall(step.as_text() or ""))), folder)
+
+
+def _operations(folder: Path, sources: dict[str, str]) -> list[Operation]:
+    nanoseconds: defaultdict[str, float] = defaultdict(float)
+    newest = max(folder.glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    for name, duration in _events(ProfileData.from_file(str(newest))):
+        if not name.startswith(_CONTAINERS):
+            nanoseconds[name] += duration
+    total = sum(nanoseconds.values())
+    return [
+        Operation(name, _readable(sources.get(name, "")), time / 1e6 / STEPS, time / total)
+        for name, time in sorted(nanoseconds.items(), key=lambda item: -item[1])
+    ]
+
+
+def _events(data: Any) -> Iterator[tuple[str, float]]:
+    """Name and nanoseconds of each run of an operation."""
+    for plane in data.planes:
+        for line in plane.lines:
+            for event in line.events:
+                name = dict(event.stats).get("hlo_op")
+                if name is not None:
+                    yield str(name), event.duration_ns
+                elif line.name == "XLA Ops":  # of a TPU, named by its whole text
+                    yield event.name.partition(" = ")[0].lstrip("%"), event.duration_ns
+
+
+def _readable(source: str) -> str:
+    """`jit(train)/transpose(jvp(VGG))/features.0/conv` → `features.0/conv, backward`."""
+    parts = [part for part in source.split("/") if "(" not in part]
+    return "/".join(parts) + (", backward" if "transpose(" in source else "")

@@ -1,0 +1,33 @@
+"""The comparison of speed runs, and compares networks that compute the same."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_row_is_measured_beside_pytorch(tmp_path):
+    pytest.importorskip("torch")
+    arguments = ["--rows", "simple_cnn_8", "--contenders", "eager", "--rounds", "2"]
+    subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "speed.py", *arguments,
+         "--seconds", "0.02", "--out", tmp_path],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+        check=True,
+        timeout=300,
+    )  # fmt: skip
+    row = json.loads((tmp_path / "speed_cpu.json").read_text())["rows"]["simple_cnn_8"]
+    assert max(row["parity"]["logits"], row["parity"]["gradients"]) < 1e-5
+    assert set(row["versions"]) == {"jax", "jaxlib", "flax", "torch"}
+    for mode in ("train", "infer"):
+        least, most = row[mode]["eager"]["ratios"]
+        assert 0 < least <= row[mode]["eager"]["ratio"] <= most
+        assert row[mode]["ours"]["ms"] > 0
+    table = (tmp_path / "speed_cpu.md").read_text()
+    assert f"| `simple_cnn_8` | {row['train']['ours']['ms']:.3g} |" in table
+    assert "| `bert_base` | not measured |" in table
