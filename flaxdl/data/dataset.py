@@ -43,9 +43,9 @@ class Dataset(ABC):
         """How long examples are, int[N], where those of a batch shall be of similar length."""
         return None
 
-    def batch(self, indices: np.ndarray, share: slice) -> dict[str, np.ndarray]:
-        """Fetches the rows `share` of a batch, whose shapes may depend on all its `indices`."""
-        return self.gather(indices[share])
+    def batch(self, indices: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Fetches `rows` (int[n]) of a batch, whose shapes may depend on all its `indices`."""
+        return self.gather(indices[rows])
 
 
 class ArrayDataset(Dataset):
@@ -181,9 +181,9 @@ class Subset(Dataset):
         lengths = self._dataset.lengths()
         return None if lengths is None else lengths[self._indices]
 
-    def batch(self, indices: np.ndarray, share: slice) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Fetches rows of a batch of the subset."""
-        return self._dataset.batch(self._indices[indices], share)
+        return self._dataset.batch(self._indices[indices], rows)
 
 
 def class_labels(

@@ -2,9 +2,9 @@
 
 Training batch s is the same whether the run started at step 0 or s, on one process or on many:
 epoch e = s // steps_per_epoch has its own permutation, and the batch its own draws of chance.
-Each process gets a contiguous share of every batch; batch sizes are those of all processes
-together. A batch is a dict of arrays [B, ...] with `weight`, float32[B]: 1 for an example, 0 for
-what only fills up the last evaluation batch or stands in for what cannot be read.
+Each process prepares only the rows of a batch that it is asked for; batch sizes are those of all
+processes together. A batch is a dict of arrays [B, ...] with `weight`, float32[B]: 1 for an
+example, 0 for what only fills up the last evaluation batch or stands in for what cannot be read.
 
 Where examples have lengths, those of a batch are of similar length, and batches of one run may
 differ in shape; every process has the same shapes at the same step.
@@ -45,18 +45,19 @@ def training_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
+    repeat: int | None = None,
 ) -> Generator[Batch]:
-    """Yields this process's shares of the batches of steps start_step, start_step + 1, ...
+    """Yields the batches of steps start_step, start_step + 1, ..., or `rows` (int[n]) of them.
 
     The stream has no end; closing it ends the threads or processes that prepare batches ahead.
+    With `repeat` it is the batches of the first so many steps, over and over.
 
     Raises:
-        ValueError: if the batch is larger than the dataset, or does not divide by the processes.
+        ValueError: if the batch is larger than the dataset.
     """
-    share = _share(batch_size, process_index, process_count)
-    batches = _TrainingBatches(dataset, transform, batch_size, seed, share)
+    rows = np.arange(batch_size) if rows is None else rows
+    batches = _TrainingBatches(dataset, transform, batch_size, seed, rows, repeat)
     return prepared_ahead(batches, dataset, start_step)
 
 
@@ -65,18 +66,19 @@ def evaluation_batches(
     transform: Transform,
     *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
 ) -> Generator[Batch]:
-    """Yields this process's shares of all examples, each exactly once with weight 1.
+    """Yields batches of all examples, each exactly once with weight 1, or `rows` of the batches.
 
     They come in the order of the dataset, or by length where they have lengths.
 
     Raises:
-        ValueError: if the batch size does not divide by the processes.
+        ValueError: if a batch would be empty.
     """
-    share = _share(batch_size, process_index, process_count)
-    batches = _EvaluationBatches(dataset, transform, batch_size, share)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    rows = np.arange(batch_size) if rows is None else rows
+    batches = _EvaluationBatches(dataset, transform, batch_size, rows)
     return prepared_ahead(batches, dataset, 0)
 
 
@@ -84,13 +86,20 @@ class _TrainingBatches(Sequence[Batch]):
     """Training batches by step."""
 
     def __init__(
-        self, dataset: Dataset, transform: Transform, batch_size: int, seed: int, share: slice
+        self,
+        dataset: Dataset,
+        transform: Transform,
+        batch_size: int,
+        seed: int,
+        rows: np.ndarray,
+        repeat: int | None,
     ):
         self._dataset = dataset
         self._transform = transform
         self._batch_size = batch_size
         self._seed = seed
-        self._share = share
+        self._rows = rows
+        self._repeat = repeat or sys.maxsize
         self._steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
         self._lengths = dataset.lengths()
         self._remember()
@@ -109,18 +118,19 @@ class _TrainingBatches(Sequence[Batch]):
         return sys.maxsize
 
     def __getitem__(self, step: int) -> Batch:
+        step %= self._repeat
         epoch, step_in_epoch = divmod(step, self._steps_per_epoch)
         start = step_in_epoch * self._batch_size
         indices = self._order(epoch)[start : start + self._batch_size]
-        batch = self._dataset.batch(indices, self._share)
+        batch = self._dataset.batch(indices, self._rows)
         # NumPy reads a short seed as one that ends in zeros, hence the last number: 0 for orders,
         # 1 for draws, 2 for what source.py holds out.
         rng = np.random.default_rng((self._seed, step, 1))
         draws = self._transform.draw(rng, self._batch_size)
         batch = self._transform.prepare(
-            batch, {name: draw[self._share] for name, draw in draws.items()}
+            batch, {name: draw[self._rows] for name, draw in draws.items()}
         )
-        return _weighted(batch, np.ones(len(indices[self._share])))
+        return _weighted(batch, np.ones(len(indices[self._rows])))
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self._seed, epoch, 0))
@@ -137,11 +147,11 @@ class _TrainingBatches(Sequence[Batch]):
 class _EvaluationBatches(Sequence[Batch]):
     """Evaluation batches by number, the last one filled up with its last example."""
 
-    def __init__(self, dataset: Dataset, transform: Transform, batch_size: int, share: slice):
+    def __init__(self, dataset: Dataset, transform: Transform, batch_size: int, rows: np.ndarray):
         self._dataset = dataset
         self._transform = transform
         self._batch_size = batch_size
-        self._share = share
+        self._rows = rows
         lengths = dataset.lengths()
         everything = np.arange(len(dataset))
         self._order = everything if lengths is None else _by_length(everything, lengths)
@@ -152,9 +162,9 @@ class _EvaluationBatches(Sequence[Batch]):
     def __getitem__(self, number: int) -> Batch:
         start, last = number * self._batch_size, len(self._dataset) - 1
         places = np.arange(start, start + self._batch_size)
-        batch = self._dataset.batch(self._order[np.minimum(places, last)], self._share)
+        batch = self._dataset.batch(self._order[np.minimum(places, last)], self._rows)
         batch = self._transform.prepare(batch, draws={})
-        return _weighted(batch, places[self._share] <= last)
+        return _weighted(batch, places[self._rows] <= last)
 
 
 def _weighted(batch: Batch, weight: np.ndarray) -> Batch:
@@ -165,13 +175,3 @@ def _weighted(batch: Batch, weight: np.ndarray) -> Batch:
 
 def _by_length(indices: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return indices[np.argsort(lengths[indices], kind="stable")]
-
-
-def _share(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of each batch that belong to a process."""
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(f"{batch_size=} must be a multiple of {process_count=}")
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"{process_index=} must be in 0..{process_count - 1}")
-    rows = batch_size // process_count
-    return slice(process_index * rows, (process_index + 1) * rows)

@@ -11,11 +11,14 @@ from flaxdl.data.dataset import Dataset, Subset
 
 @dataclass(frozen=True)
 class Splits:
-    """The datasets of a run; `validation` chooses, `test` is looked at once, at the end."""
+    """The datasets of a run."""
 
     train: Dataset
+    """What is trained on."""
     validation: Dataset | None
+    """What chooses the best checkpoint."""
     test: Dataset | None
+    """What is looked at once, at the end."""
     classes: tuple[str, ...] | None
     """What the labels 0, 1, ... are called; None where labels are no classes."""
 

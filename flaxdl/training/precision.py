@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 Precision = Literal["float32", "tensorfloat32", "bfloat16", "float16"]
+"""What a step computes in."""
 
 # Products of float32 arrays are not float32 by default on TPUs and GPUs.
 _MATMUL_PRECISIONS = {
@@ -53,6 +54,7 @@ class LossScale(struct.PyTreeNode):
     finite_steps: jax.Array
 
     GROWTH_INTERVAL = 2000
+    LOWEST = 1.0
 
     @classmethod
     def create(cls) -> "LossScale":
@@ -65,6 +67,6 @@ class LossScale(struct.PyTreeNode):
         grow = finite_steps == self.GROWTH_INTERVAL
         factor = jnp.where(finite, jnp.where(grow, 2.0, 1.0), 0.5)
         return LossScale(
-            scale=jnp.clip(self.scale * factor, 1.0, 2.0**24),
+            scale=jnp.clip(self.scale * factor, self.LOWEST, 2.0**24),
             finite_steps=jnp.where(grow, 0, finite_steps),
         )

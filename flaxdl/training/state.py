@@ -11,12 +11,14 @@ from flaxdl.training.precision import LossScale
 
 
 class TrainState(struct.PyTreeNode):
-    """The state of a run between two steps; randomness and data follow from `step`."""
+    """The state of a run between two steps; data and dropout follow from `step`, `skipped`."""
 
     step: jax.Array
-    """int32: batches seen."""
+    """int32: batches trained with."""
+    skipped: jax.Array
+    """int32: batches left out after loss spikes, so that the next one is `step + skipped`."""
     updates: jax.Array
-    """int32: optimizer steps taken, which is `step` less the skipped ones."""
+    """int32: optimizer steps taken, which is `step` less those without an update."""
     bad_steps: jax.Array
     """int32: steps skipped in a row, because loss or gradients were not finite."""
     params: Any
@@ -33,3 +35,9 @@ class TrainState(struct.PyTreeNode):
     """Global norm of the last gradients, before clipping."""
     learning_rate: jax.Array
     """Learning rate of the last update."""
+
+    def has_diverged(self, max_bad_steps: int) -> bool:
+        """Whether so many steps in a row were skipped, and not in search of a loss scale."""
+        if int(self.bad_steps) < max_bad_steps:
+            return False
+        return self.loss_scale is None or float(self.loss_scale.scale) <= LossScale.LOWEST

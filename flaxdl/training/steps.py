@@ -2,6 +2,7 @@
 
 Under `jit` over a mesh the batch is split over the devices and every sum over it is global, so
 gradients, BatchNorm statistics and metrics are those of the whole batch on any number of devices.
+Under `pmap` each device has its own part of the batch, and the sums are taken by name of the axis.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from flaxdl.training.precision import (
     matmul_precision,
     to_compute_dtype,
 )
+from flaxdl.training.sharding import gathered
 from flaxdl.training.state import TrainState
 from flaxdl.training.tasks import Task
 
@@ -49,6 +51,12 @@ class Steps:
     """Patterns over PyTorch's parameter names: what is not trained."""
     thaw_step: int | None = None
     """From this step on everything is trained; None freezes for the whole run."""
+    accumulate_steps: int = 1
+    """Parts that a batch is split into, one computed after the other; each saves memory."""
+    mesh: jax.sharding.Mesh | None = None
+    """Under `jit`, the devices over which the arrays are laid."""
+    axis: str | None = None
+    """Under `pmap`, the name of the axis of devices."""
     normalize: Callable[[jax.Array], jax.Array] = lambda inputs: inputs
     """Applied to the inputs on the device, so that images can travel as bytes."""
 
@@ -93,6 +101,7 @@ class Steps:
         metrics = self.task.metrics(outputs, batch)
         return TrainState(
             step=jnp.int32(0),
+            skipped=jnp.int32(0),
             updates=jnp.int32(0),
             bad_steps=jnp.int32(0),
             params=params,
@@ -105,21 +114,9 @@ class Steps:
         )
 
     def train(self, state: TrainState, batch: Batch) -> TrainState:
-        """One optimizer step; where loss or gradients are not finite, none is taken."""
-
+        """One optimizer step; where loss, gradients or statistics are not finite, none is taken."""
         trainable, frozen = split(state.params, self.freeze)
-
-        def scaled_loss(trainable: Any) -> tuple[jax.Array, tuple[Any, Any]]:
-            params = merge(trainable, frozen)
-            with inference_where_frozen(trainable):
-                outputs, model_state = self._apply(params, state.model_state, batch, state.step)
-            loss = self.task.loss(outputs, batch)
-            return loss * scale, (outputs, model_state)
-
-        scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
-        with matmul_precision(self.precision):
-            gradients, (outputs, model_state) = jax.grad(scaled_loss, has_aux=True)(trainable)
-        gradients = jax.tree.map(lambda g: g / scale, gradients)
+        gradients, sums, model_state = self._gradients(state, trainable, frozen, batch)
 
         norm = optax.tree.norm(gradients)
         direction, optimizer_state = self.optimizer.direction(trainable).update(
@@ -136,8 +133,9 @@ class Steps:
             lambda p, d: p - learning_rate.astype(p.dtype) * d, trainable, direction
         )
 
-        sums = MetricSums.of(self.task.metrics(outputs, batch))
         finite = jnp.isfinite(norm) & jnp.isfinite(sums.values["loss"])
+        for statistics in jax.tree.leaves(model_state):  # those of huge values overflow first
+            finite &= jnp.all(jnp.isfinite(statistics))
         moved = state.replace(
             updates=state.updates + 1,
             bad_steps=jnp.int32(0),
@@ -155,6 +153,69 @@ class Steps:
             loss_scale=state.loss_scale and state.loss_scale.update(finite),
         )
 
+    def _gradients(
+        self, state: TrainState, trainable: Any, frozen: Any, batch: Batch
+    ) -> tuple[Any, MetricSums, Any]:
+        """The gradients of the mean loss of the whole batch, its metrics, the new model state.
+
+        The mean is a sum over the examples by the sum of their weights, so that parts of a batch,
+        on other devices or one after the other, can be added up whatever weights they have.
+        """
+        scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
+
+        def scaled_sum(trainable: Any, model_state: Any, part: Batch, key: jax.Array) -> Any:
+            params = merge(trainable, frozen)
+            with inference_where_frozen(trainable):
+                outputs, model_state = self._apply(params, model_state, part, key)
+            losses, weights = self.task.losses(outputs, part)
+            sums = MetricSums.of(self.task.metrics(outputs, part))
+            # By their number, so that float16 gradients are of the size of those of a mean.
+            return jnp.mean(losses * weights) * scale, (jnp.mean(weights), sums, model_state)
+
+        def gradients_of(model_state: Any, part: Batch, key: jax.Array) -> tuple[Any, Any]:
+            with matmul_precision(self.precision):
+                gradients, (weight, sums, model_state) = jax.grad(scaled_sum, has_aux=True)(
+                    trainable, model_state, part, key
+                )
+            return model_state, (gradients, weight, sums)
+
+        key = self._key(state.step + 1)
+        if self.axis is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(self.axis))
+        if self.accumulate_steps == 1:
+            model_state, added = gradients_of(state.model_state, batch, key)
+        else:
+            model_state, added = self._added_up(gradients_of, state.model_state, batch, key)
+        if self.axis is not None:
+            added = jax.lax.psum(added, self.axis)
+            model_state = jax.lax.pmean(model_state, self.axis)
+        gradients, weight, sums = added
+        return jax.tree.map(lambda g: g / (weight * scale), gradients), sums, model_state
+
+    def _added_up(
+        self, gradients_of: Callable[..., Any], model_state: Any, batch: Batch, key: jax.Array
+    ) -> tuple[Any, Any]:
+        """What `gradients_of` gives for each part of a batch, added up, and the last model state.
+
+        A part takes every n-th example, so that each device has its share of every part.
+        """
+        count = self.accumulate_steps
+        parts = {
+            name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+            for name, x in batch.items()
+        }
+        shapes = jax.eval_shape(gradients_of, model_state, {n: x[0] for n, x in parts.items()}, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1])
+
+        def add(carry: Any, numbered_part: Any) -> tuple[Any, None]:
+            model_state, added = carry
+            number, part = numbered_part
+            model_state, more = gradients_of(model_state, part, jax.random.fold_in(key, number))
+            return (model_state, jax.tree.map(jnp.add, added, more)), None
+
+        carry, _ = jax.lax.scan(add, (model_state, zeros), (jnp.arange(count), parts))
+        return carry
+
     def evaluate(self, state: TrainState, sums: MetricSums, batch: Batch) -> MetricSums:
         """Adds the metrics of one batch, in inference mode, to `sums`."""
         outputs = self.predict(state, batch)
@@ -163,26 +224,27 @@ class Steps:
     def predict(self, state: TrainState, batch: Batch) -> Any:
         """The model's outputs in inference mode."""
         with matmul_precision(self.precision):
-            return self._apply(state.params, state.model_state, batch, step=None)[0]
+            return self._apply(state.params, state.model_state, batch, key=None)[0]
 
     def _initialize(self, batch: Batch) -> Mapping[str, Any]:
         inputs, keywords = self._model_arguments(batch)
         return self.model.init(self._key(0), inputs, **keywords)
 
     def _apply(
-        self, params: Any, model_state: Any, batch: Batch, step: jax.Array | None
+        self, params: Any, model_state: Any, batch: Batch, key: jax.Array | None
     ) -> tuple[Any, Any]:
-        """Outputs and new model state; in training mode where a step is given."""
+        """Outputs and new model state; in training mode where a key for dropout is given."""
         inputs, keywords = to_compute_dtype(self._model_arguments(batch), self.precision)
-        variables = {"params": to_compute_dtype(params, self.precision), **model_state}
-        if step is None:
+        params = gathered(to_compute_dtype(params, self.precision), self.mesh)
+        variables = {"params": params, **model_state}
+        if key is None:
             return self.model.apply(variables, inputs, train=False, **keywords), model_state
         return self.model.apply(
             variables,
             inputs,
             train=True,
             mutable=list(model_state),
-            rngs={"dropout": self._key(step + 1)},
+            rngs={"dropout": key},
             **keywords,
         )
 

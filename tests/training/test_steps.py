@@ -2,62 +2,16 @@
 
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import bright_quadrants
+from small_steps import NormalizedMlp, assert_trees_close, make_steps, quadrant_batch, train_on
 
-from flaxdl.layers import BatchNorm, Dropout, Linear
 from flaxdl.models import SimpleCNN
-from flaxdl.training import SGD, AdamW, Classification, Steps
+from flaxdl.training import SGD, Classification
 from flaxdl.training.precision import LossScale
 from flaxdl.training.sharding import check_batch_size, create_on, make_mesh, put_batch, replicated
-
-
-class NormalizedMlp(nn.Module):
-    """BatchNorm and dropout in a few parameters."""
-
-    num_classes: int = 4
-    dropout: float = 0.5
-
-    @nn.compact
-    def __call__(self, x, train=False):
-        x = Linear(16, name="fc1")(x.reshape(len(x), -1))
-        x = nn.relu(BatchNorm(name="bn1")(x, train))
-        return Linear(self.num_classes, name="fc2")(Dropout(self.dropout, name="drop")(x, train))
-
-
-def quadrant_batch(count=16, seed=0):
-    images, labels = bright_quadrants(count, seed)
-    inputs = (images / 255).astype(np.float32)
-    return {"inputs": inputs, "label": labels, "weight": np.ones(count, np.float32)}
-
-
-def make_steps(**changes):
-    settings = {
-        "model": NormalizedMlp(),
-        "task": Classification(),
-        "optimizer": AdamW(learning_rate=1e-2, clip_norm=1.0),
-        "total_steps": 10,
-    }
-    return Steps(**(settings | changes))
-
-
-def train_on(mesh, steps, batches, state=None):
-    first = put_batch(batches[0], mesh)
-    state = create_on(mesh, partial(steps.initial_state, first)) if state is None else state
-    train = jax.jit(steps.train, donate_argnums=0, out_shardings=replicated(mesh))
-    for batch in batches:
-        # Simulated devices share threads: steps in flight starve each other's collectives.
-        state = jax.block_until_ready(train(state, put_batch(batch, mesh)))
-    assert train._cache_size() == 1
-    return state
-
-
-def assert_trees_close(ours, theirs, **tolerances):
-    jax.tree.map(partial(np.testing.assert_allclose, **tolerances), ours, theirs)
 
 
 @pytest.mark.parametrize("model", [NormalizedMlp(), SimpleCNN(num_classes=4)])
@@ -69,7 +23,7 @@ def test_eight_devices_equal_one(model):
             batch["inputs"] = batch["inputs"].astype(np.float64)
         ends = []
         for devices in (jax.devices()[:1], jax.devices()):
-            mesh = make_mesh(devices)
+            mesh = make_mesh(devices=devices)
             state = create_on(mesh, partial(steps.initial_state, batches[0]))
             widen = lambda x: x.astype(np.float64) if x.dtype == np.float32 else x  # noqa: E731
             wide = jax.device_put(
@@ -86,7 +40,7 @@ def test_eight_devices_equal_one(model):
 def test_initial_parameters_do_not_depend_on_the_devices():
     steps, batch = make_steps(), quadrant_batch()
     states = [
-        jax.device_get(create_on(make_mesh(devices), partial(steps.initial_state, batch)))
+        jax.device_get(create_on(make_mesh(devices=devices), partial(steps.initial_state, batch)))
         for devices in (jax.devices()[:1], jax.devices())
     ]
     jax.tree.map(np.testing.assert_array_equal, *states)

@@ -1,0 +1,143 @@
+"""What the training steps of large runs take on slices of TPU v5e, from the TPU's own compiler.
+
+    pip install '.[tpu]'; python benchmarks/slices.py
+
+Compiles ResNet-50 for 256 devices and BERT-base for 64, on a machine that needs no TPU, and writes
+to `benchmarks/results/slices.json` what a device computes, reads and writes, keeps in memory and
+exchanges in a step. `docs/scaling.md` draws the conclusions.
+"""
+
+import collections
+import importlib.metadata
+import json
+import math
+import os
+import re
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Else libtpu asks a server of Google's cloud what machine this is.
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-8"
+os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import jax.numpy as jnp
+import tyro
+from jax.experimental import topologies
+
+from flaxdl.models import BertForSequenceClassification, ResNet50
+from flaxdl.training import SGD, AdamW, Classification, Steps
+from flaxdl.training.sharding import MeshShape, make_mesh, shapes_on, shardings, split_by_example
+
+RESULTS = Path(__file__).parent / "results" / "slices.json"
+_COLLECTIVE = re.compile(
+    r" = (.+?) (all-reduce|reduce-scatter|all-gather|collective-permute|all-to-all)(?:-start)?\("
+)
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
+
+
+def images(batch_size: int) -> dict[str, Any]:
+    """ImageNet's, as bytes."""
+    return {"inputs": jax.ShapeDtypeStruct((batch_size, 224, 224, 3), jnp.uint8)}
+
+
+def texts(batch_size: int) -> dict[str, Any]:
+    """Of 128 tokens."""
+    return {
+        "inputs": jax.ShapeDtypeStruct((batch_size, 128), jnp.int32),
+        "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
+
+
+def as_numbers(pixels: jax.Array) -> jax.Array:
+    """Bytes as numbers around 0."""
+    return pixels.astype(jnp.float32) / 64 - 2
+
+
+RESNET = {
+    "model": ResNet50(num_classes=1000),
+    "optimizer": SGD(learning_rate=3.2),
+    "normalize": as_numbers,
+}
+BERT = {
+    "model": BertForSequenceClassification(num_classes=2),
+    "optimizer": AdamW(learning_rate=1e-4),
+}
+
+CASES = {
+    "ResNet-50, 32 images a device": ("v5e:16x16", MeshShape(), images(256 * 32), RESNET),
+    "ResNet-50, 128 images a device": ("v5e:16x16", MeshShape(), images(256 * 128), RESNET),
+    "BERT-base, 32 texts a device": ("v5e:8x8", MeshShape(), texts(64 * 32), BERT),
+    "BERT-base, 32 texts a device, 8 devices": ("v5e:2x4", MeshShape(), texts(8 * 32), BERT),
+    "BERT-base, 32 texts a device, fsdp 8": ("v5e:2x4", MeshShape(fsdp=8), texts(8 * 32), BERT),
+}
+
+
+def measure(topology: str, shape: MeshShape, batch: dict[str, Any], settings: Any) -> Any:
+    """Compiles a training step, and says what a device does in it."""
+    mesh = make_mesh(shape, devices=topologies.get_topology_desc(topology, "tpu").devices)
+    steps = Steps(
+        task=Classification(), total_steps=100, precision="bfloat16", mesh=mesh, **settings
+    )
+    size = batch["inputs"].shape[0]
+    batch = batch | {
+        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+        "weight": jax.ShapeDtypeStruct((size,), jnp.float32),
+    }
+    one = {name: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+    state = shapes_on(mesh, partial(steps.initial_state, one))
+    placed = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split_by_example(mesh))
+        for name, x in batch.items()
+    }
+    start = time.perf_counter()
+    train = jax.jit(steps.train, donate_argnums=0, out_shardings=shardings(state, mesh))
+    compiled = train.lower(state, placed).compile()
+    seconds = time.perf_counter() - start
+    memory: Any = compiled.memory_analysis()
+    cost: Any = compiled.cost_analysis()
+    return {
+        "devices": mesh.size,
+        "batch_size": size,
+        "gigaflops": round(cost["flops"] / 1e9, 1),
+        "gigabytes_accessed": round(cost["bytes accessed"] / 1e9, 2),
+        "state_and_batch_mebibytes": round(memory.argument_size_in_bytes / 2**20, 1),
+        "temporary_mebibytes": round(memory.temp_size_in_bytes / 2**20, 1),
+        "collectives": collectives(compiled.as_text()),
+        "seconds_to_compile": round(seconds),
+    }
+
+
+def collectives(text: str) -> dict[str, dict[str, float]]:
+    """By kind, how many a compiled step has, and the megabytes that they give each device."""
+    found: dict[str, dict[str, float]] = collections.defaultdict(lambda: {"count": 0, "mb": 0.0})
+    for shapes, kind in _COLLECTIVE.findall(text):
+        found[kind]["count"] += 1
+        for dtype, dimensions in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
+            size = math.prod(int(n) for n in dimensions.split(",") if n)
+            found[kind]["mb"] += size * _BYTES.get(dtype, 0) / 1e6
+    return {kind: {k: round(v, 2) for k, v in values.items()} for kind, values in found.items()}
+
+
+def main(only: str = "") -> None:
+    """Measures the cases and records them.
+
+    Args:
+        only: A part of the names of the cases to measure; the others stay as they are recorded.
+    """
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name, case in CASES.items():
+        if only not in name:
+            continue
+        versions = {package: importlib.metadata.version(package) for package in ("jax", "libtpu")}
+        results[name] = measure(*case) | versions
+        print(name, json.dumps(results[name], indent=2), flush=True)
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

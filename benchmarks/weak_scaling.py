@@ -1,0 +1,106 @@
+"""What our own code costs a step on 1, 2, 4 and 8 devices, each with the same number of examples.
+
+    python benchmarks/weak_scaling.py
+
+The devices are simulated on the CPU and share its cores, so their number says nothing of the speed
+of real ones. What is ours is the difference between a step of the run's loop (batch, placing it on
+the devices, starting the step, logging) and the same compiled step alone, called with a batch that
+is there already. Both are measured in alternation; each number of devices is a process of its own.
+Writes `benchmarks/results/weak_scaling.json`.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+RESULTS = Path(__file__).parent / "results" / "weak_scaling.json"
+CONFIG = Path(__file__).parent.parent / "configs" / "digits_cnn.py"
+EXAMPLES = 128  # a device
+ROUNDS, STEPS = 11, 20  # the median of so many rounds of so many steps
+
+
+def measure(*, fsdp: bool) -> dict[str, float]:
+    """Milliseconds of a step alone, and of what is ours, on the devices of this process."""
+    import jax
+    import numpy as np
+
+    from flaxdl.config import load_config
+    from flaxdl.setup import set_up
+    from flaxdl.training.parallel import compile_train
+    from flaxdl.training.sharding import MeshShape, create_on, put_batch, shardings
+
+    count = jax.device_count()
+    mesh = MeshShape(fsdp=count if fsdp else 1)
+    setup = set_up(replace(load_config(CONFIG), batch_size=EXAMPLES * count, mesh=mesh))
+    state = create_on(setup.mesh, lambda: setup.steps.initial_state(setup.examples))
+    train = compile_train(setup.steps, setup.mesh, "jit", state)
+    places = shardings(state, setup.mesh)
+    train_alone = jax.jit(setup.steps.train, donate_argnums=0, out_shardings=places)
+    alone, within = [], []
+    with closing(setup.training_batches()) as batches:
+        placed = put_batch(next(batches), setup.mesh)
+        for _ in range(ROUNDS + 1):
+            start = time.perf_counter()
+            for _ in range(STEPS):
+                state = jax.block_until_ready(train_alone(state, placed))
+            between = time.perf_counter()
+            for _ in range(STEPS):
+                state = jax.block_until_ready(train(state, next(batches)))
+            state.sums.means()  # what a line of metrics waits for
+            end = time.perf_counter()
+            alone.append((between - start) / STEPS * 1e3)
+            within.append((end - between) / STEPS * 1e3)
+    del alone[0], within[0]  # compiled in it
+    ours = np.subtract(within, alone)
+    return {
+        "step_ms": round(statistics.median(alone), 2),
+        "ours_ms": round(statistics.median(ours), 2),
+        "ours_ms_quartiles": [round(q, 2) for q in np.percentile(ours, (25, 75))],
+        "ours_share": round(statistics.median(ours / np.array(within)), 4),
+    }
+
+
+def main(devices: int | None = None, fsdp: bool = False) -> None:
+    """Measures all numbers of devices, or one.
+
+    Args:
+        devices: Only so many, and only printed.
+        fsdp: Splits the state over them too.
+    """
+    if devices is not None:
+        print(json.dumps(measure(fsdp=fsdp)))
+        return
+    results: dict[str, Any] = {
+        "versions": {name: metadata.version(name) for name in ("flaxdl", "jax", "numpy")},
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "examples_per_device": EXAMPLES,
+    }
+    for count in (1, 2, 4, 8):
+        for split in (False, True) if count > 1 else (False,):
+            flags = ["--devices", str(count), *(["--fsdp"] if split else [])]
+            simulated = f"--xla_force_host_platform_device_count={count}"
+            done = subprocess.run(
+                [sys.executable, __file__, *flags],
+                env=os.environ | {"XLA_FLAGS": simulated, "JAX_PLATFORMS": "cpu"},
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            name = f"{'fsdp' if split else 'data'} {count}"
+            results[name] = json.loads(done.stdout)
+            print(name, results[name], flush=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

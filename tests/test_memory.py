@@ -1,0 +1,150 @@
+"""What a step takes, told beforehand and when it fails; and the switches that make it smaller."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import small_config
+
+import flaxdl
+from flaxdl.commands import main
+from flaxdl.dry_run import dry_run
+from flaxdl.layers import Linear
+from flaxdl.memory import memory_of, switches
+from flaxdl.models import (
+    BertForSequenceClassification,
+    ResNet,
+    Seq2SeqTransformer,
+    TransformerClassifier,
+)
+from flaxdl.setup import set_up
+from flaxdl.training.sharding import MeshShape
+
+
+class Terabytes(nn.Module):
+    """Sorts more numbers than any machine holds."""
+
+    num_classes: int = 4
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = Linear(self.num_classes, name="fc")(x.reshape(len(x), -1))
+        numbers = jnp.arange(2**20, dtype=jnp.float32)
+        many = jnp.sort(x[:, :1, None] * numbers[:, None] - numbers, axis=-1)  # [B, 2**20, 2**20]
+        return x + many[:, 0, :1]
+
+
+@pytest.mark.parametrize("is_dry", [False, True])
+def test_a_step_that_does_not_fit_says_what_takes_the_memory_and_what_helps(tmp_path, is_dry):
+    config = small_config(model=Terabytes())
+    with pytest.raises(ValueError, match="does not fit into the memory of a device") as error:
+        dry_run(set_up(config)) if is_dry else flaxdl.train(config, tmp_path)
+    for words in ("parameters 0.0 MiB", "optimizer", "activations", "--precision bfloat16"):
+        assert words in str(error.value)
+
+
+def test_the_figures_are_those_of_the_arrays():
+    memory = memory_of(set_up(small_config()))
+    shapes = set_up(small_config()).shapes()
+    parameters = sum(x.size * 4 for x in jax.tree.leaves(shapes.params))
+    assert memory.parameters == parameters
+    assert memory.optimizer == 2 * parameters + 4  # both running means, and Adam's count
+    assert memory.batch == 2 * (8 * 8 * 1 + 4 + 4)  # two examples on each of eight devices
+    assert memory.total == sum(
+        (memory.parameters, memory.optimizer, memory.other_state, memory.batch, memory.temporary)
+    )
+
+
+def test_fsdp_splits_parameters_and_optimizer():
+    whole = memory_of(set_up(small_config()))
+    split = memory_of(set_up(small_config(mesh=MeshShape(fsdp=8))))
+    assert split.parameters < whole.parameters / 7.5
+    assert split.optimizer < whole.optimizer / 7.5
+    assert split.batch == whole.batch
+
+
+def test_switches_that_are_set_are_not_offered():
+    offered = " ".join(switches(set_up(small_config())))
+    for flag in ("--precision", "--mesh.fsdp 8", "--optimizer.momentum-dtype", "--freeze"):
+        assert flag in offered
+    config = small_config(precision="bfloat16", mesh=MeshShape(fsdp=8))
+    offered = " ".join(switches(set_up(config)))
+    assert "--precision" not in offered
+    assert "--mesh" not in offered
+    assert "--model.remat" not in offered  # which SimpleCNN does not have
+
+
+def test_inspect_prints_the_memory_of_a_config(tmp_path, capsys):
+    file = tmp_path / "quadrants.py"
+    file.write_text("from small_runs import small_config\nconfig = small_config()\n")
+    assert main(["inspect", "--config", str(file), "--memory", "--batch-size", "32"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("parameters", "optimizer", "batch", "activations", "total", "--accumulate-steps"):
+        assert words in printed
+    assert main(["inspect", "--config", str(file)]) == 0
+    assert "classifier.1" in capsys.readouterr().out
+
+
+def texts(count=4, length=32):
+    return np.random.default_rng(0).integers(1, 64, (count, length)).astype(np.int32)
+
+
+TRANSFORMER = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "num_layers": 1,
+    "feed_forward_size": 128,
+    "max_length": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs", "keywords"),
+    [
+        (
+            lambda **kw: ResNet(num_classes=4, depths=(1, 1, 1, 1), small_images=True, **kw),
+            np.random.default_rng(0).standard_normal((8, 32, 32, 3)).astype(np.float32),
+            {},
+        ),
+        (lambda **kw: TransformerClassifier(num_classes=4, **TRANSFORMER, **kw), texts(), {}),
+        (lambda **kw: Seq2SeqTransformer(**TRANSFORMER, **kw), texts(), {"targets": texts()}),
+        (
+            lambda **kw: BertForSequenceClassification(num_classes=4, **TRANSFORMER, **kw),
+            texts(),
+            {},
+        ),
+    ],
+    ids=["ResNet", "TransformerClassifier", "Seq2SeqTransformer", "Bert"],
+)
+def test_rematerialized_blocks_give_the_same_gradients_from_fewer_stored_values(
+    build, inputs, keywords
+):
+    variables = build().init(jax.random.key(0), inputs, **keywords)
+    found = []
+    for remat in (False, True):
+        model = build(remat=remat)
+
+        def loss(params, model=model):
+            outputs, _ = model.apply(
+                variables | {"params": params},
+                inputs,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(1)},
+                **keywords,
+            )
+            return jnp.sum(jnp.square(outputs))
+
+        gradients = jax.jit(jax.grad(loss))
+        # What the forward pass leaves for the backward one. The CPU's compiler drops the barriers
+        # that keep it from storing the rest again, so that its own figure says nothing.
+        _, backward = jax.eval_shape(lambda p, loss=loss: jax.vjp(loss, p), variables["params"])
+        stored = sum(x.size for x in jax.tree.leaves(backward))
+        found.append((gradients(variables["params"]), stored))
+    (plain, much), (anew, little) = found
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain))
+    for ours, theirs in zip(jax.tree.leaves(anew), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * scale)
+    assert little < 0.8 * much
