@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ import flax.linen as nn
 from flaxdl.data import Source, Transform
 from flaxdl.spelling import did_you_mean
 from flaxdl.training.optimizers import AdamW, Optimizer
+from flaxdl.training.parallel import Parallel
 from flaxdl.training.precision import Precision
+from flaxdl.training.rewind import Rewind
 from flaxdl.training.selection import Selection
+from flaxdl.training.sharding import MeshShape
 from flaxdl.training.tasks import Classification, Task
 
 
@@ -62,11 +65,16 @@ class Config:
     """After so many epochs everything is trained; None keeps it frozen to the end."""
     batch_size: int = 128
     """Examples per step, over all devices and processes."""
+    accumulate_steps: int = 1
+    """Parts of a batch that are computed one after the other, so that less memory is needed."""
     epochs: float = 10.0
     """Passes over the training split."""
     train_fraction: float = 1.0
     """Share of the training examples that is used; every class gives its part where the data say
     the labels beforehand."""
+    overfit_batches: int | None = None
+    """Train on the first so many batches over and over, augmented once, to see that the model can
+    learn them by heart: the training loss must fall to almost nothing."""
     precision: Precision = "float32"
     """In which format a step computes; parameters and optimizer state stay float32."""
     seed: int = 0
@@ -81,11 +89,26 @@ class Config:
     """How many of the newest checkpoints stay, besides the best one."""
     max_bad_steps: int = 10
     """Steps in a row whose loss or gradients may be not finite before the run gives up."""
+    rewind: Rewind = Rewind()
+    """Whether to go back before a jump of the loss, and on without its batches."""
+    # Where a run is computed is not what it is, so it may change when the run goes on.
+    mesh: MeshShape = field(default=MeshShape(), compare=False)
+    """How the devices share the work: by example, by parameter, by layer."""
+    parallel: Parallel = field(default="jit", compare=False)
+    """`jit`, or the older `pmap`, which splits nothing but the batch."""
 
     def __post_init__(self):
-        for name in ("batch_size", "log_every", "keep_checkpoints", "max_bad_steps"):
+        for name in (
+            "batch_size",
+            "accumulate_steps",
+            "log_every",
+            "keep_checkpoints",
+            "max_bad_steps",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.overfit_batches is not None and self.overfit_batches < 1:
+            raise ValueError(f"overfit_batches must be at least 1, got {self.overfit_batches}")
         for name in ("epochs", "evaluate_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

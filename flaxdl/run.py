@@ -1,29 +1,33 @@
 """A run from end to end: config → data → model → state → loop."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 
-from flaxdl.config import Config
-from flaxdl.data import Dataset
-from flaxdl.setup import Setup, set_up, split_batches
-from flaxdl.trained import open_checkpoints, restore
-from flaxdl.training.checkpoints import Checkpoints
+from flaxdl.allocation import keep_freed_memory
+from flaxdl.config import Config, differences, to_json
+from flaxdl.memory import memory_explained
+from flaxdl.reporting import report_run
+from flaxdl.setup import Setup, set_up
+from flaxdl.summary import devices, summary
+from flaxdl.trained import Trained, open_checkpoints, restore, restore_best
 from flaxdl.training.console import ConsoleWriter, describe
-from flaxdl.training.freezing import split as split_frozen
 from flaxdl.training.interruption import Interruption
-from flaxdl.training.loop import Loop
+from flaxdl.training.loop import Loop, Writer
 from flaxdl.training.metrics import MetricsFile
-from flaxdl.training.sharding import create_on, replicated
+from flaxdl.training.processes import check_agreement, is_first, of_first, together
+from flaxdl.training.sharding import create_on, put_on
 from flaxdl.training.state import TrainState
 from flaxdl.training.tensorboard import TensorBoardWriter
+from flaxdl.training.times import Times, load_times
+from flaxdl.training.weights_and_biases import WeightsAndBiasesWriter
 from flaxdl.weights import load_weights, state_dict
-from flaxdl.workdir import Workdir
+from flaxdl.workdir import Workdir, recorded_versions
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,15 @@ class Result:
     """The variables that it was measured with, for `model.apply`."""
 
 
-def train(config: Config, workdir: str | Path, *, accept_changes: bool = False) -> Result:
+def train(
+    config: Config,
+    workdir: str | Path,
+    *,
+    accept_changes: bool = False,
+    report: bool = True,
+    wandb: str | None = None,
+    writers: Sequence[Writer] = (),
+) -> Result:
     """Trains to the end, going on from the newest checkpoint that the workdir holds.
 
     The best checkpoint on the validation split, or the last one where there is none, is evaluated
@@ -46,71 +58,116 @@ def train(config: Config, workdir: str | Path, *, accept_changes: bool = False) 
         config: the run.
         workdir: folder for checkpoints and metrics; made if it is missing.
         accept_changes: goes on in a workdir that was begun with another config.
+        report: writes `report.html` at the end, a page to look at.
+        wandb: project of Weights & Biases that gets the metrics as well.
+        writers: where else they go, such as `flaxdl.report.LiveCurve`; closed at the end.
 
     Raises:
-        ValueError: if config, data, weights and workdir do not fit together, saying where.
+        ValueError: if config, data, weights and workdir do not fit together, saying where, or if
+            the training step does not fit into the memory of a device.
         Diverged: if loss or gradients were not finite for too long.
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
+        Unsaved: if the last checkpoint or the metrics could not be written.
     """
-    console = Console(stderr=True)
+    times = Times()
+    console = Console(stderr=True, quiet=not is_first())
     folder = Workdir(workdir)
-    setup = set_up(config)
-    # Before the workdir is claimed, so that a mistake in --init leaves nothing behind.
-    state = None if folder.has_checkpoints else initial_state(setup)
-    if accept_changes and folder.has_checkpoints:
-        with closing(open_checkpoints(folder, config, MetricsFile(folder.metrics))) as checkpoints:
-            start = max(checkpoints.steps(), default=0)
-            checkpoints.check(setup.shapes(start), start)
-    folder.claim(config, data=setup.facts(), accept_changes=accept_changes)
-    setup.transform.save(folder.path)
-    metrics = MetricsFile(folder.metrics)
+    how = {"config": to_json(config), "mesh": to_json(config.mesh), "parallel": config.parallel}
+    check_agreement(how | {"versions": recorded_versions()}, differences)
     interruption = Interruption()
     with ExitStack() as stack:
         stack.enter_context(interruption.listening())
+        together(lambda: stack.enter_context(folder.locked()))
+        setup = together(partial(set_up, config))
+        if setup.mesh.devices.flat[0].platform == "cpu":
+            keep_freed_memory()
+        metrics = together(lambda: MetricsFile(folder.metrics, writes=is_first()))
+        metrics.lines = of_first(metrics.lines)
         checkpoints = stack.enter_context(closing(open_checkpoints(folder, config, metrics)))
-        start = max(checkpoints.steps(), default=0)
+        start = checkpoints.recover()
+        # Before the workdir is claimed, so that a mistake in --init leaves nothing behind.
+        state = None if start else together(partial(initial_state, setup))
+        if start and accept_changes:
+            checkpoints.check(setup.shapes(start), start)
+
+        def claim() -> None:
+            folder.claim(config, data=setup.facts(), accept_changes=accept_changes)
+            setup.transform.save(folder.path)
+
+        together(claim if is_first() else lambda: None)
+        together(folder.check_shared)
         is_over = start == setup.total_steps or config.selection.is_over(
-            metrics.of_split("validation"), after=setup.steps.thaw_step or 0
+            metrics.of_split("validation", until=start), after=setup.steps.thaw_step or 0
         )
         metrics.rewind(start, keep_test=is_over)
         lines_before = len(metrics.lines)
+        if start:
+            times.go_on(load_times(folder.times)[0])
         if state is None:
             state = checkpoints.restore(setup.shapes(start), start)
-        console.print(_summary(setup, state), highlight=False, soft_wrap=True)
+        console.print(summary(setup), highlight=False, soft_wrap=True)
         if start:
             console.print(f"going on from step {start} of {setup.total_steps}", highlight=False)
+
+        def all_writers() -> Iterator[Writer]:
+            yield from writers
+            if wandb is not None:
+                yield WeightsAndBiasesWriter(wandb, folder.path, config=to_json(config))
+            yield TensorBoardWriter(folder.events, step=start)
+            yield ConsoleWriter(setup.total_steps, console)
+
         loop = Loop(
             steps=setup.steps,
             mesh=setup.mesh,
+            parallel=config.parallel,
             batch_size=config.batch_size,
             training_batches=setup.training_batches,
-            evaluation_batches=partial(
-                split_batches, setup.splits, setup.transform, config.batch_size
-            ),
+            evaluation_batches=setup.evaluation_batches,
             has_validation=setup.splits.validation is not None,
             log_every=config.log_every,
             evaluate_every=max(round(config.evaluate_every * setup.steps_per_epoch), 1),
             max_bad_steps=config.max_bad_steps,
+            rewind=config.rewind,
             selection=config.selection,
             metrics=metrics,
             checkpoints=checkpoints,
-            writers=(
-                stack.enter_context(closing(ConsoleWriter(setup.total_steps, console))),
-                stack.enter_context(closing(TensorBoardWriter(folder.events, step=start))),
-            ),
+            shapes=setup.shapes,
+            writers=[stack.enter_context(closing(writer)) for writer in all_writers()]
+            if is_first()
+            else (),
             interruption=interruption,
+            times=times,
         )
-        state = loop.run(state)
-        state = _at_best(state, setup, metrics, checkpoints)
-        if setup.splits.test is not None and not metrics.of_split("test"):
-            loop.write(int(state.step), "test", loop.evaluate(state, "test"))
+        times_file = folder.times if is_first() and not is_over else None
+        with interruption.postponed(), times.kept(times_file, devices(setup)):
+            with times.spent("training"), memory_explained(setup):
+                state = loop.run(state)
+            state = restore_best(
+                checkpoints,
+                config.selection,
+                metrics.of_split("validation"),
+                shapes=setup.shapes,
+                state=state,
+            )
+            if setup.splits.test is not None and not metrics.of_split("test"):
+                loop.write(int(state.step), "test", loop.evaluate(state, "test"))
+            metrics.finish()
+        is_new = len(metrics.lines) > lines_before
+        if report and is_first() and (is_new or not folder.report.exists()):
+            run = Trained(
+                config, setup.transform, setup.splits.classes, setup.examples, setup.steps, state
+            )
+            with interruption.at_once():
+                report_run(folder, run, setup.splits)
     last = metrics.lines[-1]
-    finished = "finished" if len(metrics.lines) > lines_before else "was already finished"
+    finished = "finished" if is_new else "was already finished"
     console.print(
         f"{folder.path} {finished}: {last['split']} {describe(last)} (step {last['step']})",
         highlight=False,
         soft_wrap=True,
     )
+    if report and folder.report.exists():
+        console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
     return Result(last, {"params": state.params, **state.model_state})
 
 
@@ -134,35 +191,5 @@ def initial_state(setup: Setup) -> TrainState:
                 "A file that `python -m flaxdl export` made of it will do as well"
             ) from error
     variables = {"params": state.params, **state.model_state}
-    loaded = load_weights(variables, source, omit=init.omit)
-    placed = jax.device_put(loaded, replicated(setup.mesh))
-    return state.replace(params=placed.pop("params"), model_state=placed)
-
-
-def _at_best(
-    state: TrainState, setup: Setup, metrics: MetricsFile, checkpoints: Checkpoints
-) -> TrainState:
-    best = setup.config.selection.best_step(metrics.of_split("validation"))
-    if best in (None, int(state.step)):
-        return state
-    return checkpoints.restore(setup.shapes(best), best)
-
-
-def _summary(setup: Setup, state: TrainState) -> str:
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    parameters = f"{count:,} parameters"
-    if setup.config.freeze:
-        trained, _ = split_frozen(state.params, setup.config.freeze)
-        trained_count = sum(leaf.size for leaf in jax.tree.leaves(trained))
-        at_first = "" if setup.config.freeze_epochs is None else " at first"
-        parameters += f", {trained_count:,} of them trained{at_first}"
-    counts = ", ".join(
-        f"{len(dataset):,} {name}"
-        for name, dataset in vars(setup.splits).items()
-        if isinstance(dataset, Dataset)
-    )
-    device = setup.mesh.devices.flat[0].device_kind
-    return (
-        f"{type(setup.config.model).__name__} with {parameters}; {counts} examples; "
-        f"{setup.config.precision} on {setup.mesh.size} x {device}"
-    )
+    loaded = put_on(setup.mesh, load_weights(variables, source, omit=init.omit))
+    return state.replace(params=loaded.pop("params"), model_state=loaded)

@@ -1,6 +1,6 @@
 """A run made ready: its data loaded, and its functions and shapes known."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,8 @@ from flaxdl.data import (
 )
 from flaxdl.data.source import share_of
 from flaxdl.tokens import check_tokens
-from flaxdl.training.sharding import check_batch_size, make_mesh, shapes_on
+from flaxdl.training.parallel import check_parallel
+from flaxdl.training.sharding import check_batch_size, make_mesh, process_rows, shapes_on
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 
@@ -47,16 +48,22 @@ class Setup:
         return state_shapes(self.steps.behind(step), self.examples, self.mesh)
 
     def training_batches(self, start_step: int = 0) -> Generator[dict[str, np.ndarray]]:
-        """This process's shares of the endless training batches, from a step on."""
+        """This process's rows of the endless training batches, from a step on."""
         return training_batches(
             self.splits.train,
             self.transform,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=process_rows(self.config.batch_size, self.mesh),
+            repeat=self.config.overfit_batches,
         )
+
+    def evaluation_batches(self, split: str) -> Generator[dict[str, np.ndarray]]:
+        """This process's rows of batches with all examples of a split, each exactly once."""
+        batch_size = self.config.batch_size
+        rows = process_rows(batch_size, self.mesh)
+        return split_batches(self.splits, self.transform, batch_size, split, rows)
 
     def facts(self) -> dict[str, Any]:
         """What later commands have to know about the data, as JSON."""
@@ -76,8 +83,9 @@ def set_up(config: Config) -> Setup:
     Raises:
         ValueError: if they do not, saying where.
     """
-    mesh = make_mesh()
-    check_batch_size(config.batch_size, mesh)
+    mesh = make_mesh(config.mesh)
+    check_parallel(config.parallel, mesh)
+    check_batch_size(config.batch_size, mesh, accumulate_steps=config.accumulate_steps)
     splits = load_splits(config)
     transform = config.transform.fit(splits.train)
     splits = splits.map(transform.apply)
@@ -86,6 +94,7 @@ def set_up(config: Config) -> Setup:
     total_steps = max(round(config.epochs * epoch), 1)
     examples = _shapes(splits.train, transform)
     steps = make_steps(config, transform, total_steps=total_steps, steps_per_epoch=epoch)
+    steps = replace(steps, mesh=mesh)
     setup = Setup(config, splits, transform, mesh, examples, epoch, total_steps, steps)
     if steps.thaw_step is not None and not 0 < steps.thaw_step < total_steps:
         raise ValueError(
@@ -124,6 +133,7 @@ def make_steps(
         total_steps=total_steps,
         precision=config.precision,
         seed=config.seed,
+        accumulate_steps=config.accumulate_steps,
         freeze=config.freeze,
         thaw_step=None
         if config.freeze_epochs is None
@@ -138,9 +148,13 @@ def state_shapes(steps: Steps, examples: Examples, mesh: jax.sharding.Mesh) -> T
 
 
 def split_batches(
-    splits: Splits, transform: Transform, batch_size: int, split: str
-) -> Iterator[dict[str, np.ndarray]]:
-    """This process's shares of all examples of a split, each exactly once.
+    splits: Splits,
+    transform: Transform,
+    batch_size: int,
+    split: str,
+    rows: np.ndarray | None = None,
+) -> Generator[dict[str, np.ndarray]]:
+    """Batches of all examples of a split, each exactly once, or `rows` of the batches.
 
     Raises:
         ValueError: if there is no such split.
@@ -148,13 +162,7 @@ def split_batches(
     dataset = getattr(splits, split, None)
     if dataset is None:
         raise ValueError(f"the data have no {split} split")
-    return evaluation_batches(
-        dataset,
-        transform,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    return evaluation_batches(dataset, transform, batch_size=batch_size, rows=rows)
 
 
 def _check_tokens(config: Config, transform: Transform, splits: Splits) -> None:

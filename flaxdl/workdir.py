@@ -1,25 +1,76 @@
 """The folder of a run: what lies where in it, and whose it is."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from flaxdl.config import Config, differences, from_json, to_json
+from flaxdl.training.processes import is_first
 
 _RECORDED_VERSIONS = ("flaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
+def recorded_versions() -> dict[str, str]:
+    """The versions of what decides the numbers of a run."""
+    return {name: metadata.version(name) for name in _RECORDED_VERSIONS}
+
+
 class Workdir:
-    """A run's folder with `config.json`, `metrics.jsonl`, `checkpoints/` and the events."""
+    """A run's folder: `config.json`, `metrics.jsonl`, `checkpoints/`, the events, the report."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.events = self.path / "events"
+        self.times = self.path / "times.json"
+        self.predictions = self.path / "predictions.npz"
+        self.report = self.path / "report.html"
         self._config = self.path / "config.json"
+        self._lock = self.path / ".lock"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other runs out, and everyone who is not in the user's group from what is written.
+
+        The folder is made; where nothing claims it, it is taken away again. Those who only read are
+        not kept out. The lock is the first process's, and ends with it, however that ends.
+
+        Raises:
+            ValueError: if another run is in the folder, or it cannot be written.
+        """
+        import filelock
+
+        lock = filelock.FileLock(self._lock)
+        mask = os.umask(0o022)
+        os.umask(mask | 0o002)
+        try:
+            is_new = is_first() and not self.path.exists()
+            try:
+                if is_first():
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise ValueError(
+                    f"another run is training in {self.path}; "
+                    "wait for its end, or choose another --workdir"
+                ) from None
+            except OSError as error:
+                raise self._unwritable(error) from error
+            try:
+                yield
+            finally:
+                if is_new and not self._config.exists():
+                    with contextlib.suppress(OSError):
+                        self._lock.unlink()
+                        self.path.rmdir()
+                lock.release()
+        finally:
+            os.umask(mask)
 
     @property
     def has_checkpoints(self) -> bool:
@@ -50,35 +101,79 @@ class Workdir:
                     + "\nUse another --workdir, or --accept-changes to go on with the new values"
                 )
             return
-        versions = {name: metadata.version(name) for name in _RECORDED_VERSIONS}
-        text = json.dumps({"config": record, "data": data, "versions": versions}, indent=2)
+        values = {"config": record, "data": data, "versions": recorded_versions()}
+        text = json.dumps(values, indent=2)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             unfinished = self._config.with_suffix(".tmp")
             unfinished.write_text(text + "\n")
             unfinished.replace(self._config)
         except OSError as error:
+            raise self._unwritable(error) from error
+
+    def check_shared(self) -> None:
+        """Checks that this process sees what another one has claimed.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        if not self._config.exists():
             raise ValueError(
-                f"the workdir {self.path} cannot be written ({error.strerror}); "
-                "choose another with --workdir"
-            ) from error
+                f"the workdir {self.path} must be on a file system that all processes share, "
+                f"but here it has no {self._config.name}"
+            )
 
     def config(self) -> Config:
         """The config of the run that is in this folder.
 
         Raises:
-            ValueError: if there is none, or it needs classes that flaxdl does not have.
+            ValueError: if there is none, it needs classes that flaxdl does not have, or it is no
+                config.
         """
-        return from_json(self._read()["config"])
+        record = self._read()["config"]
+        try:
+            config = from_json(record)
+        except ValueError:
+            raise
+        except Exception as error:  # of a class whose fields have other names or types
+            raise ValueError(f"{self._config} cannot be read: {error}") from error
+        if not isinstance(config, Config):
+            raise ValueError(f"{self._config} cannot be read: it holds a {type(config).__name__}")
+        return config
+
+    def versions(self) -> dict[str, str]:
+        """The versions of what decided the numbers of the run, as far as they are recorded.
+
+        Raises:
+            ValueError: if there is no run.
+        """
+        versions = self._read().get("versions")
+        known = versions if isinstance(versions, dict) else {}
+        return {str(name): str(version) for name, version in known.items()}
 
     def data(self) -> dict[str, Any]:
-        """The facts about the data that `claim` was given."""
+        """The facts about the data that `claim` was given.
+
+        Raises:
+            ValueError: if there is no run, or they are not those.
+        """
         return self._read()["data"]
+
+    def _unwritable(self, error: OSError) -> ValueError:
+        return ValueError(
+            f"the workdir {self.path} cannot be written ({error.strerror}); "
+            "choose another with --workdir"
+        )
 
     def _read(self) -> dict[str, Any]:
         try:
-            return json.loads(self._config.read_text())
+            record = json.loads(self._config.read_text())
         except FileNotFoundError:
             raise ValueError(f"{self.path} holds no run: there is no {self._config}") from None
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise ValueError(f"{self._config} cannot be read: {error}") from error
+        known = record if isinstance(record, dict) else {}
+        missing = [name for name in ("config", "data") if not isinstance(known.get(name), dict)]
+        if missing:
+            raise ValueError(f"{self._config} cannot be read: it has no {' and no '.join(missing)}")
+        return record

@@ -1,11 +1,15 @@
-"""Configs of runs that take a second, on images that can be learnt."""
+"""Configs of runs that take a second, on images that can be learnt; and how they are stopped."""
+
+import os
 
 import numpy as np
 
+import flaxdl
 from flaxdl import Config
 from flaxdl.data import Arrays, Images
 from flaxdl.models import SimpleCNN
 from flaxdl.training import AdamW, Cosine
+from flaxdl.training.console import ConsoleWriter
 
 
 def bright_quadrants(count, seed, size=8):
@@ -45,3 +49,20 @@ def small_config(**changes):
         "log_every": 3,
     }
     return Config(**(settings | changes))
+
+
+def train(config, workdir, **settings):
+    """Trains without the report at the end, which has its own tests."""
+    return flaxdl.train(config, workdir, report=False, **settings)
+
+
+def interrupt_at(monkeypatch, step, number):
+    """Sends the process a signal when the loop starts the given step."""
+    progress = ConsoleWriter.progress
+
+    def with_signal(self, at):
+        progress(self, at)
+        if at == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(ConsoleWriter, "progress", with_signal)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from small_runs import small_config
+from small_runs import small_config, train
 
 import flaxdl
 from flaxdl import Init
@@ -23,7 +23,7 @@ from flaxdl.weights import state_dict
 def base(tmp_path_factory):
     """A run whose weights others start from."""
     workdir = tmp_path_factory.mktemp("base")
-    return workdir, flaxdl.train(small_config(epochs=1.25), workdir)
+    return workdir, train(small_config(epochs=1.25), workdir)
 
 
 def same_as(ours, theirs):
@@ -43,7 +43,7 @@ def test_a_run_starts_from_another_run_or_a_file(base, tmp_path, as_file):
         freeze=("features.*", "classifier.1.*"),
         epochs=1.25,
     )
-    result = flaxdl.train(config, tmp_path / "run")
+    result = train(config, tmp_path / "run")
     same = same_as(state_dict(jax.device_get(result.variables)), weights)
     assert same == {key: not key.startswith("classifier.4.") for key in same}
     assert set(same.values()) == {True, False}
@@ -59,7 +59,7 @@ def test_weights_that_do_not_fit_leave_no_workdir(base, tmp_path):
         (Init(weights=str(wrong)), "classifier.4.weight"),
     ):
         with pytest.raises(ValueError, match=message):
-            flaxdl.train(small_config(init=init), tmp_path / "run")
+            train(small_config(init=init), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 
@@ -68,8 +68,8 @@ def frozen_at_first(**changes):
 
 
 def test_a_frozen_part_is_thawed_after_its_epochs(tmp_path):
-    early = flaxdl.train(small_config(freeze=("features.*",), epochs=2.0), tmp_path / "early")
-    result = flaxdl.train(frozen_at_first(), tmp_path / "run")
+    early = train(small_config(freeze=("features.*",), epochs=2.0), tmp_path / "early")
+    result = train(frozen_at_first(), tmp_path / "run")
     start = restore(tmp_path / "early").steps.initial_state(restore(tmp_path / "early").examples)
     initial = state_dict(jax.device_get({"params": start.params}))
     frozen = same_as(state_dict(jax.device_get({"params": early.variables["params"]})), initial)
@@ -83,7 +83,7 @@ def test_a_frozen_part_is_thawed_after_its_epochs(tmp_path):
 
 @pytest.mark.parametrize("step", [5, 7, 8, 9])  # the eighth step (from 0) is the first of all
 def test_interrupted_around_the_thaw_it_ends_the_same(tmp_path, monkeypatch, step):
-    whole = flaxdl.train(frozen_at_first(), tmp_path / "whole")
+    whole = train(frozen_at_first(), tmp_path / "whole")
     progress = ConsoleWriter.progress
 
     def with_signal(self, at):
@@ -94,14 +94,14 @@ def test_interrupted_around_the_thaw_it_ends_the_same(tmp_path, monkeypatch, ste
     with monkeypatch.context() as patch:
         patch.setattr(ConsoleWriter, "progress", with_signal)
         with pytest.raises(Interrupted):
-            flaxdl.train(frozen_at_first(), tmp_path / "run")
-    resumed = flaxdl.train(frozen_at_first(), tmp_path / "run")
+            train(frozen_at_first(), tmp_path / "run")
+    resumed = train(frozen_at_first(), tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, resumed.variables, whole.variables)
 
 
 def test_a_fraction_of_the_training_split_is_recorded(tmp_path):
     config = small_config(train_fraction=0.5, epochs=1.0, batch_size=8)
-    flaxdl.train(config, tmp_path)
+    train(config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 36 // 8  # half of the 72 that are not held out
 
@@ -121,7 +121,7 @@ def test_impossible_settings_are_named(changes, message):
 
 def test_patterns_that_match_nothing_leave_no_workdir(tmp_path):
     with pytest.raises(ValueError, match="freeze: the pattern 'convv.*'"):
-        flaxdl.train(small_config(freeze=("convv.*",)), tmp_path / "run")
+        train(small_config(freeze=("convv.*",)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -140,19 +140,17 @@ def test_patience_waits_for_the_thaw():
 def test_a_checkpoint_of_another_structure_is_refused_and_nothing_is_lost(tmp_path, changes):
     config = frozen_at_first(keep_checkpoints=1, selection=Selection(metric="loss"))
     stopped = dataclasses.replace(config, epochs=2.0, freeze_epochs=None)
-    flaxdl.train(stopped, tmp_path)  # step 8, with all of it still frozen
+    train(stopped, tmp_path)  # step 8, with all of it still frozen
     before = (tmp_path / "config.json").read_text()
     changed = dataclasses.replace(config, **changes)
     with pytest.raises(ValueError, match="another model, optimizer or way of freezing"):
-        flaxdl.train(changed, tmp_path, accept_changes=True)
+        train(changed, tmp_path, accept_changes=True)
     assert (tmp_path / "config.json").read_text() == before
-    flaxdl.train(stopped, tmp_path)
+    train(stopped, tmp_path)
 
 
 @pytest.mark.parametrize("freeze_epochs", [0.1, 4.45])
 def test_a_thaw_outside_of_the_run_is_refused(tmp_path, freeze_epochs):
     with pytest.raises(ValueError, match="must end between the first and the last step"):
-        flaxdl.train(
-            small_config(freeze=("features.*",), freeze_epochs=freeze_epochs), tmp_path / "run"
-        )
+        train(small_config(freeze=("features.*",), freeze_epochs=freeze_epochs), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,21 +1,30 @@
 """Whole runs: train, stop anywhere, go on, evaluate, predict; and what bad input says."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import bright_quadrants, quadrant_source, small_config
+from small_runs import bright_quadrants, interrupt_at, quadrant_source, small_config, train
 
 import flaxdl
+from flaxdl.config import Init
 from flaxdl.data import Arrays
 from flaxdl.models import SimpleCNN
 from flaxdl.training import SGD, Diverged, Interrupted, Selection
 from flaxdl.training.console import ConsoleWriter
+from flaxdl.training.unsaved import Unsaved
+from flaxdl.workdir import Workdir
 
 WALL_CLOCK = {"examples_per_second"}
 
@@ -43,25 +52,17 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
     assert lines[-1]["split"] == "test"
     assert result.metrics | {"split": "test"} == result.metrics
     assert sorted(p.name for p in workdir.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.json",
         "events",
         "metrics.jsonl",
+        "predictions.npz",
+        "report.html",
+        "times.json",
     ]
     assert json.loads((workdir / "config.json").read_text())["versions"]["jax"] == jax.__version__
     assert {int(p.name) for p in (workdir / "checkpoints").iterdir()} >= {15, 18}
-
-
-def interrupt_at(monkeypatch, step, number):
-    """Sends the process a signal when the loop starts the given step."""
-    progress = ConsoleWriter.progress
-
-    def with_signal(self, at):
-        progress(self, at)
-        if at == step:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(ConsoleWriter, "progress", with_signal)
 
 
 @pytest.mark.parametrize("step", [0, 2, 4, 5, 11, 17])
@@ -70,10 +71,10 @@ def test_interrupted_anywhere_it_ends_the_same(uninterrupted, tmp_path, monkeypa
     number = signal.SIGTERM if step % 2 else signal.SIGINT
     with monkeypatch.context() as patch:
         interrupt_at(patch, step, number)
-        with pytest.raises(Interrupted, match=f"saved at step {step + 1}") as stopped:
-            flaxdl.train(small_config(), tmp_path)
+        with pytest.raises(Interrupted, match=f"saved at step {step}") as stopped:
+            train(small_config(), tmp_path)
     assert stopped.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
-    resumed = flaxdl.train(small_config(), tmp_path)
+    resumed = train(small_config(), tmp_path)
     assert_identical(resumed.variables, result.variables)
     assert metric_lines(tmp_path) == metric_lines(whole)
 
@@ -90,9 +91,9 @@ def test_a_crash_without_saving_ends_the_same(uninterrupted, tmp_path, monkeypat
 
         patch.setattr(ConsoleWriter, "progress", crash)
         with pytest.raises(RuntimeError, match="power cut"):
-            flaxdl.train(small_config(), tmp_path)
+            train(small_config(), tmp_path)
     assert metric_lines(tmp_path)[-1]["step"] == 12  # beyond the checkpoint of step 10
-    resumed = flaxdl.train(small_config(), tmp_path)
+    resumed = train(small_config(), tmp_path)
     assert_identical(resumed.variables, result.variables)
     assert metric_lines(tmp_path) == metric_lines(whole)
 
@@ -100,10 +101,83 @@ def test_a_crash_without_saving_ends_the_same(uninterrupted, tmp_path, monkeypat
 def test_a_finished_run_says_so_and_stays_as_it_is(uninterrupted, capsys):
     workdir, result = uninterrupted
     before = (workdir / "metrics.jsonl").read_text()
-    again = flaxdl.train(small_config(), workdir)
+    again = train(small_config(), workdir)
     assert "already finished" in capsys.readouterr().err
     assert (workdir / "metrics.jsonl").read_text() == before
     assert_identical(again.variables, result.variables)
+
+
+@pytest.fixture
+def finished(uninterrupted, tmp_path):
+    """A copy of the finished run, to be damaged."""
+    return shutil.copytree(uninterrupted[0], tmp_path / "run")
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_before_it(
+    uninterrupted, finished, caplog
+):
+    whole, result = uninterrupted
+    flip(finished / "checkpoints" / "18" / "_METADATA")
+    again = train(small_config(), finished)
+    assert "that of step 18: _METADATA changed. The run goes on from step 15" in caplog.text
+    assert_identical(again.variables, result.variables)
+    assert metric_lines(finished) == metric_lines(whole)
+    assert (finished / "checkpoints" / "damaged" / "18").is_dir()
+
+
+def test_without_a_sound_checkpoint_nothing_is_overwritten(finished):
+    for checkpoint in (finished / "checkpoints").iterdir():
+        (checkpoint / "SHA256SUMS").unlink()
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="all checkpoints in .* are damaged; that of step"):
+        train(small_config(), finished)
+    with pytest.raises(ValueError, match="is damaged: its SHA256SUMS is missing"):
+        flaxdl.evaluate(finished, config=small_config())
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_where_the_best_checkpoint_is_damaged_the_next_best_is_used(finished, caplog):
+    lines = {line["step"]: line for line in metric_lines(finished) if line["split"] == "validation"}
+    steps = [int(path.name) for path in (finished / "checkpoints").iterdir()]
+    goodness = [(lines[step]["accuracy"], step) for step in steps]
+    best, next_best = (step for _, step in sorted(goodness, reverse=True)[:2])
+    flip(finished / "checkpoints" / f"{best}" / "manifest.ocdbt")
+    found = flaxdl.evaluate(finished, "validation", config=small_config())
+    assert f"step {best} in" in caplog.text
+    assert found["loss"] == pytest.approx(lines[next_best]["loss"], abs=1e-6)
+
+
+def test_two_runs_in_one_workdir_are_refused_and_readers_are_not(finished):
+    with Workdir(finished).locked():
+        with pytest.raises(ValueError, match="another run is training in .*run; wait"):
+            train(small_config(), finished)
+        flaxdl.evaluate(finished, config=small_config())
+    assert train(small_config(), finished).metrics["split"] == "test"
+
+
+def test_a_mistake_leaves_no_folder_behind(tmp_path):
+    config = small_config(init=Init(weights="nowhere.safetensors"))
+    with pytest.raises(ValueError, match="nowhere"):
+        train(config, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_that_a_run_writes_is_writable_by_everyone(tmp_path):
+    mask = os.umask(0)
+    try:
+        train(small_config(epochs=1, evaluate_every=1), tmp_path / "run")
+        assert os.umask(0) == 0
+    finally:
+        os.umask(mask)
+    written = [tmp_path / "run", *(tmp_path / "run").rglob("*")]
+    assert len(written) > 15
+    assert [path for path in written if path.stat().st_mode & 0o002] == []
 
 
 def test_evaluation_counts_every_example_once(uninterrupted):
@@ -132,6 +206,25 @@ def test_predict_reads_files(uninterrupted, tmp_path):
         assert set(prediction.probabilities) == {"0", "1", "2", "3"}
 
 
+def test_a_model_learns_a_single_batch_by_heart_and_resumes_in_it(tmp_path, monkeypatch):
+    labels = np.random.default_rng(0).permutation(np.arange(80, dtype=np.int32) % 4)
+    arrays = quadrant_source().arrays | {"train_label": labels}  # nothing but memory helps
+    config = small_config(
+        model=SimpleCNN(num_classes=4, dropout=0.0), data=Arrays.from_memory(**arrays), epochs=20
+    )
+    by_heart = replace(config, overfit_batches=1)
+    whole = train(by_heart, tmp_path / "one")
+    lines = [line for line in metric_lines(tmp_path / "one") if line["split"] == "train"]
+    assert lines[-1]["step"] == 80  # as many as without
+    assert lines[-1]["accuracy"] == 1
+    assert lines[-1]["loss"] < 0.1
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7, signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            train(by_heart, tmp_path / "stopped")
+    assert_identical(train(by_heart, tmp_path / "stopped").variables, whole.variables)
+
+
 def test_early_stopping_ends_the_run_at_its_best_and_stays_ended(tmp_path, capsys):
     # A momentum this large ruins the model after it was good.
     config = small_config(
@@ -139,14 +232,14 @@ def test_early_stopping_ends_the_run_at_its_best_and_stays_ended(tmp_path, capsy
         epochs=25,
         selection=Selection(metric="loss", patience=2),
     )
-    result = flaxdl.train(config, tmp_path)
+    result = train(config, tmp_path)
     validation = [line for line in metric_lines(tmp_path) if line["split"] == "validation"]
     best = min(validation, key=lambda line: (line["loss"], -line["step"]))
     assert validation.index(best) == len(validation) - 3
     assert validation[-1]["step"] < 100
     assert result.metrics["step"] == best["step"]
     assert result.metrics["split"] == "test"
-    flaxdl.train(config, tmp_path)
+    train(config, tmp_path)
     assert "already finished" in capsys.readouterr().err
 
 
@@ -158,19 +251,23 @@ def test_numbers_that_diverge_end_the_run(tmp_path):
     config = small_config(
         data=Arrays.from_memory(**arrays), max_bad_steps=3, transform=flaxdl.data.Transform()
     )
-    with pytest.raises(Diverged, match="not finite for 3 steps in a row"):
-        flaxdl.train(config, tmp_path)
+    message = (
+        "were not finite for 3 steps in a row, from step 1 to 3. In the last of them, the first "
+        r"such value is in the field of the batch inputs. Losses up to there: \[None\]"
+    )
+    with pytest.raises(Diverged, match=message):
+        train(config, tmp_path)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_sixteen_bit_runs_resume_exactly(tmp_path, monkeypatch, precision):
     config = small_config(precision=precision, epochs=2)
-    whole = flaxdl.train(config, tmp_path / "whole")
+    whole = train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 4, signal.SIGTERM)
         with pytest.raises(Interrupted):
-            flaxdl.train(config, tmp_path / "stopped")
-    resumed = flaxdl.train(config, tmp_path / "stopped")
+            train(config, tmp_path / "stopped")
+    resumed = train(config, tmp_path / "stopped")
     assert_identical(resumed.variables, whole.variables)
 
 
@@ -179,15 +276,15 @@ def test_a_workdir_of_another_config_is_refused_unless_told(uninterrupted):
     other = small_config(epochs=5.0, optimizer=SGD(learning_rate=0.5))
     before = (workdir / "config.json").read_text()
     with pytest.raises(ValueError, match="another config") as error:
-        flaxdl.train(other, workdir)
+        train(other, workdir)
     assert "epochs: 4.5 → 5.0" in str(error.value)
     assert "flaxdl.training.optimizers.SGD" in str(error.value)
     assert (workdir / "config.json").read_text() == before
 
 
 def test_accepted_changes_go_on_from_the_checkpoint(tmp_path):
-    flaxdl.train(small_config(epochs=2.0), tmp_path)
-    longer = flaxdl.train(small_config(epochs=3.0), tmp_path, accept_changes=True)
+    train(small_config(epochs=2.0), tmp_path)
+    longer = train(small_config(epochs=3.0), tmp_path, accept_changes=True)
     assert longer.metrics["split"] == "test"
     assert [line["step"] for line in metric_lines(tmp_path) if line["split"] == "train"][-1] == 12
 
@@ -204,18 +301,119 @@ def test_accepted_changes_go_on_from_the_checkpoint(tmp_path):
 )
 def test_what_does_not_fit_is_named_before_training(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        flaxdl.train(small_config(**changes), tmp_path / "run")
+        train(small_config(**changes), tmp_path / "run")
 
 
 def test_an_unwritable_workdir_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"workdir .*file/run cannot be written .*--workdir"):
-        flaxdl.train(small_config(), tmp_path / "file" / "run")
+        train(small_config(), tmp_path / "file" / "run")
 
 
 def test_a_workdir_without_a_run_is_named(tmp_path):
     with pytest.raises(ValueError, match="holds no run"):
         flaxdl.predict(tmp_path, ["x.png"])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 20 MiB, with room for the run's checkpoints and one more."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", disk]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield disk
+    subprocess.run(["umount", "--recursive", disk], check=True)
+
+
+def fill(workdir):
+    ballast = workdir.parent / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def empty(workdir):
+    (workdir.parent / "ballast").unlink()
+
+
+def make_read_only(workdir):
+    subprocess.run(["mount", "--bind", workdir, workdir], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", workdir], check=True)
+
+
+def make_writable(workdir):
+    subprocess.run(["umount", workdir], check=True)
+
+
+def take_away(workdir):
+    workdir.rename(workdir.parent / "elsewhere")
+
+
+def bring_back(workdir):
+    (workdir.parent / "elsewhere").rename(workdir)
+
+
+TROUBLES = {
+    "No space left on device": (fill, empty),
+    "Read-only file system": (make_read_only, make_writable),
+    "No such file or directory": (take_away, bring_back),
+}
+
+
+def trouble_between(monkeypatch, workdir, reason, first, last):
+    """Makes trouble when the loop starts a step, and ends it when it starts another one."""
+    steps = dict(zip((first, last), TROUBLES[reason], strict=True))
+    progress = ConsoleWriter.progress
+
+    def with_trouble(self, at):
+        progress(self, at)
+        if at == 9:
+            deadline = time.monotonic() + 60
+            while not (workdir / "checkpoints" / "5" / "SHA256SUMS").exists():
+                assert time.monotonic() < deadline
+        steps.get(at, lambda workdir: None)(workdir)
+
+    monkeypatch.setattr(ConsoleWriter, "progress", with_trouble)
+
+
+@pytest.mark.parametrize("reason", TROUBLES)
+def test_what_cannot_be_written_for_a_while_is_reported_and_the_run_goes_on(
+    uninterrupted, small_disk, monkeypatch, caplog, reason
+):
+    whole, result = uninterrupted
+    workdir = small_disk / "run"
+    before = threading.enumerate()
+    with monkeypatch.context() as patch:
+        trouble_between(patch, workdir, reason, 9, 16)
+        ours = train(small_config(), workdir)
+    # Nothing that waits for what cannot be written keeps the process from ending.
+    for thread in set(threading.enumerate()) - set(before):
+        if not thread.daemon:
+            thread.join(60)
+            assert not thread.is_alive()
+    told = [message for message in caplog.messages if reason in message]
+    for step in (10, 15):
+        start = f"the checkpoint of step {step} cannot be written: {reason}. The newest good one is"
+        assert any(message.startswith(start) for message in told)
+    assert_identical(ours.variables, result.variables)
+    assert metric_lines(workdir) == metric_lines(whole)
+    assert "Traceback" not in caplog.text
+
+
+def test_what_cannot_be_written_at_all_ends_the_run_with_a_message(
+    uninterrupted, small_disk, monkeypatch
+):
+    whole, result = uninterrupted
+    workdir = small_disk / "run"
+    with monkeypatch.context() as patch:
+        trouble_between(patch, workdir, "Read-only file system", 9, 99)
+        with pytest.raises(Unsaved, match="step 18 cannot be written: Read-only file system"):
+            train(small_config(), workdir)
+    make_writable(workdir)
+    assert_identical(train(small_config(), workdir).variables, result.variables)
+    assert metric_lines(workdir) == metric_lines(whole)
 
 
 def test_a_missing_split_is_named(uninterrupted):

@@ -12,20 +12,27 @@ import numpy as np
 
 from flaxdl.data.dataset import Dataset
 from flaxdl.data.unreadable import Unreadable
+from flaxdl.data.watch import watched
 
 Batch = dict[str, np.ndarray]
+
+_LOGGER = logging.getLogger(__name__)
 
 # A process takes about three seconds to start and import what it needs, in which two threads
 # decode almost 2,000 photographs of 500 x 375 pixels. Decoding runs beside Python, so that on two
 # cores threads are the faster (600 a second, and 500 by processes).
 _WORTH_PROCESSES = 4096  # examples
 _MOST_WORKERS = 16
+_MOST_DEATHS = 3  # of workers over one batch, which then is to blame
+_REPORT_AFTER = 60.0  # seconds without a batch, and every so often from then on
+_HUNG_AFTER = 300.0  # seconds without a batch, after which processes are started anew
 
 
 def prepared_ahead(batches: Sequence[Batch], dataset: Dataset, start: int) -> Generator[Batch]:
     """Yields batches from number `start` on, a few of them prepared in the background.
 
-    Closing the generator ends what works for it.
+    Closing the generator ends what works for it. Where none comes for long a warning says so.
+    Processes that die or hang are started anew, and nothing is lost by it.
 
     Args:
         batches: batches by number; what prepares them may be called in any thread or process.
@@ -52,29 +59,57 @@ def _by_threads(batches: Sequence[Batch], dataset: Dataset, start: int) -> Gener
     threads = 1 if dataset.in_memory else min(_MOST_WORKERS, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     with closing(iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(options))) as them:
-        yield from them
+        yield from watched(them, every=_REPORT_AFTER)
 
 
 def _by_processes(
     batches: Sequence[Batch], dataset: Dataset, start: int, workers: int
 ) -> Generator[Batch]:
+    number, deaths = start, 0
+    unreadable = dataset.unreadable or Unreadable(0, "examples")
+    while True:
+        parcels = _parcels(batches, dataset, number, workers)
+        try:
+            with closing(parcels):
+                for parcel in parcels:
+                    for name, reason in parcel.unreadable.items():
+                        unreadable.add(name, reason)
+                    yield parcel.batch
+                    number, deaths = number + 1, 0
+            return
+        except RuntimeError as error:
+            deaths += 1
+            if "terminated unexpectedly" not in str(error) or deaths > _MOST_DEATHS:
+                raise
+            _LOGGER.warning("a data worker died; batch %d is prepared anew: %s", number, error)
+
+
+def _parcels(
+    batches: Sequence[Batch], dataset: Dataset, start: int, workers: int
+) -> Generator["_Parcel"]:
     import grain
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain reads its own, which nobody else would parse
-    unreadable = dataset.unreadable or Unreadable(0, "examples")
     source = grain.MapDataset.source(_Parcels(batches, dataset))[start:]
     ahead = source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
     ahead = ahead.mp_prefetch(
         grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
         worker_init_fn=_begin_worker,
     )
-    with closing(iter(ahead)) as parcels:
-        for parcel in parcels:
-            for name, reason in parcel.unreadable.items():
-                unreadable.add(name, reason)
-            yield parcel.batch
+    others = set(multiprocessing.active_children())
+
+    def kill() -> None:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+
+    parcels = iter(ahead)
+    try:
+        yield from watched(parcels, every=_REPORT_AFTER, hung=kill, after=_HUNG_AFTER)
+    finally:
+        kill()  # they hold nothing that could be lost, and grain would wait for one that hangs
+        parcels.close()
 
 
 class _Parcel:

@@ -162,13 +162,13 @@ class TokenDataset(ArrayDataset):
         """The number of tokens of each text."""
         return self._lengths
 
-    def batch(self, indices: np.ndarray, share: slice) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Fetches rows, cut to the smallest size that holds every text of the whole batch."""
         longest = self._lengths[indices].max()
         size = self._sizes[np.searchsorted(self._sizes, longest)]
-        rows = self.gather(indices[share])
-        tokens = {name: rows[name] for name in ("inputs", "token_types") if name in rows}
-        return rows | {name: np.ascontiguousarray(ids[:, :size]) for name, ids in tokens.items()}
+        batch = self.gather(indices[rows])
+        tokens = {name: batch[name] for name in ("inputs", "token_types") if name in batch}
+        return batch | {name: np.ascontiguousarray(ids[:, :size]) for name, ids in tokens.items()}
 
 
 def padded(sequences: Sequence[Sequence[int]], size: int) -> tuple[np.ndarray, np.ndarray]:

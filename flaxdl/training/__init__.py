@@ -13,6 +13,7 @@ from flaxdl.training.optimizers import (
     StepDecay,
 )
 from flaxdl.training.precision import Precision
+from flaxdl.training.rewind import Rewind
 from flaxdl.training.selection import Selection
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
@@ -31,6 +32,7 @@ __all__ = [
     "Loop",
     "Optimizer",
     "Precision",
+    "Rewind",
     "Schedule",
     "Selection",
     "SequenceToSequence",

@@ -1,12 +1,26 @@
-"""Checkpoints of the whole training state, written by Orbax in the background."""
+"""Checkpoints of the whole training state, written by Orbax in the background, checked when read.
 
-from collections.abc import Callable, Sequence
+Of several processes the first one names, judges, moves and deletes; the others learn of it.
+"""
+
+import errno
+import itertools
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from flaxdl.training.checkpoint_files import CheckpointFolder, Damaged
+from flaxdl.training.processes import is_first, of_first
 from flaxdl.training.state import TrainState
+from flaxdl.training.unsaved import Unsaved
+
+_LOGGER = logging.getLogger(__name__)
+_BARRIER_MILLISECONDS = 1_200_000  # as long as Orbax waits at its own
 
 
 class Checkpoints:
@@ -23,41 +37,74 @@ class Checkpoints:
     ):
         import orbax.checkpoint as ocp
 
+        logging.getLogger("absl").addFilter(_is_not_of_orbax)
+        self._folder = CheckpointFolder(directory)
         self._keep = keep
         self._best_step = best_step
-        self._arguments = ocp.args
         self._serialize = ocp.tree.serialize_tree
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            item_handlers=ocp.StandardCheckpointHandler(),  # which knows shapes without reading
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self, enable_async_checkpointing=True
-            ),
-        )
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax asks this after every save."""
-        newest = {checkpoint.step for checkpoint in checkpoints[-self._keep :]}
-        return [checkpoint.step in newest | {self._best_step()} for checkpoint in checkpoints]
+        self._barrier: Any = ocp.multihost.get_barrier_sync_fn()
+        self._barriers = itertools.count()
+        self._checkpointer = ocp.StandardCheckpointer()
+        self._background = ThreadPoolExecutor(1, "checkpoints")
+        self._saving: Future[None] | None = None
+        self._failure: Unsaved | None = None
 
     def steps(self) -> list[int]:
         """The steps that have a complete checkpoint, oldest first."""
-        return sorted(self._manager.all_steps())
+        return self._folder.steps()
 
-    def save(self, state: TrainState) -> None:
-        """Copies the state off the devices and goes on writing it in the background."""
+    def recover(self) -> int:
+        """Makes ready to go on; returns the step of the newest sound checkpoint, 0 without any.
+
+        What an interrupted save has left is removed, damaged checkpoints are named and set aside.
+
+        Raises:
+            Damaged: if there are checkpoints and none of them is sound; then nothing is changed.
+        """
+        return _from_first(self._folder.recover)
+
+    def save(self, state: TrainState, *, also_keep: int | None = None) -> None:
+        """Copies the state off the devices and goes on writing it in the background.
+
+        Where that fails a warning says so, now or when it happens, and the run goes on with the
+        checkpoints that it has.
+
+        Args:
+            state: what is saved.
+            also_keep: a step whose checkpoint is not removed.
+        """
         step = int(state.step)
-        if step not in self.steps():
-            self._manager.save(step, args=self._arguments.StandardSave(state))
+        self.settle()
+        steps = self.steps()
+        if step in steps:
+            return
+        kept = {*sorted([*steps, step])[-self._keep :], step, self._best_step(), also_keep}
+        self._failure = None
+        try:
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            _from_first(lambda: self._folder.make_room(step, size))
+            self._checkpointer.save(self._folder.partial(step), state)
+        except Exception as error:
+            self._fail(step, error)
+        else:
+            self._saving = self._background.submit(self._finish, step, kept)
 
     def restore(self, like: TrainState, step: int) -> TrainState:
         """The state of a step, laid over the devices as the shapes in `like` say.
 
         Raises:
+            Damaged: if its files are not those that were written, or are gone.
             ValueError: if there is no such checkpoint, or it holds another state.
         """
-        self.check(like, step)
-        state: Any = self._manager.restore(step, args=self._arguments.StandardRestore(like))
+        _from_first(lambda: self._folder.check(step))
+        try:
+            self.check(like, step)
+            state: Any = self._checkpointer.restore(self._folder.of(step), like)
+        except Exception as error:
+            if not self._folder.of(step).is_dir():
+                # The run that it belongs to went on and removed it while it was read here.
+                raise Damaged(f"the checkpoint of step {step} is gone") from error
+            raise
         return state
 
     def check(self, like: TrainState, step: int) -> None:
@@ -68,26 +115,116 @@ class Checkpoints:
         """
         if step not in self.steps():
             raise ValueError(
-                f"{self._manager.directory} has no checkpoint of step {step}, only {self.steps()}"
+                f"{self._folder.path} has no checkpoint of step {step}, only {self.steps()}"
             )
+        metadata: Any = self._checkpointer.metadata(self._folder.of(step))
         ours = _shapes(self._serialize(like, keep_empty_nodes=True))
-        theirs = _shapes(self._manager.item_metadata(step))
+        theirs = _shapes(metadata.item_metadata.tree)
         differing = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
         if differing:
             names = ", ".join(differing[:3])
             raise ValueError(
-                f"the checkpoint of step {step} in {self._manager.directory} is that of another "
+                f"the checkpoint of step {step} in {self._folder.path} is that of another "
                 f"model, optimizer or way of freezing: {len(differing)} of its arrays differ, "
                 f"such as {names}"
             )
 
+    def remove_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps.
+
+        Raises:
+            OSError: if they cannot be removed.
+        """
+        self.settle()
+        later = [other for other in self.steps() if other > step]
+        _from_first(lambda: [self._folder.remove(other) for other in later])
+
+    def settle(self) -> None:
+        """Waits for the background, which has told of its failure itself."""
+        if self._saving is not None:
+            self._saving.result()
+            self._saving = None
+
     def wait(self) -> None:
-        """Returns when everything is on disk; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        """Returns when everything is on disk.
+
+        Raises:
+            Unsaved: if the state that was saved last could not be written.
+        """
+        self.settle()
+        if self._failure is not None:
+            raise self._failure
 
     def close(self) -> None:
         """Waits, and ends the background threads."""
-        self._manager.close()
+        self.settle()
+        self._background.shutdown()
+        self._checkpointer.close()
+
+    def _finish(self, step: int, kept: set[int | None]) -> None:
+        """Waits for Orbax, completes the checkpoint, and removes what is not kept."""
+        try:
+            try:
+                self._checkpointer.wait_until_finished()
+                if is_first():
+                    self._folder.complete(step)
+                    for other in self.steps():
+                        if other not in kept:
+                            self._folder.remove(other)
+            finally:
+                key = f"checkpoint {next(self._barriers)} complete"
+                self._barrier(key=key, timeout_ms=_BARRIER_MILLISECONDS)
+            if step not in self.steps():
+                raise OSError("the first process could not complete it")
+        except Exception as error:
+            self._fail(step, error)
+
+    def _fail(self, step: int, error: Exception) -> None:
+        if is_first():
+            self._folder.remove_partial()
+        what = f"the checkpoint of step {step} cannot be written: {_reason(error)}"
+        self._failure = Unsaved(what)
+        self._failure.__cause__ = error
+        newest = max(self.steps(), default=None)
+        _LOGGER.warning("%s. The newest good one is that of step %s", what, newest)
+
+
+def _from_first(call: Callable[[], Any]) -> Any:
+    """What a call in the first of all processes returns (JSON), for all.
+
+    Raises:
+        Damaged: in all processes, if it was raised in the first.
+        OSError: likewise.
+    """
+    value, damage, number = None, None, None
+    if is_first():
+        try:
+            value = call()
+        except Damaged as error:
+            damage = str(error)
+        except OSError as error:
+            number = error.errno or errno.EIO
+    value, damage, number = of_first([value, damage, number])
+    if damage is not None:
+        raise Damaged(damage)
+    if number is not None:
+        raise OSError(number, os.strerror(int(number)))
+    return value
+
+
+def _reason(error: Exception) -> str:
+    """Why something cannot be written, without all the paths that Orbax and TensorStore tell."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        if os.strerror(number) in str(error):
+            return os.strerror(number)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).strip().partition("\n")[0]
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Keeps Orbax from logging, with tracebacks of its threads, what it raises as well."""
+    return record.levelno != logging.ERROR or "orbax" not in record.pathname
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -1,15 +1,19 @@
 """What a person sees while a run trains: a live line on a terminal, plain lines elsewhere."""
 
+import time
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 _FORMATS = {
     "learning_rate": "lr {:.2e}",
     "gradient_norm": "norm {:.3g}",
+    "skipped_batches": "{:,} batches left out",
     "examples_per_second": "{:,.0f} examples/s",
 }
+_FEWEST_MEASURED = 10  # steps, on which an estimate may rest
 
 
 def describe(line: dict[str, Any]) -> str:
@@ -23,32 +27,61 @@ def describe(line: dict[str, Any]) -> str:
     )
 
 
+class _LiveLine(Progress):
+    """A bar that can be cleared even where the terminal has written `^C` behind it."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, so narrow that this stays on its line."""
+        yield from map(_WithRoom, super().get_renderables())
+
+
+class _WithRoom:
+    def __init__(self, renderable: RenderableType):
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width - len("^C")
+        yield from console.render(self._renderable, options.update(width=width))
+
+
 class ConsoleWriter:
-    """Writes lines of metrics to the console, and a live progress line if it is a terminal."""
+    """Writes lines of metrics to the console, and a live progress line if it is a terminal.
+
+    How long the run will take is said once, from the first steps that were measured.
+    """
 
     def __init__(self, total_steps: int, console: Console):
         self._console = console
         self._width = len(str(total_steps))
         self._total_steps = total_steps
-        self._progress = Progress(
+        self._first_step: int | None = None
+        self._compiled: float | None = None  # when that step had been compiled
+        self._is_told = False
+        self._progress = _LiveLine(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(),
             TextColumn("{task.description}"),
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,
         )
         self._task = self._progress.add_task("compiling", total=total_steps)
         self._progress.start()
 
     def progress(self, step: int) -> None:
         """Moves the bar."""
+        if self._first_step is None:
+            self._first_step = step
+        elif self._compiled is None:
+            self._compiled = time.perf_counter()
         self._progress.update(self._task, completed=step)
 
     def line(self, line: dict[str, Any]) -> None:
         """Training lines update the live line on a terminal; all others are printed."""
-        if line["split"] == "train" and self._console.is_terminal:
+        if line["split"] == "train":
+            self._tell_duration(line["step"])
+        if line["split"] == "train" and self._console.is_interactive:
             self._progress.update(self._task, completed=line["step"], description=describe(line))
         else:
             step = f"step {line['step']:>{self._width}}/{self._total_steps}"
@@ -56,6 +89,22 @@ class ConsoleWriter:
                 f"{step}  {line['split']:<10}  {describe(line)}", highlight=False, soft_wrap=True
             )
 
+    def _tell_duration(self, step: int) -> None:
+        if self._first_step is None or self._compiled is None or self._is_told:
+            return
+        measured, left = step - self._first_step - 1, self._total_steps - step
+        if measured < _FEWEST_MEASURED or left == 0:
+            return
+        seconds = (time.perf_counter() - self._compiled) / measured * left
+        self._console.print(f"about {_duration(seconds)} to go at this pace", highlight=False)
+        self._is_told = True
+
     def close(self) -> None:
         """Takes the live line away and gives the cursor back."""
         self._progress.stop()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

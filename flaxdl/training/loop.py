@@ -5,26 +5,45 @@ step number and from what `metrics.jsonl` already holds. A run that was stopped 
 goes on from its newest checkpoint as if nothing had happened.
 """
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from flaxdl.training.checkpoints import Checkpoints
+from flaxdl.training.diagnosis import first_not_finite
 from flaxdl.training.interruption import Interrupted, Interruption
 from flaxdl.training.metrics import MetricsFile, MetricSums, Split
+from flaxdl.training.parallel import Parallel, compile_train
+from flaxdl.training.processes import of_first
+from flaxdl.training.rewind import Rewind
 from flaxdl.training.selection import Selection
-from flaxdl.training.sharding import put_batch, replicated
+from flaxdl.training.sharding import create_on, put_batch, replicated
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
+from flaxdl.training.times import Times
+from flaxdl.training.unsaved import Unsaved
+
+_LOGGER = logging.getLogger(__name__)
+_MOST_REWINDS = 3  # to one checkpoint
 
 
 class Diverged(RuntimeError):
-    """Loss or gradients were not finite for too many steps in a row."""
+    """Loss or gradients were not finite for too many steps in a row, or rose again and again."""
+
+
+class _Spike(Exception):
+    """The loss has jumped; the state that has seen it comes along."""
+
+    def __init__(self, state: TrainState):
+        self.step, self.skipped = int(state.step), int(state.skipped)
 
 
 class Writer(Protocol):
@@ -46,11 +65,13 @@ class Loop:
 
     steps: Steps
     mesh: jax.sharding.Mesh
+    parallel: Parallel
+    """How a training step is computed on the devices of the mesh."""
     batch_size: int
     training_batches: Callable[[int], Generator[dict[str, np.ndarray]]]
-    """The endless training batches from a step on."""
-    evaluation_batches: Callable[[Split], Iterator[dict[str, np.ndarray]]]
-    """Each example of a split once."""
+    """This process's rows of the endless training batches from a number on."""
+    evaluation_batches: Callable[[Split], Generator[dict[str, np.ndarray]]]
+    """This process's rows of batches with each example of a split once."""
     has_validation: bool
     log_every: int
     """Steps between two training lines."""
@@ -58,48 +79,73 @@ class Loop:
     """Steps between two evaluations, each followed by a checkpoint."""
     max_bad_steps: int
     """Steps in a row that may be skipped for non-finite numbers."""
+    rewind: Rewind
     selection: Selection
     metrics: MetricsFile
     checkpoints: Checkpoints
+    shapes: Callable[[int], TrainState]
+    """The state after so many steps, as shapes with their places on the devices."""
     writers: Sequence[Writer]
     interruption: Interruption
-
-    @cached_property
-    def _train(self) -> Callable[..., TrainState]:
-        return jax.jit(self.steps.train, donate_argnums=0, out_shardings=replicated(self.mesh))
-
-    @cached_property
-    def _train_thawed(self) -> Callable[..., TrainState]:
-        train = self.steps.thawed.train
-        return jax.jit(train, donate_argnums=0, out_shardings=replicated(self.mesh))
+    times: Times
 
     @cached_property
     def _evaluate(self) -> Callable[..., MetricSums]:
-        return jax.jit(self.steps.evaluate, donate_argnums=1, out_shardings=replicated(self.mesh))
+        place = replicated(self.mesh)
+        evaluate = jax.jit(self.steps.evaluate, donate_argnums=1, out_shardings=place)
+        return self.times.compiled(evaluate)
 
     def run(self, state: TrainState) -> TrainState:
         """Trains to the last step, or until the selection ends the run.
 
         Raises:
-            Diverged: after `max_bad_steps` skipped steps in a row.
+            Diverged: after `max_bad_steps` skipped steps in a row, or if the loss jumps again each
+                time that the run goes back to a checkpoint.
             Interrupted: after a signal, once the state is saved.
+            Unsaved: if the last state could not be written.
         """
-        step = int(state.step)
-        batches = self.training_batches(step)
+        rewinds: Counter[int] = Counter()  # how often, by step of the checkpoint
+        while True:
+            try:
+                state = self._train(state)
+                break
+            except _Spike as spike:
+                start = self._due_before(spike.step)
+                rewinds[start] += 1
+                if rewinds[start] > _MOST_REWINDS:
+                    raise Diverged(
+                        f"the loss has jumped once more at step {spike.step}, after the run went "
+                        f"back to step {start} and on with other batches {_MOST_REWINDS} times; "
+                        "a smaller learning rate or optimizer.clip_norm often helps"
+                    ) from None
+                state = self._before(spike, start)
+        with self.times.spent("saving"):
+            self.checkpoints.save(state)  # again, if it failed
+            self.checkpoints.wait()
+        return state
+
+    def _train(self, state: TrainState) -> TrainState:
+        step, skipped = int(state.step), int(state.skipped)
+        compiled = partial(compile_train, mesh=self.mesh, parallel=self.parallel)
+        train = self.times.compiled(compiled(self.steps.behind(step), state=state))
+        batches = self.training_batches(step + skipped)
         window_start, window_steps = time.perf_counter(), 0
         try:
             while True:
                 if self._is_due(step, self.log_every):
                     if not self.metrics.has(step, "train"):
+                        jax.block_until_ready(state)  # steps that were handed out are not done
                         seconds = time.perf_counter() - window_start
                         self._log_training(state, step, window_steps, seconds)
                         state = state.replace(sums=state.sums.emptied())
                     window_start, window_steps = time.perf_counter(), 0
                 if self._is_due(step, self.evaluate_every):
+                    jax.block_until_ready(state)
                     paused = time.perf_counter()
                     if self.has_validation and not self.metrics.has(step, "validation"):
                         self.write(step, "validation", self.evaluate(state, "validation"))
-                    self.checkpoints.save(state)
+                    with self.times.spent("saving"):
+                        self._save(state)
                     window_start += time.perf_counter() - paused
                     if self.is_over():
                         break
@@ -108,17 +154,15 @@ class Loop:
                 self._stop_if_asked(state)
                 for writer in self.writers:
                     writer.progress(step)
+                # Before the thaw, since a run that is stopped while it waits saves what it has.
+                batch = self._next(batches, state)
                 if step == self.steps.thaw_step:
-                    thaw = jax.jit(self.steps.thaw, out_shardings=replicated(self.mesh))
-                    state = thaw(state)
-                is_thawed = self.steps.is_thawed_at(step)
-                train = self._train_thawed if is_thawed else self._train
-                batch = put_batch(next(batches), self.mesh)
+                    state = create_on(self.mesh, self.steps.thaw, state)
+                    train = self.times.compiled(compiled(self.steps.thawed, state=state))
                 state = self._in_turn(train(state, batch))
                 step, window_steps = step + 1, window_steps + 1
         finally:
             batches.close()
-        self.checkpoints.wait()
         return state
 
     def is_over(self) -> bool:
@@ -133,10 +177,11 @@ class Loop:
             Interrupted: after a signal, once the state is saved.
         """
         sums = state.sums.emptied()
-        for batch in self.evaluation_batches(split):
-            self._stop_if_asked(state)
-            sums = self._in_turn(self._evaluate(state, sums, put_batch(batch, self.mesh)))
-        return sums.means()
+        with self.times.spent("evaluating"), closing(self.evaluation_batches(split)) as batches:
+            while (batch := self._next(batches, state)) is not None:
+                sums = self._in_turn(self._evaluate(state, sums, put_batch(batch, self.mesh)))
+                self._stop_if_asked(state)
+            return sums.means()
 
     def _in_turn(self, results: Any) -> Any:
         """Waits for the results where steps must not overlap.
@@ -152,22 +197,74 @@ class Loop:
         return step > 0 and (step % interval == 0 or step == self.steps.total_steps)
 
     def _log_training(self, state: TrainState, step: int, steps: int, seconds: float) -> None:
-        bad_steps = int(state.bad_steps)
         values = state.sums.means() | {
             "learning_rate": float(state.learning_rate),
             "gradient_norm": float(state.gradient_norm),
         }
+        if skipped := int(state.skipped):
+            values["skipped_batches"] = skipped
         if steps:
             values["examples_per_second"] = steps * self.batch_size / seconds
         self.write(step, "train", values)
-        if bad_steps >= self.max_bad_steps:
-            losses = [line["loss"] for line in self.metrics.of_split("train")][-10:]
-            raise Diverged(
-                f"loss or gradients were not finite for {bad_steps} steps in a row, the last of "
-                f"them step {step}; losses before: {losses}. The last good checkpoint is that of "
-                f"step {max(self.checkpoints.steps(), default=None)}; a smaller learning rate or "
-                "optimizer.clip_norm often helps"
-            )
+        if state.has_diverged(self.max_bad_steps):
+            raise Diverged(self._what_diverged(state, step))
+        if self.rewind.is_spike(self.metrics.of_split("train")) and self._can_rewind(step):
+            raise _Spike(state)
+
+    def _due_before(self, step: int) -> int:
+        """The last step before this one whose checkpoint was due, 0 if none was.
+
+        Others, of runs that were stopped, are not gone back to: the run would come to another end
+        than one that was never stopped.
+        """
+        return (step - 1) // self.evaluate_every * self.evaluate_every
+
+    def _can_rewind(self, step: int) -> bool:
+        self.checkpoints.settle()
+        start = self._due_before(step)
+        if of_first(start in self.checkpoints.steps()):
+            return True
+        _LOGGER.warning(
+            "the loss has jumped at step %d, but there is no checkpoint of step %d to go back to",
+            step,
+            start,
+        )
+        return False
+
+    def _before(self, spike: _Spike, start: int) -> TrainState:
+        """The state of the checkpoint of step `start`, to go on behind the batches of the spike."""
+        _LOGGER.warning(
+            "the loss has jumped at step %d: going back to step %d, and on without the batches "
+            "in between",
+            spike.step,
+            start,
+        )
+        self.checkpoints.remove_after(start)
+        self.metrics.rewind(start, keep_test=False)
+        state = self.checkpoints.restore(self.shapes(start), start)
+        skipped = np.int32(spike.skipped + spike.step - start)
+        return state.replace(skipped=jax.device_put(skipped, state.skipped.sharding))
+
+    def _save(self, state: TrainState) -> None:
+        due = int(state.step) // self.evaluate_every * self.evaluate_every
+        self.checkpoints.save(state, also_keep=None if self.rewind.factor is None else due)
+
+    def _what_diverged(self, state: TrainState, step: int) -> str:
+        where = ""
+        if jax.process_count() == 1:
+            with closing(self.training_batches(step - 1 + int(state.skipped))) as batches:
+                batch = put_batch(next(batches), self.mesh)
+            before = state.replace(step=state.step - 1)  # of skipped steps nothing else is left
+            where = first_not_finite(self.steps.behind(step), before, batch)
+            where = f"In the last of them, the first such value is in {where}. "
+        bad_steps = int(state.bad_steps)
+        losses = [line["loss"] for line in self.metrics.of_split("train")][-10:]
+        return (
+            f"loss, gradients or statistics were not finite for {bad_steps} steps in a row, from "
+            f"step {step - bad_steps + 1} to {step}. {where}Losses up to there: {losses}. The last "
+            f"good checkpoint is that of step {max(self.checkpoints.steps(), default=None)}; "
+            "a smaller learning rate or optimizer.clip_norm often helps"
+        )
 
     def write(self, step: int, split: Split, values: dict[str, float]) -> None:
         """Writes a line of metrics to `metrics.jsonl` and to all writers."""
@@ -175,10 +272,29 @@ class Loop:
         for writer in self.writers:
             writer.line(line)
 
+    def _next(self, batches: Iterator[Any], state: TrainState) -> Any:
+        """The next batch, None behind the last; a signal does not wait for it."""
+        with self.times.spent("waiting for data"):
+            if jax.process_count() > 1:  # they have to stop at the same step
+                return next(batches, None)
+            try:
+                with self.interruption.at_once():
+                    return next(batches, None)
+            except Interrupted:
+                self._stop_if_asked(state)
+                raise
+
     def _stop_if_asked(self, state: TrainState) -> None:
-        received = self.interruption.received
-        if received is not None:
-            self.checkpoints.save(state)
+        received = self.interruption.poll()
+        if received is None:
+            return
+        step = int(state.step)
+        self._save(state)
+        try:
             self.checkpoints.wait()
-            where = f"saved at step {int(state.step)}; the same line again goes on from there"
-            raise Interrupted(received, f"{received.name}: {where}")
+        except Unsaved as error:
+            newest = max(self.checkpoints.steps(), default=0)
+            where = f"{error}; the same line again goes on from step {newest}"
+        else:
+            where = f"saved at step {step}; the same line again goes on from there"
+        raise Interrupted(received, f"{received.name}: {where}")

@@ -4,7 +4,9 @@ Sums live on the device and are read only when a line is written. An evaluation 
 number of devices and any padding: padded examples have weight 0, and sums are divided once.
 """
 
+import errno
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -15,6 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+
+from flaxdl.training.unsaved import Unsaved
+
+_LOGGER = logging.getLogger(__name__)
 
 Split = str  # "train", "validation" or "test"
 
@@ -67,45 +73,131 @@ class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, in the order of steps.
 
     A line is `{"step": 120, "split": "validation", "loss": 0.31, "accuracy": 0.92}`. Numbers that
-    are not finite are written as null, since JSON has no word for them.
+    are not finite are written as null, since JSON has no word for them. A line is in the file whole
+    or not at all, and what cannot be written now is written with the next.
+
+    Args:
+        path: the file; what it holds already is read.
+        writes: whether to write it; of several processes one does, and all keep the lines.
+
+    Raises:
+        ValueError: naming the line that is none of metrics.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, writes: bool = True):
         self._path = path
+        self._writes = writes
+        self._written = 0  # lines
         self.lines: list[dict[str, Any]] = []
         if path.exists():
-            # A line that a crash left half-written is measured again.
-            whole, _, _ = path.read_text().rpartition("\n")
-            self.lines = [json.loads(line) for line in whole.splitlines()]
+            # A line that the end of a machine left half-written is measured again.
+            whole, _, _ = path.read_bytes().rpartition(b"\n")
+            self.lines = [
+                _parsed(line, f"{path}, line {number}")
+                for number, line in enumerate(whole.splitlines(), 1)
+            ]
+            self._written = len(self.lines)
 
     def rewind(self, step: int, *, keep_test: bool = True) -> None:
         """Drops the lines of later steps, which a resumed run is about to measure again.
 
         A run that was finished and now goes on for longer drops its test line as well.
+
+        Raises:
+            Unsaved: if the file cannot be written.
         """
         self.lines = [
             line
             for line in self.lines
             if line["step"] <= step and (keep_test or line["split"] != "test")
         ]
+        self._written = len(self.lines)
+        if not self._writes:
+            return
         unfinished = self._path.with_suffix(".tmp")
-        unfinished.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-        os.replace(unfinished, self._path)
+        try:
+            unfinished.write_bytes(_text(self.lines))
+            os.replace(unfinished, self._path)
+        except OSError as error:
+            raise Unsaved(f"{self._path} cannot be written ({error.strerror})") from error
 
     def has(self, step: int, split: Split) -> bool:
         """Whether the line of this step and split is already written."""
         return any(line["step"] == step and line["split"] == split for line in reversed(self.lines))
 
-    def of_split(self, split: Split) -> list[dict[str, Any]]:
-        """The lines of one split, oldest first."""
-        return [line for line in self.lines if line["split"] == split]
+    def of_split(self, split: Split, *, until: int | None = None) -> list[dict[str, Any]]:
+        """The lines of one split, oldest first, up to a step if one is given."""
+        return [
+            line
+            for line in self.lines
+            if line["split"] == split and (until is None or line["step"] <= until)
+        ]
 
     def append(self, step: int, split: Split, values: Mapping[str, float]) -> dict[str, Any]:
-        """Writes one line and returns it."""
+        """Writes one line and returns it; a failure is only warned of, see `finish`."""
         line = {"step": step, "split": split} | {
             name: value if math.isfinite(value) else None for name, value in values.items()
         }
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
         self.lines.append(line)
+        try:
+            self._write()
+        except OSError as error:
+            _LOGGER.warning(
+                "%s cannot be written (%s); its lines are kept until it can be",
+                self._path,
+                error.strerror,
+            )
         return line
+
+    def finish(self) -> None:
+        """Writes what is not written yet.
+
+        Raises:
+            Unsaved: if it still cannot be written.
+        """
+        try:
+            self._write()
+        except OSError as error:
+            raise Unsaved(f"{self._path} cannot be written ({error.strerror})") from error
+
+    def _write(self) -> None:
+        """Appends what is not written yet by a single call, which a signal cannot divide."""
+        missing = self.lines[self._written :] if self._path.exists() else self.lines
+        if not (self._writes and missing):
+            return
+        text = _text(missing)
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            size = os.fstat(file).st_size
+            if os.write(file, text) < len(text):
+                os.ftruncate(file, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(file)
+        self._written = len(self.lines)
+
+
+def _text(lines: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+def _parsed(text: bytes, place: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        line = None
+    if (
+        not isinstance(line, dict)
+        or type(line.get("step")) is not int
+        or type(line.get("split")) is not str
+        or not all(value is None or type(value) in (int, float) for value in _values(line))
+    ):
+        raise ValueError(
+            f'{place}: a line of metrics is like {{"step": 120, "split": "train", "loss": 0.3}}, '
+            f"got {text[:80]!r}"
+        )
+    return line
+
+
+def _values(line: dict[str, Any]) -> Iterable[Any]:
+    return (value for name, value in line.items() if name not in ("step", "split"))

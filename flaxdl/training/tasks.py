@@ -28,9 +28,14 @@ class Task:
         keywords = {k: v for k, v in batch.items() if k not in ("inputs", "label", "weight")}
         return batch["inputs"], keywords
 
+    def losses(self, outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """What is minimized in the mean, in at least float32, and its weights, of one shape."""
+        raise NotImplementedError(f"{type(self).__name__}.losses")
+
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
-        """The scalar to minimize, in at least float32."""
-        raise NotImplementedError(f"{type(self).__name__}.loss")
+        """The weighted mean of `losses`."""
+        losses, weights = self.losses(outputs, batch)
+        return jnp.sum(losses * weights) / jnp.sum(weights)
 
     def metrics(self, outputs: Any, batch: Batch) -> Metrics:
         """What is averaged, each by its own weights; `loss` is among the metrics."""
@@ -54,10 +59,9 @@ class Classification(Task):
     def __post_init__(self):
         _check_smoothing(self.label_smoothing)
 
-    def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Mean cross-entropy over the weighted examples, labels smoothed."""
-        losses = cross_entropy(outputs, batch["label"], self.label_smoothing)  # [B]
-        return _mean(losses, batch["weight"])
+    def losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Cross-entropy of each example [B], labels smoothed."""
+        return cross_entropy(outputs, batch["label"], self.label_smoothing), batch["weight"]
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
         """`loss` (labels as they are), `accuracy`; `top_5_accuracy` of more than ten classes."""
@@ -92,9 +96,9 @@ class LanguageModeling(Task):
     prompt: str | None = None
     """What `train` has the model continue at its end, as a sample."""
 
-    def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Mean cross-entropy over the real tokens of the weighted texts."""
-        return _mean(*self.metrics(outputs, batch)["loss"])
+    def losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Cross-entropy of each token after the first [B, T - 1]; padding has no weight."""
+        return self.metrics(outputs, batch)["loss"]
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
         """`loss`, the same as `bits_per_token`, and `accuracy`."""
@@ -127,10 +131,10 @@ class SequenceToSequence(Task):
     def __post_init__(self):
         _check_smoothing(self.label_smoothing)
 
-    def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Mean cross-entropy over the real tokens of the weighted texts, labels smoothed."""
-        losses = cross_entropy(outputs, batch["label"], self.label_smoothing)  # [B, S]
-        return _mean(losses, _token_weights(batch))
+    def losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Cross-entropy of each token [B, S], labels smoothed; padding has no weight."""
+        losses = cross_entropy(outputs, batch["label"], self.label_smoothing)
+        return losses, _token_weights(batch)
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
         """`loss` and `accuracy` by token, and `exact_match` by text.
@@ -178,10 +182,6 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
 
 def _is_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
-
-
-def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    return jnp.sum(values * weights) / jnp.sum(weights)
 
 
 def _is_real(tokens: jax.Array, lengths: jax.Array) -> jax.Array:

@@ -2,9 +2,13 @@ import itertools
 import logging
 import multiprocessing
 import os
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
+from deadly import Deadly
 from PIL import Image
 
 from flaxdl.config import load_config
@@ -12,6 +16,7 @@ from flaxdl.data import ImageFolder, Images, Tfds, evaluation_batches, prefetch,
 from flaxdl.data import tfds as tfds_module
 from flaxdl.data.dataset import ArrayDataset, RecordDataset, Subset
 from flaxdl.data.unreadable import Unreadable
+from flaxdl.data.watch import watched
 
 TRANSFORM = Images(size=8, smallest_area=0.3, flip=True, crop_padding=1)
 
@@ -78,6 +83,41 @@ def test_an_error_in_a_process_is_the_same_error(photos, in_a_process):
     with pytest.raises(ValueError, match=r"(?s)1 images cannot be read.*0:.*(12|33).png"):
         evaluate(load(photos, max_unreadable=0))
     assert multiprocessing.active_children() == []
+
+
+def test_processes_that_die_or_hang_are_started_anew(photos, in_a_process, caplog, monkeypatch):
+    monkeypatch.setattr(prefetch, "_HUNG_AFTER", 8.0)
+    stream = training_batches(load(photos), TRANSFORM, batch_size=8, seed=1, start_step=2)
+    batches = list(itertools.islice(stream, 1))
+    for number, count in ((signal.SIGKILL, 4), (signal.SIGSTOP, 4)):
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, number)
+        batches += itertools.islice(stream, count)
+    stream.close()
+    assert multiprocessing.active_children() == []
+    assert_same(batches, train(load(photos)))
+    assert caplog.text.count("a data worker died; batch ") == 2
+    assert caplog.text.count("what prepares it hangs, and is ended") == 1
+
+
+def test_a_batch_that_kills_its_process_is_an_error(photos, in_a_process, monkeypatch):
+    monkeypatch.setattr(prefetch, "_MOST_DEATHS", 1)
+    batches = training_batches(load(photos), Deadly(), batch_size=8, seed=0)
+    with pytest.raises(RuntimeError, match="terminated unexpectedly"):
+        next(batches)
+    assert multiprocessing.active_children() == []
+
+
+def test_waiting_long_is_told_again_and_again(caplog):
+    def slow():
+        yield 1
+        time.sleep(0.7)
+        yield 2
+
+    assert list(watched(slow(), every=0.2)) == [1, 2]
+    told = [m for m in caplog.messages if m.endswith("a slow disk, or something that hangs")]
+    assert len(told) == 3
+    assert "watch" not in [thread.name for thread in threading.enumerate()]
 
 
 CONFIG = """

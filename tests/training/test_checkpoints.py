@@ -34,7 +34,7 @@ def initial(optimizer, **changes):
 @pytest.mark.parametrize("freeze", [(), ("features.*",)])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
 def test_what_was_saved_comes_back_and_nothing_else_does(tmp_path, optimizer, freeze):
-    mesh = make_mesh(jax.devices()[:1])
+    mesh = make_mesh(devices=jax.devices()[:1])
     create = initial(optimizer, freeze=freeze)
     with closing(Checkpoints(tmp_path)) as checkpoints:
         state = create_on(mesh, create)

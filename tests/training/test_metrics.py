@@ -1,11 +1,13 @@
 import json
 import math
+import os
 
 import jax.numpy as jnp
 import pytest
 
 from flaxdl.training import Selection
 from flaxdl.training.metrics import MetricsFile, MetricSums
+from flaxdl.training.unsaved import Unsaved
 
 
 def test_means_are_weighted_each_by_its_own_weights_and_add_up_over_batches():
@@ -54,6 +56,43 @@ def test_a_line_cut_short_by_a_crash_is_measured_again(tmp_path):
     assert len(file.lines) == 1
     file.rewind(1)
     assert path.read_text() == whole + "\n"
+
+
+def test_a_line_is_written_whole_or_not_at_all(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    file.append(1, "train", {"loss": 0.5})
+    before = path.read_text()
+    with monkeypatch.context() as patch:
+        write = os.write
+        patch.setattr(os, "write", lambda file, data: write(file, data[:7]))
+        file.append(2, "train", {"loss": 0.4})
+        assert path.read_text() == before
+        with pytest.raises(Unsaved, match="metrics.jsonl cannot be written .No space left"):
+            file.finish()
+    assert "cannot be written (No space left on device); its lines are kept" in caplog.text
+    file.append(3, "train", {"loss": 0.3})
+    assert [line["step"] for line in MetricsFile(path).lines] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        '{"step": 1}',
+        '{"step": true, "split": "train"}',
+        '{"step": 1e3, "split": "test"}',
+        '{"step": 1, "split": "train", "loss": "1"}',
+        "[" * 100_000,
+        "\0" * 20,
+        "\xff",
+    ],
+)
+def test_what_is_no_line_of_metrics_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "split": "train"}\n' + line + "\n", encoding="latin-1")
+    with pytest.raises(ValueError, match="metrics.jsonl, line 2: a line of metrics is like"):
+        MetricsFile(path)
 
 
 def test_rewinding_drops_later_steps_from_the_file(tmp_path):

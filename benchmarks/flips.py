@@ -1,0 +1,48 @@
+"""Damages checkpoints at random, and checks that each time the one before is restored instead.
+
+    python benchmarks/flips.py --times 1000
+
+Flips single bits, cuts files short and removes them. Writes the counts to benchmarks/results/.
+"""
+
+import json
+import logging
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+import damage  # noqa: E402
+
+RESULTS = HERE / "results" / "flips.json"
+
+
+def main(times: int = 1000, seed: int = 0) -> None:
+    """Prints and writes how often what was done to which file; a failure ends it.
+
+    Args:
+        times: How many checkpoints are damaged.
+        seed: Decides how.
+    """
+    logging.getLogger("flaxdl").setLevel(logging.ERROR)
+    random = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        sound, work = Path(folder) / "sound", Path(folder) / "work"
+        sound.mkdir()
+        before, _ = damage.save_two(sound)
+        done = [damage.recover(sound, work, before, random) for _ in range(times)]
+    kinds = Counter(kind for kind, _ in done)
+    found = {"noticed_and_recovered": len(done), **kinds, "different_files": len(set(done))}
+    print(found)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,52 @@
+"""Trains for half an hour and looks whether memory, threads and open files stay as they are.
+
+    python benchmarks/soak.py --minutes 30
+
+Writes what it found to benchmarks/results/soak.json.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import tyro
+
+HERE = Path(__file__).parent
+sys.path[0] = str(HERE.parent / "tests")
+
+from soak import growth, soak  # noqa: E402
+
+RESULTS = HERE / "results" / "soak.json"
+
+
+def main(minutes: float = 30) -> None:
+    """Prints and writes the first sample, the last one, the extremes and the growth.
+
+    Args:
+        minutes: How long.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        samples, saved = soak(Path(folder), seconds=60 * minutes, every=2.0)
+    found = {
+        "minutes": minutes,
+        "samples": len(samples),
+        "checkpoints_saved": saved,
+        **{
+            name: {
+                "first": round(samples[0][name]),
+                "last": round(samples[-1][name]),
+                "least": round(min(sample[name] for sample in samples)),
+                "most": round(max(sample[name] for sample in samples)),
+                "growth_of_median": round(grown, 1),
+            }
+            for name, grown in growth(samples).items()
+        },
+    }
+    print(json.dumps(found, indent=2))
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

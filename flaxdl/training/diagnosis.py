@@ -1,0 +1,82 @@
+"""Where in a step the first value appeared that is not finite."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxdl.training.freezing import inference_where_frozen, merge, split
+from flaxdl.training.precision import matmul_precision
+from flaxdl.training.state import TrainState
+from flaxdl.training.steps import Steps
+
+
+def first_not_finite(steps: Steps, state: TrainState, batch: Mapping[str, jax.Array]) -> str:
+    """Repeats a step, without taking it, and says where its first NaN or infinity is.
+
+    What goes in is looked at first, then the layers in the order in which they are called, the loss
+    and the updated statistics, and last the gradient of each parameter.
+
+    Args:
+        steps: the functions of the run.
+        state: the state before the step.
+        batch: the batch of the step.
+    """
+    for what, tree in (
+        ("the field of the batch", dict(batch)),
+        ("the parameter", state.params),
+        ("the statistic", state.model_state),
+    ):
+        found = _first_bad(tree)
+        if found is not None:
+            return f"{what} {found}"
+    layers: list[str] = []
+    bad_layers: set[int] = set()
+
+    def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        outputs = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            path = ".".join(context.module.path) or "the whole model"
+            layers.append(f"{path} ({type(context.module).__name__})")
+            # By way of the host, since a layer may be called within a scan.
+            number = len(layers) - 1
+            jax.debug.callback(lambda ok: ok or bad_layers.add(number), _is_finite(outputs))
+        return outputs
+
+    trainable, frozen = split(state.params, steps.freeze)
+    scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
+
+    def scaled_loss(trainable: Any) -> tuple[jax.Array, Any]:
+        with inference_where_frozen(trainable), matmul_precision(steps.precision):
+            params = merge(trainable, frozen)
+            key = steps._key(state.step + 1)
+            outputs, statistics = steps._apply(params, state.model_state, batch, key)
+            return steps.task.loss(outputs, batch) * scale, statistics
+
+    with nn.intercept_methods(watch):
+        loss, statistics = jax.jit(scaled_loss)(trainable)
+    jax.effects_barrier()
+    if bad_layers:
+        return f"the output of the layer {layers[min(bad_layers)]}"
+    if not jnp.isfinite(loss):
+        return "the loss" if state.loss_scale is None else f"the loss, {scale:.0f} times as large"
+    found = _first_bad(statistics)
+    if found is not None:
+        return f"the updated statistic {found}"
+    found = _first_bad(jax.jit(jax.grad(scaled_loss, has_aux=True))(trainable)[0])
+    return "nowhere when it is repeated" if found is None else f"the gradient of {found}"
+
+
+def _first_bad(tree: Any) -> str | None:
+    """The path, joined by dots, of the first leaf with a value that is not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not _is_finite(leaf):
+            return ".".join(str(getattr(key, "key", key)) for key in path)
+    return None
+
+
+def _is_finite(tree: Any) -> jax.Array:
+    leaves = (leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact))
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))

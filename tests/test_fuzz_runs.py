@@ -1,0 +1,143 @@
+"""What a run reads of its workdir and command line, broken at random, is refused in one message.
+
+Drawn anew from a seed for as long as FLAXDL_FUZZ_SECONDS says, by default half a second for each
+kind; tests/weights/test_fuzz.py does the same to files of weights, test_damage.py to checkpoints.
+"""
+
+import io
+import json
+import os
+import time
+import tracemalloc
+from contextlib import redirect_stderr, redirect_stdout
+
+import numpy as np
+from broken_files import mutate
+from small_runs import small_config
+
+from flaxdl.commands import main
+from flaxdl.config import to_json
+from flaxdl.data import Arrays, Images
+from flaxdl.models import SimpleCNN
+from flaxdl.training.manifest import damage_of, write_manifest
+from flaxdl.training.metrics import MetricsFile
+from flaxdl.workdir import Workdir
+
+SECONDS = float(os.environ.get("FLAXDL_FUZZ_SECONDS", "2")) / 4
+SEED = int(os.environ.get("FLAXDL_FUZZ_SEED", "0"))
+SLOWEST = 2  # seconds of processor time for one case
+MOST_MEMORY = 50 * 2**20  # bytes of Python objects
+
+METRICS = b"".join(
+    json.dumps({"step": s, "split": n, "loss": 0.5 / s, "accuracy": None}).encode() + b"\n"
+    for s in range(1, 20)
+    for n in ("train", "validation")
+)
+
+
+def fuzz(read, cases):
+    """Calls `read(case)` until the time is up; it returns or raises ValueError."""
+    random = np.random.default_rng(SEED)
+    count = refused = 0
+    end = time.monotonic() + SECONDS
+    tracemalloc.start()
+    try:
+        while time.monotonic() < end or count < 20:
+            case = cases(random)
+            start = time.process_time()
+            try:
+                read(case)
+            except ValueError:
+                refused += 1
+            assert time.process_time() - start < SLOWEST
+            assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
+            count += 1
+    except BaseException as error:
+        error.add_note(f"case {count} of FLAXDL_FUZZ_SEED={SEED}: {case!r}")
+        raise
+    finally:
+        tracemalloc.stop()
+    assert refused > count / 10
+
+
+def test_broken_metrics(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+
+    def read(data):
+        path.write_bytes(data)
+        for line in MetricsFile(path).lines:
+            assert type(line["step"]) is int
+
+    fuzz(read, lambda random: mutate(METRICS, METRICS, random))
+
+
+def test_broken_configs(tmp_path):
+    config = small_config(
+        data=Arrays("data.npz"), transform=Images(), model=SimpleCNN(num_classes=4)
+    )
+    folder = Workdir(tmp_path)
+    folder.claim(config, data={"classes": None, "steps_per_epoch": 3, "example": {}})
+    file = tmp_path / "config.json"
+    sound = file.read_bytes()
+    assert folder.config() == config
+
+    def read(data):
+        file.write_bytes(data)
+        to_json(folder.config())
+        folder.data()
+
+    fuzz(read, lambda random: mutate(sound, sound, random))
+
+
+def test_broken_manifests(tmp_path):
+    (tmp_path / "d").mkdir()
+    for name in ("_METADATA", "d/0123456789", "manifest.ocdbt"):
+        (tmp_path / name).write_bytes(name.encode())
+    write_manifest(tmp_path)
+    manifest = tmp_path / "SHA256SUMS"
+    sound = manifest.read_bytes()
+
+    def read(data):
+        manifest.write_bytes(data)
+        assert (damage_of(tmp_path) is None) == (data == sound)
+        raise ValueError("as it should be")
+
+    fuzz(read, lambda random: mutate(sound, sound, random))
+
+
+FLAGS = [
+    *("--epochs", "--batch-size", "--model.num-classes", "--optimizer", "--optimizer.clip-norm"),
+    *("--workdir", "--freeze", "--selection.patience", "--precision", "--data.path", "--seed"),
+    *("--=", "--"),
+]
+VALUES = ["1", "-1", "nan", "1e999", "None", "[]", "\0", "ü" * 9, "a b", "{", "float8", "--help"]
+
+
+def test_broken_command_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "fuzzed_config.py"
+    config.write_text(
+        "from flaxdl import Config\nfrom flaxdl.data import Arrays\n"
+        "from flaxdl.models import SimpleCNN\n"
+        "config = Config(model=SimpleCNN(), data=Arrays('nowhere.npz'))\n"
+    )
+
+    def arguments(random):
+        words = [w for _ in range(3) for w in (random.choice(FLAGS), random.choice(VALUES))]
+        return [str(word) for word in words[: random.integers(1, 7)]]
+
+    def read(words):
+        output = io.StringIO()
+        with redirect_stdout(output), redirect_stderr(output):
+            try:
+                code = main(["train", "--config", str(config), *words])
+            except SystemExit as stopped:
+                code = stopped.code
+            except ValueError as error:
+                raise AssertionError("a traceback, not a message") from error
+        assert code in (0, 2), output.getvalue()  # 0 where it was asked for help
+        assert output.getvalue().strip()
+        if code == 2:
+            raise ValueError(output.getvalue())
+
+    fuzz(read, arguments)
