@@ -2,7 +2,7 @@
 
 import sys
 
-from flaxdl.commands import main
+from flaxdl.commands import leave, main
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]], program="train.py"))
+    leave(main(["train", *sys.argv[1:]], program="train.py"))

@@ -2,7 +2,7 @@
 
 python train.py --config configs/digits_resnet.py
 
-99.44 % of the test split with one seed; minutes on two CPU cores.
+99.17 % ± 0.48 of the test split (three seeds, 98.89 to 99.72), in 83 to 85 s on two CPU cores.
 """
 
 from flaxdl import Config

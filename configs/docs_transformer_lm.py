@@ -2,8 +2,8 @@
 
 python train.py --config configs/docs_transformer_lm.py
 
-2.00 bits per character on the test part of Python 3.11's documentation with one seed; minutes on
-two CPU cores.
+1.996 ± 0.012 bits per character on the test part of Python 3.11's documentation (three seeds, 1.982
+to 2.004); minutes on two CPU cores.
 
 Of any other text: --data.path FILE, and --model.vocab-size as the error message says.
 """

@@ -2,7 +2,8 @@
 
 python train.py --config configs/languages_lstm.py
 
-83.7 % of the test split, and 95.4 % among its first five, with one seed; minutes on two CPU cores.
+84.2 % ± 0.4 of the test split (three seeds, 83.7 to 84.4), and 95.7 % ± 0.3 among its
+first five; minutes on two CPU cores.
 """
 
 from flaxdl import Config

@@ -2,7 +2,8 @@
 
 python train.py --config configs/languages_transformer.py
 
-80.7 % of the test split, and 94.7 % among its first five, with one seed; minutes on two CPU cores.
+80.6 % ± 0.4 of the test split (three seeds, 80.2 to 81.1), and 95.1 % ± 0.1 among its
+first five; minutes on two CPU cores.
 """
 
 from flaxdl import Config

@@ -1,8 +1,15 @@
 """`python -m flaxdl COMMAND ...`; see `flaxdl.commands`."""
 
 import sys
+from typing import NoReturn
 
-from flaxdl.commands import main
+from flaxdl.commands import leave, main
+
+
+def script() -> NoReturn:
+    """The same as an installed program, `flaxdl COMMAND ...`."""
+    leave(main(sys.argv[1:], program="flaxdl"))
+
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

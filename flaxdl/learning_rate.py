@@ -16,7 +16,7 @@ from flaxdl.report.learning_rate import draw_curve
 from flaxdl.run import initial_state
 from flaxdl.setup import set_up
 from flaxdl.training.optimizers import Schedule
-from flaxdl.training.sharding import put_batch, replicated
+from flaxdl.training.parallel import compile_train
 
 LOWEST, HIGHEST = 1e-7, 10.0
 STEPS = 100
@@ -88,15 +88,15 @@ def find_learning_rate(config: Config, *, steps: int = STEPS) -> LearningRateCur
     optimizer = replace(config.optimizer, learning_rate=1.0, schedule=Sweep())
     setup = set_up(replace(config, optimizer=optimizer))
     functions = replace(setup.steps, total_steps=steps)
-    train = jax.jit(functions.train, donate_argnums=0, out_shardings=replicated(setup.mesh))
     state = initial_state(setup)
+    train = compile_train(functions, setup.mesh, config.parallel, state)
     learning_rates, losses = [], []
     with closing(setup.training_batches()) as batches:
         while len(losses) < steps:
-            state = train(state, put_batch(next(batches), setup.mesh))
+            state = train(state, next(batches))
             if int(state.updates) == len(losses):  # the step was skipped
                 # In float16 that is how the scale of the loss is found.
-                if state.loss_scale is None or int(state.bad_steps) >= config.max_bad_steps:
+                if state.loss_scale is None or state.has_diverged(config.max_bad_steps):
                     break
                 continue
             learning_rates.append(float(state.learning_rate))

@@ -74,7 +74,17 @@ def predict(
         ValueError: if there is no run or checkpoint, an item cannot be read, or the run's task is
             none of these.
     """
-    trained = restore(workdir, config)
+    return predict_with(restore(workdir, config), items, sampling=sampling)
+
+
+def predict_with(
+    trained: Trained, items: Sequence[str], *, sampling: Sampling = Sampling()
+) -> list[Prediction] | list[Writing]:
+    """What `predict` gives, with a trained network that is at hand.
+
+    Raises:
+        ValueError: if an item cannot be read, or the run's task is none of these.
+    """
     shapes = {name: example.shape[1:] for name, example in trained.examples.items()}
     batch = trained.transform.read(items, shapes)
     check_tokens(trained.config.model, batch)

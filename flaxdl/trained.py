@@ -1,6 +1,9 @@
 """A trained network as its run left it: the best checkpoint, and what it takes to use it."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,16 @@ import jax
 from flaxdl.config import Config
 from flaxdl.data import Transform
 from flaxdl.setup import Examples, load_splits, make_steps, split_batches, state_shapes
+from flaxdl.training.checkpoint_files import Damaged
 from flaxdl.training.checkpoints import Checkpoints
 from flaxdl.training.metrics import MetricsFile
+from flaxdl.training.selection import Selection
 from flaxdl.training.sharding import make_mesh
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 from flaxdl.workdir import Workdir
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,15 +44,15 @@ class Trained:
         return {"params": self.state.params, **self.state.model_state}
 
 
-def restore(workdir: str | Path, config: Config | None = None) -> Trained:
-    """Reads the best checkpoint of a finished or running run.
+def outline(workdir: str | Path, config: Config | None = None) -> Trained:
+    """A run as `restore` gives it, but with shapes for its state; no checkpoint is read.
 
     Args:
         workdir: the run's folder.
         config: the run's config, where config.json cannot bring it back.
 
     Raises:
-        ValueError: if there is no run or no checkpoint.
+        ValueError: if there is no run.
     """
     folder = Workdir(workdir)
     config = config or folder.config()
@@ -57,20 +64,36 @@ def restore(workdir: str | Path, config: Config | None = None) -> Trained:
     }
     epoch = data["steps_per_epoch"]
     steps = make_steps(config, transform, total_steps=1, steps_per_epoch=epoch)
-    metrics = MetricsFile(folder.metrics)
-    checkpoints = open_checkpoints(folder, config, metrics)
-    try:
-        available = checkpoints.steps()
-        if not available:
-            raise ValueError(f"{folder.path} holds no checkpoint yet")
-        best = config.selection.best_step(metrics.of_split("validation"))
-        step = best if best in available else available[-1]
-        shapes = state_shapes(steps.behind(step), examples, make_mesh())
-        state = checkpoints.restore(shapes, step)
-    finally:
-        checkpoints.close()
     classes = None if data["classes"] is None else tuple(data["classes"])
-    return Trained(config, transform, classes, examples, steps, state)
+    shapes = state_shapes(steps, examples, make_mesh())
+    return Trained(config, transform, classes, examples, steps, shapes)
+
+
+def restore(workdir: str | Path, config: Config | None = None) -> Trained:
+    """Reads the best checkpoint of a finished or running run.
+
+    Args:
+        workdir: the run's folder.
+        config: the run's config, where config.json cannot bring it back.
+
+    Raises:
+        ValueError: if there is no run or no sound checkpoint.
+    """
+    folder = Workdir(workdir)
+    run = outline(folder.path, config)
+    metrics = MetricsFile(folder.metrics)
+
+    def shapes(step: int) -> TrainState:
+        if not run.steps.is_thawed_at(step - 1):
+            return run.state
+        return state_shapes(run.steps.thawed, run.examples, make_mesh())
+
+    with closing(open_checkpoints(folder, run.config, metrics)) as checkpoints:
+        if not checkpoints.steps():
+            raise ValueError(f"{folder.path} holds no checkpoint yet")
+        lines = metrics.of_split("validation")
+        state = restore_best(checkpoints, run.config.selection, lines, shapes=shapes)
+    return replace(run, state=state)
 
 
 def evaluate(
@@ -93,6 +116,45 @@ def evaluate(
     for batch in split_batches(splits, trained.transform, trained.config.batch_size, split):
         sums = add(trained.state, sums, batch)
     return sums.means()
+
+
+def restore_best(
+    checkpoints: Checkpoints,
+    selection: Selection,
+    lines: Sequence[dict[str, Any]],
+    *,
+    shapes: Callable[[int], TrainState],
+    state: TrainState | None = None,
+) -> TrainState:
+    """The best state by these lines of metrics; the newest one where none has a line.
+
+    What is damaged is named by a warning, and the next best taken.
+
+    Args:
+        checkpoints: where states are.
+        selection: what is best.
+        lines: those of the validation split.
+        shapes: gives the shapes of the state of a step.
+        state: one that need not be read, where it is at hand.
+
+    Raises:
+        Damaged: if all are.
+    """
+    at_hand = None if state is None else int(state.step)
+    available = {*checkpoints.steps(), *([] if at_hand is None else [at_hand])}
+    while True:
+        candidates = [line for line in lines if line["step"] in available]
+        best = selection.best_step(candidates)
+        step = max(available) if best is None else best
+        if state is not None and step == at_hand:
+            return state
+        try:
+            return checkpoints.restore(shapes(step), step)
+        except Damaged as error:
+            available.remove(step)
+            if not available:
+                raise
+            _LOGGER.warning("%s; the next best one is used", error)
 
 
 def open_checkpoints(folder: Workdir, config: Config, metrics: MetricsFile) -> Checkpoints:

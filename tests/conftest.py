@@ -16,4 +16,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"])
 
+import pytest
+from quick import is_quick
+
 import flaxdl  # noqa: F401  (before JAX, for the flags that it sets)
+
+
+def pytest_collection_modifyitems(items):
+    """Gives the tests that `quick.QUICK` names their mark."""
+    for item in items:
+        if is_quick(item.nodeid.removeprefix("tests/")):
+            item.add_marker(pytest.mark.quick)

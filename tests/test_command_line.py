@@ -1,7 +1,9 @@
 """What a person types, and what comes back: text, files and exit codes."""
 
+import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +16,8 @@ import pytest
 from PIL import Image
 from small_runs import bright_quadrants
 
-from flaxdl.commands import main
+from flaxdl.commands import COMMANDS, main
+from flaxdl.profiling import profile
 from flaxdl.trained import restore
 from flaxdl.weights import load_weights
 
@@ -111,6 +114,45 @@ def test_a_learning_rate_is_found_and_drawn(project, capsys, monkeypatch):
     assert code == 0
     assert out.startswith("steepest descent at --optimizer.learning-rate ")
     assert [file.name for file in (project / "sweep").iterdir()] == ["learning_rate.png"]
+
+
+def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    before = sorted(project.rglob("*"))
+    line = ("train", "--config", "quadrants.py", "--dry-run")
+    code, out, _ = run(capsys, *line, "--workdir", "w", "--seed", "3", "--overfit-batches", "1")
+    assert code == 0
+    model, data, work, train, validation = out.splitlines()
+    assert model == "SimpleCNN with 618,244 parameters (2.4 MiB)"
+    assert data == "72 train, 8 validation, 24 test examples; trains on 1 batches only"
+    assert work.startswith("48 steps of 16 examples, 12 epochs; float32 on 8 x ")
+    assert train.startswith("train       loss 1.")
+    assert validation.startswith("validation  loss 1.")
+    assert sorted(project.rglob("*")) == before
+    code, out, err = run(capsys, *line, "--init.weights", "nowhere.safetensors")
+    assert code == 2
+    assert "nowhere.safetensors" in err
+
+
+def test_a_profile_names_the_most_expensive_operations(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    profiles = []
+
+    def kept(*given):
+        profiles.append(profile(*given))
+        return profiles[0]
+
+    # The name `train` of the package is the command, not its file.
+    monkeypatch.setattr(importlib.import_module("flaxdl.commands.train"), "profile", kept)
+    code, out, _ = run(capsys, "train", "--config", "quadrants.py", "--profile",
+                       "--workdir", "traced")  # fmt: skip
+    assert code == 0
+    sources = {operation.source for operation in profiles[0].operations}
+    assert any(source.startswith("classifier.1/dot_general") for source in sources)
+    shares = [float(share) for share in re.findall(r"(\d+\.\d)%", out)]
+    assert len(shares) == 10
+    assert shares == sorted(shares, reverse=True)
+    assert list((project / "traced").glob("profile/**/*.xplane.pb"))
 
 
 def test_help_shows_every_field(project, capsys):
@@ -253,6 +295,70 @@ def test_terminated_and_started_again_from_the_shell(project):
     again.communicate(timeout=60)
     assert "going on from step" in text
     assert again.returncode == 130
+
+
+def in_the_shell(project, line, **environment):
+    """What bash makes of a line, in which `train` is `python train.py`."""
+    return subprocess.run(
+        ["bash", "-c", f'train() {{ "{sys.executable}" "{REPOSITORY}/train.py" "$@"; }}\n{line}'],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_who_stops_reading_is_no_error(project):
+    done = in_the_shell(project, "set -o pipefail; train --config quadrants.py --help | head -n 2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: train.py")
+
+
+def test_other_broken_pipes_are_errors(monkeypatch, capfd):
+    def lose_a_worker(arguments, program):
+        raise BrokenPipeError("worker")
+
+    monkeypatch.setitem(COMMANDS, "inspect", lose_a_worker)
+    with pytest.raises(BrokenPipeError, match="worker"):
+        main(["inspect", "ResNet50"])
+
+
+def test_colours_are_for_terminals_that_want_them(project):
+    line = "train --config quadrants.py --help"
+    on_a_terminal = f"export -f train; script -qec '{line}' /dev/null"
+    shown = {"TERM": "xterm", "SHELL": "/bin/bash"}
+    assert "\x1b" not in in_the_shell(project, line, **shown).stdout
+    assert "\x1b[" in in_the_shell(project, on_a_terminal, **shown).stdout
+    assert "\x1b[" not in in_the_shell(project, on_a_terminal, NO_COLOR="1", **shown).stdout
+
+
+COMPLETE = """
+source completion.bash
+complete_line() {
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+    $(complete -p flaxdl | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+    echo "${COMPREPLY[@]}"
+}
+complete_line flaxdl ""
+complete_line flaxdl train --optimizer.mo
+complete_line flaxdl train --config quadrants.py --data.pa
+complete_line flaxdl evaluate --workdir w --split t
+"""
+
+
+def test_the_shell_completes_commands_flags_and_values(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    for shell in ("zsh", "fish", "bash"):
+        code, out, _ = run(capsys, "completion", shell, "quadrants.py")
+        assert code == 0
+        assert "--optimizer.learning-rate" in out
+    (project / "completion.bash").write_text(out)
+    commands, flag, field, values = in_the_shell(project, COMPLETE).stdout.splitlines()
+    assert set(commands.split()) == {"-h", "--help", *COMMANDS}
+    assert flag == "--optimizer.momentum-dtype"
+    assert field == "--data.path"
+    assert set(values.split()) == {"train", "test"}
 
 
 def test_inspect_prints_layers_and_totals(capsys):

@@ -97,7 +97,14 @@ def text_table(path):
 def pretrained(folder, model, example):
     """A folder with the weights of a model as it was published, but drawn at random."""
     folder.mkdir()
-    export_weights(model.init(jax.random.key(0), example), folder / "model.safetensors")
+    random = np.random.default_rng(0)
+
+    def draw(x):  # variances have to be positive
+        return np.ones(x.shape, x.dtype) if x.ndim < 2 else random.normal(0, 0.02, x.shape)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), example)
+    variables = jax.tree.map(lambda x: draw(x).astype(x.dtype), shapes)
+    export_weights(variables, folder / "model.safetensors")
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "text"]
     (folder / "vocab.txt").write_text("\n".join(marks) + "\n")
     return folder
@@ -145,8 +152,8 @@ def test_trains_two_steps_and_is_evaluated(path, tmp_path, monkeypatch, data_dir
         freeze_epochs=None if config.freeze_epochs is None else 0.5,  # one step each
     )
     # Eight copies of VGG-16 would not fit; several devices and checkpoints have their own tests.
-    monkeypatch.setattr("flaxdl.setup.make_mesh", lambda: make_mesh(jax.devices()[:1]))
-    monkeypatch.setattr("flaxdl.training.checkpoints.Checkpoints.save", lambda self, state: None)
+    monkeypatch.setattr("flaxdl.setup.make_mesh", lambda _: make_mesh(devices=jax.devices()[:1]))
+    monkeypatch.setattr("flaxdl.training.checkpoints.Checkpoints.save", lambda *_, **__: None)
     with mocked(monkeypatch, data_dir) if needs_download else contextlib.nullcontext():
         metrics = flaxdl.train(small, tmp_path / "run").metrics
     assert (metrics["step"], metrics["split"]) == (2, "test")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import bright_quadrants, small_config
+from small_runs import bright_quadrants, small_config, train
 
 import flaxdl
 from flaxdl import Config
@@ -48,7 +48,7 @@ def run(tmp_path_factory):
     """A finished run in bfloat16, on images of bytes."""
     folder = tmp_path_factory.mktemp("run")
     config = small_config(epochs=1, evaluate_every=1, precision="bfloat16")
-    flaxdl.train(config, folder)
+    train(config, folder)
     return folder, config
 
 
@@ -258,7 +258,7 @@ def bert_run(tmp_path_factory):
         batch_size=8,
         epochs=2,
     )
-    flaxdl.train(config, folder / "run")
+    train(config, folder / "run")
     return folder / "run", config
 
 

@@ -41,7 +41,7 @@ def alphabet(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(alphabet):
-    flaxdl.train(flaxdl.load_config(alphabet / "alphabet.py"), alphabet / "run")
+    flaxdl.train(flaxdl.load_config(alphabet / "alphabet.py"), alphabet / "run", report=False)
     return alphabet / "run"
 
 
@@ -95,7 +95,7 @@ def test_an_encoder_decoder_rewrites_texts(tmp_path):
         epochs=25,
         evaluate_every=25,
     )
-    result = flaxdl.train(config, tmp_path)
+    result = flaxdl.train(config, tmp_path, report=False)
     assert set(result.metrics) >= {"loss", "accuracy", "exact_match"}
     (found,) = flaxdl.predict(tmp_path, ["May 3rd, 1985"])
     assert len(found.text) == 10  # it has learnt at least the form
@@ -125,7 +125,7 @@ def test_any_model_can_be_trained_but_only_a_transformer_writes(alphabet, tmp_pa
         epochs=8,
         evaluate_every=8,
     )
-    assert flaxdl.train(config, tmp_path).metrics["accuracy"] == 1.0
+    assert flaxdl.train(config, tmp_path, report=False).metrics["accuracy"] == 1.0
     with pytest.raises(ValueError, match="takes a TransformerLM .* got Bigrams and FittedText"):
         flaxdl.predict(tmp_path, ["abc"], config=config)
 
@@ -146,4 +146,4 @@ def test_a_model_too_small_for_the_tokens_is_refused(alphabet, tmp_path, changes
         task=LanguageModeling(),
     )
     with pytest.raises(ValueError, match=message):
-        flaxdl.train(config, tmp_path)
+        flaxdl.train(config, tmp_path, report=False)

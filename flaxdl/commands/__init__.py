@@ -1,21 +1,32 @@
-"""The command line: `python -m flaxdl train | evaluate | predict | export | inspect`.
+"""The command line: `python -m flaxdl COMMAND`, with the commands below.
 
 A command is a function of its arguments, as texts, and of how the program was called.
 """
 
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
+import jax
+import tyro
+
+from flaxdl.commands.completion import completion
 from flaxdl.commands.evaluate import evaluate
 from flaxdl.commands.export import export
 from flaxdl.commands.inspect import inspect
 from flaxdl.commands.predict import predict
+from flaxdl.commands.report import report
 from flaxdl.commands.train import train
+from flaxdl.commands.visualize import visualize
+from flaxdl.compiled import keep_compiled
 from flaxdl.spelling import did_you_mean
 from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Diverged
+from flaxdl.training.unsaved import Unsaved
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -25,14 +36,17 @@ COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "predict": predict,
     "export": export,
     "inspect": inspect,
+    "report": report,
+    "visualize": visualize,
+    "completion": completion,
 }
 
 
 def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
     """Runs a command and returns its exit code.
 
-    0 done, 1 our fault (with a traceback), 2 the user's mistake, 3 the numbers diverged, 130 and
-    143 interrupted or terminated, after saving.
+    0 done, 1 our fault (with a traceback), 2 the user's mistake or a disk that cannot be written,
+    3 the numbers diverged, 130 and 143 interrupted or terminated, after saving.
     """
     name, *rest = arguments or ["--help"]
     if name not in COMMANDS:
@@ -40,12 +54,19 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
         if name in ("-h", "--help"):
             return 0
         return _complain(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}", 2)
+    if os.environ.get("NO_COLOR"):  # which rich knows by itself
+        tyro._experimental_options["ansi_codes"] = False
+    keep_compiled()
     try:
-        COMMANDS[name](rest, f"{program} {name}" if program.startswith("python") else program)
+        _run(COMMANDS[name], rest, program if program == "train.py" else f"{program} {name}")
     except Interrupted as interrupted:
+        if jax.distributed.is_initialized():
+            jax.distributed.shutdown()  # where the processes wait for each other
         return _complain(str(interrupted), interrupted.exit_code)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
+    except Unsaved as unsaved:
+        return _complain(str(unsaved), 2)
     except Diverged as diverged:
         return _complain(str(diverged), 3)
     except ValueError as error:
@@ -53,6 +74,41 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
             raise
         return _complain(str(error), 2)
     return 0
+
+
+def _run(
+    command: Callable[[Sequence[str], str], None], arguments: Sequence[str], program: str
+) -> None:
+    """Calls a command; who reads its output may stop reading, as `| head` does."""
+    try:
+        try:
+            command(arguments, program)
+        finally:
+            sys.stdout.flush()  # here, since Python itself complains when it does so at its end
+    except BrokenPipeError:
+        if not _is_unread(sys.stdout.fileno()):
+            raise  # of another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_unread(file: int) -> bool:
+    """Whether this is a pipe whose reader has gone."""
+    poll = select.poll()
+    poll.register(file, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with the exit code of a command.
+
+    After an interruption at once: Python would wait for threads that prepare data, which may hang,
+    and all that matters is on disk.
+    """
+    if code in (130, 143):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _complain(message: str, code: int) -> int:

@@ -1,7 +1,9 @@
-"""`inspect`: the layers of a model, from shapes alone."""
+"""`inspect`: the layers of a model or of a config's model, and the memory that a step takes."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -10,18 +12,35 @@ import tyro
 from rich.console import Console
 
 from flaxdl import models
+from flaxdl.commands.config_file import ConfigArguments, config_file
+from flaxdl.config import Config
+from flaxdl.memory import memory_of, memory_table
 from flaxdl.report.inspect import inspect as inspect_layers
 from flaxdl.report.inspect import layer_table
+from flaxdl.setup import set_up
 from flaxdl.spelling import did_you_mean
+
+
+@dataclass(frozen=True)
+class InspectArguments(ConfigArguments):
+    """Prints the layers of a config's model for its data, or what a training step takes."""
+
+    memory: bool = False
+    """Compile the training step for the devices that are here, and print its memory instead."""
 
 
 def inspect(arguments: Sequence[str], program: str) -> None:
     """Prints the layers of a model, with their shapes, parameters and costs."""
+    found = config_file(arguments)
+    if found is not None:
+        _inspect_config(*found, arguments, program)
+        return
     name, *rest = arguments or ["--help"]
     public = {name: getattr(models, name) for name in models.__all__}
     kinds = {n: kind for n, kind in public.items() if isinstance(kind, type(nn.Module))}
     if name in ("-h", "--help"):
         print(f"usage: {program} MODEL [--shape 224 224 3] [--FIELD VALUE ...]")
+        print(f"       {program} --config configs/NAME.py [--memory] [--FIELD VALUE ...]")
         print(f"MODEL is one of {', '.join(kinds)}")
         return
     if name not in kinds:
@@ -45,3 +64,15 @@ def inspect(arguments: Sequence[str], program: str) -> None:
         Console().print(layer_table(inspect_layers(model, inputs, **keywords)))
 
     tyro.cli(command, prog=f"{program} {name}", args=rest)
+
+
+def _inspect_config(file: Path, config: Config, arguments: Sequence[str], program: str) -> None:
+    default = InspectArguments(file=file, config=config)
+    given = tyro.cli(InspectArguments, prog=program, args=arguments, default=default)
+    setup = set_up(given.config)
+    if given.memory:
+        Console().print(memory_table(setup, memory_of(setup)))
+        return
+    examples: Any = setup.examples  # shapes, of which a task takes its parts as of arrays
+    inputs, keywords = given.config.task.model_arguments(examples)
+    Console().print(layer_table(inspect_layers(given.config.model, inputs, **keywords)))

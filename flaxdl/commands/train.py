@@ -4,24 +4,28 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
+import rich
 import tyro
 
 from flaxdl import prediction, run
+from flaxdl.commands.config_file import ConfigArguments, config_file
 from flaxdl.commands.printing import print_answers
-from flaxdl.config import Config, differences, list_configs, load_config, to_json
+from flaxdl.config import Config, differences, list_configs, to_json
+from flaxdl.dry_run import dry_run
 from flaxdl.learning_rate import find_learning_rate
+from flaxdl.profiling import profile
+from flaxdl.setup import set_up
+from flaxdl.summary import summary
+from flaxdl.training.console import describe
+from flaxdl.training.processes import Distributed, is_first
 from flaxdl.training.tasks import LanguageModeling
 
 
 @dataclass(frozen=True)
-class TrainArguments:
+class TrainArguments(ConfigArguments):
     """Trains the network that a config file describes; the same line again goes on with it."""
 
-    file: Annotated[str, tyro.conf.arg(name="config")]
-    """The config file, such as configs/digits_cnn.py; its fields are the flags below."""
-    config: Annotated[Config, tyro.conf.arg(name="")]
     workdir: Path | None = None
     """Where the run is kept; by default runs/NAME, and a mark of the changed fields behind it."""
     accept_changes: bool = False
@@ -29,6 +33,17 @@ class TrainArguments:
     find_learning_rate: bool = False
     """Do not train, but try all learning rates for a few steps and draw the losses; what is frozen
     at first stays so."""
+    dry_run: bool = False
+    """Build everything, train one step and evaluate once, and write nothing but prepared data."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the metrics as well, by flaxdl[wandb]."""
+    report: bool = True
+    """Write report.html at the end, a page to look at."""
+    profile: bool = False
+    """Do not train, but trace a few steps into WORKDIR/profile and print the ten most expensive
+    operations."""
+    distributed: Distributed = Distributed()
+    """Where the processes of a run find each other, on a cluster that JAX does not know."""
 
 
 def train(arguments: Sequence[str], program: str) -> None:
@@ -36,15 +51,15 @@ def train(arguments: Sequence[str], program: str) -> None:
     if list(arguments) == ["--list"]:
         _list_configs()
         return
-    file = _value_of("--config", arguments)
-    if file is None:
+    found = config_file(arguments)
+    if found is None:
         print(
             f"usage: {program} --config configs/NAME.py [--workdir DIR] [--FIELD VALUE ...]\n"
             f"       {program} --config configs/NAME.py --help    every field, explained\n"
             f"       {program} --list                             every config in configs/"
         )
         raise SystemExit(0 if {"-h", "--help"} & set(arguments) else 2)
-    config = load_config(file)
+    file, config = found
     given = tyro.cli(
         TrainArguments,
         prog=program,
@@ -52,36 +67,52 @@ def train(arguments: Sequence[str], program: str) -> None:
         default=TrainArguments(file=file, config=config),
     )
     workdir = given.workdir or _default_workdir(file, config, given.config)
+    given.distributed.connect()
     if given.find_learning_rate:
-        found = find_learning_rate(given.config)
-        picture = found.draw(workdir)
-        print(f"steepest descent at --optimizer.learning-rate {found.steepest:.1e}; see {picture}")
+        curve = find_learning_rate(given.config)
+        picture = curve.draw(workdir)
+        print(f"steepest descent at --optimizer.learning-rate {curve.steepest:.1e}; see {picture}")
         return
-    run.train(given.config, workdir, accept_changes=given.accept_changes)
+    if given.dry_run:
+        _dry_run(given.config)
+        return
+    if given.profile:
+        found = profile(given.config, workdir)
+        rich.print(found.table())
+        print(f"the whole trace is in {found.folder}")
+        return
+    run.train(
+        given.config,
+        workdir,
+        accept_changes=given.accept_changes,
+        report=given.report,
+        wandb=given.wandb,
+    )
     task = given.config.task
     if isinstance(task, LanguageModeling) and task.prompt is not None:
-        print_answers(prediction.predict(workdir, [task.prompt], config=given.config))
+        written = prediction.predict(workdir, [task.prompt], config=given.config)
+        if is_first():
+            print_answers(written)
+
+
+def _dry_run(config: Config) -> None:
+    setup = set_up(config)
+    if is_first():
+        print(summary(setup))
+    for split, metrics in dry_run(setup).items():
+        if is_first():
+            print(f"{split:<10}  {describe(metrics)}")
 
 
 def _list_configs() -> None:
     summaries = list_configs(Path("configs"))
     if not summaries:
         raise ValueError(f"there is no config file in {Path('configs').absolute()}")
-    for path, summary in summaries.items():
-        print(f"{path:<40}  {summary}")
+    for path, line in summaries.items():
+        print(f"{path:<40}  {line}")
 
 
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    for index, argument in enumerate(arguments):
-        if argument.startswith(f"{flag}="):
-            return argument.removeprefix(f"{flag}=")
-        if argument == flag and index + 1 < len(arguments):
-            return arguments[index + 1]
-    return None
-
-
-def _default_workdir(file: str, original: Config, config: Config) -> Path:
+def _default_workdir(file: Path, original: Config, config: Config) -> Path:
     changes = differences(to_json(original), to_json(config))
     mark = hashlib.sha256("\n".join(changes).encode()).hexdigest()[:8]
-    name = Path(file).stem
-    return Path("runs") / (f"{name}-{mark}" if changes else name)
+    return Path("runs") / (f"{file.stem}-{mark}" if changes else file.stem)

@@ -158,9 +158,11 @@ class _Trace:
             outputs = [_field_after(eqn, tracked)] * len(eqn.outvars)
             inner = _inner_jaxpr(eqn)
             if inner is not None:
+                # The first operand of a choice says which branch to take.
+                given = eqn.invars[1:] if eqn.primitive.name == "cond" else eqn.invars
                 # A function called once takes the variables as they are; a loop's are its own.
-                is_call = len(inner.invars) == len(eqn.invars) and "length" not in eqn.params
-                pairs = zip(inner.invars, eqn.invars, strict=True) if is_call else ()
+                is_call = len(inner.invars) == len(given) and "length" not in eqn.params
+                pairs = zip(inner.invars, given, strict=True) if is_call else ()
                 passed = {i: tracked[v] for i, v in pairs if isinstance(v, Var) and v in tracked}
                 repeats = times * eqn.params.get("length", 1)
                 found = self.follow(inner, passed, layer=innermost, times=repeats)
@@ -218,6 +220,8 @@ def _field_after(eqn: JaxprEqn, operands: Mapping[Var, Field]) -> Field:
 
 
 def _inner_jaxpr(eqn: JaxprEqn) -> Jaxpr | None:
+    if eqn.primitive.name == "cond":  # one form for a platform or another, the general one last
+        return eqn.params["branches"][-1].jaxpr
     for value in eqn.params.values():
         if isinstance(value, ClosedJaxpr):
             return value.jaxpr

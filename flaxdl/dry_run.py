@@ -1,0 +1,37 @@
+"""A run tried out in memory: everything is built and works once, and nothing is written."""
+
+from contextlib import closing
+
+import jax
+
+from flaxdl.memory import memory_explained
+from flaxdl.run import initial_state
+from flaxdl.setup import Setup
+from flaxdl.training.parallel import compile_train
+from flaxdl.training.sharding import put_batch, replicated
+
+
+def dry_run(setup: Setup) -> dict[str, dict[str, float]]:
+    """Trains one step, and evaluates once on all examples of validation, or of test without it.
+
+    Returns:
+        The metrics of the step's batch under `train`, and those of the split under its name.
+
+    Raises:
+        ValueError: if the weights of `config.init` do not fit, or the step the memory.
+    """
+    state = initial_state(setup)
+    train = compile_train(setup.steps, setup.mesh, setup.config.parallel, state)
+    with closing(setup.training_batches()) as batches, memory_explained(setup):
+        state = jax.block_until_ready(train(state, next(batches)))
+    metrics = {"train": state.sums.means()}
+    splits = [name for name in ("validation", "test") if getattr(setup.splits, name) is not None]
+    for split in splits[:1]:
+        add = jax.jit(setup.steps.evaluate, out_shardings=replicated(setup.mesh))
+        sums = state.sums.emptied()
+        with closing(setup.evaluation_batches(split)) as batches:
+            for batch in batches:
+                # Simulated devices share threads, so that steps must not overlap.
+                sums = jax.block_until_ready(add(state, sums, put_batch(batch, setup.mesh)))
+        metrics[split] = sums.means()
+    return metrics

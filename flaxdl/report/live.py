@@ -1,0 +1,60 @@
+"""The curve of a run, in a notebook, while it trains."""
+
+import io
+from typing import Any
+
+_COLOURS = {"train": "#0072b2", "validation": "#d55e00", "test": "#009e73"}  # for all eyes
+_MARKS = {"train": "", "validation": "o", "test": "*"}
+
+
+class LiveCurve:
+    """Draws loss and accuracy below a notebook's cell, anew with every line of metrics.
+
+    >>> flaxdl.train(config, "runs/mine", writers=[LiveCurve()])
+
+    Args:
+        metric: what is drawn beside the loss.
+    """
+
+    def __init__(self, metric: str = "accuracy"):
+        from IPython.display import display
+
+        self._names = ("loss", metric)
+        self._lines: list[dict[str, Any]] = []
+        self._place = display(self._drawn(), display_id=True)
+
+    def progress(self, step: int) -> None:
+        """Nothing is drawn between lines."""
+
+    def line(self, line: dict[str, Any]) -> None:
+        """Draws the curves with one more point."""
+        self._lines.append(line)
+        if self._place is not None:  # outside IPython there is none
+            self._place.update(self._drawn())
+
+    def close(self) -> None:
+        """The last picture stays."""
+
+    def _drawn(self) -> Any:
+        from IPython.display import Image
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 3), layout="constrained")
+        for panel, name in zip(figure.subplots(1, 2), self._names, strict=True):
+            panel.set(title=name, xlabel="step")
+            panel.grid(alpha=0.3)
+            for split, colour in _COLOURS.items():
+                points = [
+                    (line["step"], line[name])
+                    for line in self._lines
+                    if line["split"] == split and line.get(name) is not None
+                ]
+                if points:
+                    panel.plot(
+                        *zip(*points, strict=True), marker=_MARKS[split], color=colour, label=split
+                    )
+            if panel.lines:
+                panel.legend()
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+        return Image(data=png.getvalue())

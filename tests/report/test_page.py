@@ -1,0 +1,153 @@
+"""The page: nothing that it is given can act in it, and everything in it can be read."""
+
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flaxdl.report import page
+from flaxdl.report.charts import Series, calibration_chart, line_chart
+from flaxdl.report.scores import class_scores, confusion_matrix, most_confused
+
+HOSTILE = """<script>alert('x')</script>"><img src=x onerror=alert(1)>"""
+TEMPLATE = Path(page.__file__).with_name("report.html.jinja").read_text()
+
+
+def hostile_run():
+    """A run in which every text is hostile."""
+    label, predicted = np.array([0, 1, 1]), np.array([0, 1, 0])
+    names = (HOSTILE, "b" + HOSTILE)
+    confusion = confusion_matrix(label, predicted, 2)
+    calibration = calibration_chart(np.array([0.9]), np.array([0.6]), np.array([3]), 0.3)
+    return page.RunPage(
+        name=HOSTILE,
+        model=HOSTILE,
+        parameters=12,
+        results={HOSTILE: HOSTILE},
+        charts=[line_chart(HOSTILE, [Series(HOSTILE, [1, 2], [3, 4]), Series("$x", [1], [1])])],
+        settings={HOSTILE: HOSTILE},
+        versions={HOSTILE: HOSTILE},
+        seconds={"training": 3.0, HOSTILE: 1.0},
+        devices=HOSTILE,
+        classes=page.Classes(
+            split=HOSTILE,
+            answered=3,
+            available=9,
+            names=names,
+            confusion=confusion,
+            confused=most_confused(confusion, names),
+            scores=class_scores(label, predicted, names),
+            calibration=calibration,
+            calibration_error=0.3,
+            mistakes=[page.Mistake(HOSTILE, HOSTILE, 0.9, text=HOSTILE)],
+            wrong=1,
+        ),
+        samples=[page.Sample(HOSTILE, HOSTILE, HOSTILE)],
+        samples_note=HOSTILE,
+        frozen=page.Frozen(HOSTILE, (HOSTILE,), (HOSTILE,), 1.5, (HOSTILE,), 4),
+        missing=HOSTILE,
+    )
+
+
+class Tags(HTMLParser):
+    """The tags of a page, and those that are open."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.seen, self.open, self.headings = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+        if re.fullmatch(r"h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_hostile_texts_stay_texts(count):
+    compared = [line_chart(HOSTILE, [Series(HOSTILE, [1, 2], [1, 2])])]
+    differing = [(HOSTILE, [HOSTILE] * 2)]
+    text = page.render([hostile_run()] * count, compared=compared, differing=differing)
+    tags = Tags(text)
+    assert tags.open == []  # the page is well-formed
+    assert {tag for tag, _ in tags.seen} & {"script", "iframe", "object", "link", "base"} == set()
+    for tag, attributes in tags.seen:
+        assert not any(name.startswith("on") for name in attributes), tag
+        assert attributes.get("src", "data:image/png").startswith("data:image/png")
+        assert attributes.get("href", "#").startswith("#")
+    # Every heading is at most one level below the one before it.
+    levels = tags.headings
+    assert levels[0] == 1
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+
+
+def test_nothing_is_loaded_and_nothing_may_be():
+    text = page.render([hostile_run()])
+    assert "default-src 'none'" in text
+    assert 'lang="en"' in text
+    assert not re.search(r"url\((?!#)|@import", text)
+
+
+def contrast(one, other):
+    """The ratio of luminances of WCAG 2 between two colours, each three numbers up to 255."""
+    luminances = []
+    for colour in (one, other):
+        parts = [c / 255 for c in colour]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        luminances.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    low, high = sorted(luminances)
+    return (high + 0.05) / (low + 0.05)
+
+
+def schemes():
+    """The colours of the light and of the dark page, by name."""
+    for block in re.findall(r":root \{([^}]*--page[^}]*)\}", TEMPLATE):
+        colours = {}
+        for name, value in re.findall(r"--([\w-]+): ([^;]+);", block):
+            if value.startswith("#"):
+                colours[name] = [int(value[i : i + 2], 16) for i in (1, 3, 5)]
+            else:
+                colours[name] = [int(number) for number in value.split()]
+        yield colours
+
+
+def test_all_colours_can_be_told_from_what_is_behind_them():
+    found = list(schemes())
+    assert len(found) == 2
+    for colours in found:
+        for behind in ("page", "card"):
+            for name in ("ink", "soft"):  # letters
+                assert contrast(colours[name], colours[behind]) >= 4.5, (name, behind)
+            for number in range(1, 7):  # lines and links
+                assert contrast(colours[f"series-{number}"], colours[behind]) >= 4.5, number
+        for kind, share in (("good", 0.45), ("bad", 0.5)):  # the darkest cells
+            mixed = [
+                share * a + (1 - share) * b
+                for a, b in zip(colours[kind], colours["page"], strict=True)
+            ]
+            assert contrast(colours["ink"], mixed) >= 4.5, kind
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (59.7, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (7800, "2 h 10 min"),
+    ],
+)
+def test_durations(seconds, text):
+    assert page.duration(seconds) == text

@@ -1,0 +1,63 @@
+"""What the README says of the tree: links, the map, the tables."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flaxdl import models
+from flaxdl.commands import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    for link in links:
+        if not link.startswith("https://"):
+            assert (page.parent / link.partition("#")[0]).exists(), link
+
+
+def test_the_map_names_everything_there_is():
+    rows = README.partition("## Map")[2].partition("\n\n[")[0]
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", rows)
+    in_package = {name.removeprefix("flaxdl/").rstrip("/") for name in named}
+    there = {
+        path.name for path in (ROOT / "flaxdl").iterdir() if not path.name.startswith(("__", "."))
+    }
+    assert there - {"py.typed"} <= in_package
+    for name in named:
+        assert (ROOT / name).exists() or (ROOT / "flaxdl" / name).exists(), name
+
+
+def test_commands_and_configs_exist():
+    assert set(re.findall(r"(?:-m flaxdl|\$ flaxdl|\(flaxdl) (\w+)", README)) <= set(COMMANDS)
+    for config in set(re.findall(r"configs/(\w+)\.py", README)) - {"NAME"}:
+        assert (ROOT / "configs" / f"{config}.py").exists(), config
+    for script in re.findall(r"benchmarks/(\w+\.py)", README):
+        assert (ROOT / "benchmarks" / script).exists(), script
+
+
+@pytest.mark.parametrize("name", ["SimpleCNN", "LeNet5", "AlexNet", "VGG16", "ResNet50"])
+def test_parameters_are_counted(name):
+    written = re.search(rf"^\| `{name}` \| ([\d,]+) \|", README, re.MULTILINE)
+    assert written is not None
+    channels, side = (1, 32) if name == "LeNet5" else (3, 224)
+    shape = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    variables = jax.eval_shape(getattr(models, name)().init, jax.random.key(0), shape)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert written[1] == f"{count:,}"
+
+
+def test_errors_are_those_that_were_measured():
+    errors = json.loads((ROOT / "benchmarks" / "results" / "parity.json").read_text())["errors"]
+    for name in ("alexnet", "resnet50", "SimpleCNN"):
+        row = re.search(rf"^\| `{name}` \|[^|]+\| ([^|]+) \|", README, re.MULTILINE | re.IGNORECASE)
+        assert row is not None
+        assert float(row[1]) == pytest.approx(errors[name], rel=0.06)  # two digits
