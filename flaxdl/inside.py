@@ -33,14 +33,12 @@ def filters(model: nn.Module, variables: Variables, images: jax.Array, **others:
     Raises:
         ValueError: if there is no convolution over images.
     """
-    kernels: dict[str, jax.Array] = {}
 
-    def keep_kernel(module: nn.Module, outputs: Any) -> Any:
-        if isinstance(module, Conv) and outputs.ndim == 4:
-            kernels[_name(module)] = module.get_variable("params", "kernel")
-        return outputs
+    def kernel(module: nn.Module, outputs: Any) -> Any:
+        is_over_images = isinstance(module, Conv) and outputs.ndim == 4
+        return module.get_variable("params", "kernel") if is_over_images else None
 
-    _apply(model, variables, keep_kernel, images, **others)
+    kernels = _collect(model, variables, kernel, images, **others)
     if not kernels:
         raise ValueError(f"filters need a convolution over images; {_kind(model)} has none")
     return next(iter(kernels.values()))
@@ -57,14 +55,11 @@ def feature_maps(
     Raises:
         ValueError: if nothing in the model keeps the positions of an image.
     """
-    maps: Outputs = {}
 
-    def keep_maps(module: nn.Module, outputs: Any) -> Any:
-        if _is_map(module, outputs):
-            maps[_name(module)] = outputs
-        return outputs
+    def feature_map(module: nn.Module, outputs: Any) -> Any:
+        return outputs if _is_map(module, outputs) else None
 
-    _apply(model, variables, keep_maps, images, **others)
+    maps = _collect(model, variables, feature_map, images, **others)
     if not maps:
         raise ValueError(
             f"feature maps need layers over images [B, H, W, C]; {_kind(model)} has none"
@@ -89,18 +84,18 @@ def receptive_fields(
     noise = jax.random.normal(jax.random.key(0), (_PROBES, *image.shape[1:]))
     probes = jnp.concatenate([image, image + (jnp.std(image) + 1e-3) * noise])
 
-    def middles(probes: jax.Array) -> Outputs:
-        maps = feature_maps(model, variables, probes, **others)
-        return {
-            name: jnp.sum(x[:, x.shape[1] // 2, x.shape[2] // 2], axis=-1)
-            for name, x in maps.items()
-        }
+    names: list[str] = []
 
-    values, pull_back = jax.vjp(jax.jit(middles), probes)
-    zeros = jax.tree.map(jnp.zeros_like, values)
+    @jax.jit
+    def middles(probes: jax.Array) -> list[jax.Array]:
+        maps = feature_maps(model, variables, probes, **others)
+        names[:] = maps
+        return [jnp.sum(x[:, x.shape[1] // 2, x.shape[2] // 2], axis=-1) for x in maps.values()]
+
+    values, pull_back = jax.vjp(middles, probes)
     fields = {}
-    for name in feature_maps(model, variables, image, **others):  # trees of JAX sort their names
-        (gradient,) = pull_back(zeros | {name: jnp.ones_like(values[name])})
+    for number, name in enumerate(names):
+        (gradient,) = pull_back([jnp.full_like(x, i == number) for i, x in enumerate(values)])
         fields[name] = jnp.mean(jnp.sum(jnp.abs(gradient), axis=-1), axis=0)
     return fields
 
@@ -111,13 +106,17 @@ def attention(model: nn.Module, variables: Variables, tokens: jax.Array, **other
     Raises:
         ValueError: if the model has no attention.
     """
-    _, state = model.apply(variables, tokens, train=False, mutable=["intermediates"], **others)
-    found: dict[Any, Any] = flatten_dict(dict(state).get("intermediates", {}))
-    maps = {
-        ".".join(modules): weights[-1]  # of the last call, where there are several
-        for (*modules, kind), weights in found.items()
-        if kind == "attention_weights"
-    }
+
+    def weights(variables: Variables, tokens: jax.Array, **others: Any) -> Outputs:
+        _, state = model.apply(variables, tokens, train=False, mutable=["intermediates"], **others)
+        found: dict[Any, Any] = flatten_dict(dict(state).get("intermediates", {}))
+        return {
+            ".".join(modules): calls[-1]  # where there are several, the last
+            for (*modules, kind), calls in found.items()
+            if kind == "attention_weights"
+        }
+
+    maps = _compiled(weights)(variables, tokens, **others)
     if not maps:
         raise ValueError(f"attention maps need a layer of attention; {_kind(model)} has none")
     return maps
@@ -148,9 +147,11 @@ def saliency(
             tokens.
     """
     if not jnp.issubdtype(inputs.dtype, jnp.integer):
-        gradient = jax.grad(
-            lambda x: _logit_sum(model.apply(variables, x, train=False, **others), label, model)
-        )(inputs)
+
+        def logit_of(inputs: jax.Array) -> jax.Array:
+            return _logit_sum(model.apply(variables, inputs, train=False, **others), label, model)
+
+        gradient = jax.jit(jax.grad(logit_of))(inputs)
         if inputs.ndim == 4:
             return jnp.max(jnp.abs(gradient), axis=-1)
         return jnp.linalg.norm(gradient, axis=-1)
@@ -202,14 +203,11 @@ def hidden_states(
     Raises:
         ValueError: if the model is not recurrent.
     """
-    states: Outputs = {}
 
-    def keep_states(module: nn.Module, outputs: Any) -> Any:
-        if isinstance(module, Recurrent):
-            states[_name(module)] = outputs[0]
-        return outputs
+    def hidden_state(module: nn.Module, outputs: Any) -> Any:
+        return outputs[0] if isinstance(module, Recurrent) else None
 
-    _apply(model, variables, keep_states, inputs, **others)
+    states = _collect(model, variables, hidden_state, inputs, **others)
     if not states:
         raise ValueError(f"hidden states need a recurrent layer; {_kind(model)} has none")
     return states
@@ -232,6 +230,47 @@ def _apply(
         return model.apply(variables, *arguments, train=False, **others)
 
 
+def _collect(
+    model: nn.Module,
+    variables: Variables,
+    take: Callable[[nn.Module, Any], Any],
+    *arguments: Any,
+    **others: Any,
+) -> Outputs:
+    """What `take` makes of each module and what it puts out, where that is not None."""
+
+    def run(variables: Variables, *arguments: Any, **others: Any) -> Outputs:
+        found: Outputs = {}
+
+        def keep(module: nn.Module, outputs: Any) -> Any:
+            taken = take(module, outputs)
+            if taken is not None:
+                found[_name(module)] = taken
+            return outputs
+
+        _apply(model, variables, keep, *arguments, **others)
+        return found
+
+    return _compiled(run)(variables, *arguments, **others)
+
+
+def _compiled(function: Callable[..., Outputs]) -> Callable[..., Outputs]:
+    """The function under `jit`, which alone would sort the names."""
+    names: list[str] = []
+
+    @jax.jit
+    def run(*arguments: Any, **others: Any) -> Outputs:
+        outputs = function(*arguments, **others)
+        names[:] = outputs
+        return outputs
+
+    def call(*arguments: Any, **others: Any) -> Outputs:
+        outputs = run(*arguments, **others)
+        return {name: outputs[name] for name in names}
+
+    return call
+
+
 def _with_gradient(
     model: nn.Module,
     variables: Variables,
@@ -245,14 +284,11 @@ def _with_gradient(
 
     Of the modules that are meant it is the first (0) or the last (-1).
     """
-    found: Outputs = {}
 
-    def note(module: nn.Module, outputs: Any) -> Any:
-        if is_meant(module, outputs):
-            found[_name(module)] = outputs
-        return outputs
+    def meant(module: nn.Module, outputs: Any) -> Any:
+        return outputs if is_meant(module, outputs) else None
 
-    _apply(model, variables, note, inputs, **others)
+    found = _collect(model, variables, meant, inputs, **others)
     if not found:
         raise ValueError(
             f"this takes layers over images [B, H, W, C], or an embedding of tokens; "
@@ -267,7 +303,7 @@ def _with_gradient(
 
         return _logit_sum(_apply(model, variables, add, inputs, **others), label, model)
 
-    return found[name], jax.grad(logit_of)(jnp.zeros_like(found[name]))
+    return found[name], jax.jit(jax.grad(logit_of))(jnp.zeros_like(found[name]))
 
 
 def _logit_sum(logits: Any, label: jax.Array | None, model: nn.Module) -> jax.Array:

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxdl.layers.channel_sums import sum_by_channel
+
 
 def normalize_batch(
     epsilon: float, axis: str | None, values: jax.Array, scale: jax.Array, bias: jax.Array
@@ -47,7 +49,7 @@ def _backward(epsilon: float, axis: str | None, saved: Any, gradients: Any) -> t
     values, mean, inverse, scale = saved
     of_outputs, _, _ = gradients
     centred = values - mean
-    sums = _local_sum(of_outputs), _local_sum(of_outputs * centred)
+    sums = sum_by_channel(of_outputs), sum_by_channel(of_outputs * centred)
     total, total_by_centred = sums if axis is None else jax.lax.psum(sums, axis)
     factor, count = scale * inverse, _count(values, axis)
     slope = factor * jnp.square(inverse) * total_by_centred / count
@@ -65,18 +67,5 @@ def _count(values: jax.Array, axis: str | None) -> int:
 
 
 def _sum(values: jax.Array, axis: str | None) -> jax.Array:
-    local = _local_sum(values)
+    local = sum_by_channel(values)
     return local if axis is None else jax.lax.psum(local, axis)
-
-
-def _local_sum(values: jax.Array) -> jax.Array:
-    """The sum of [B, ..., C] by channel, on a CPU as a product with ones, which uses all cores."""
-
-    def product(values: jax.Array) -> jax.Array:
-        rows = values.reshape(-1, values.shape[-1])
-        return jnp.matmul(jnp.ones(len(rows), rows.dtype), rows, precision="highest")
-
-    def plain(values: jax.Array) -> jax.Array:
-        return values.sum(tuple(range(values.ndim - 1)))
-
-    return jax.lax.platform_dependent(values, cpu=product, default=plain)

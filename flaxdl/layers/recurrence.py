@@ -14,11 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxdl.layers.channel_sums import sum_by_channel
+
 State = Any
 """What a cell remembers: hidden [B, H], in LSTM the pair of hidden and cell [B, H]."""
 
 Cell = Callable[[jax.Array, jax.Array, State], State]
 """The next state from the products of input and hidden state, both [B, G H], and the state."""
+
+_UNROLL = 4  # steps in each turn of a loop; on a CPU a turn costs as much as the gates of a step
 
 
 def recur(
@@ -26,7 +30,7 @@ def recur(
     backward: bool,
     from_inputs: jax.Array,
     weight: jax.Array,
-    bias: jax.Array,
+    biases: tuple[jax.Array, jax.Array],
     state: State,
     is_real: jax.Array | None,
 ) -> tuple[State, jax.Array]:
@@ -37,16 +41,16 @@ def recur(
     Args:
         cell: the recurrence.
         backward: whether to begin at the last step.
-        from_inputs: [T, B, G H], the products of the inputs, with their bias.
+        from_inputs: [T, B, G H], the products of the inputs.
         weight: [G H, H], what the hidden state is multiplied with.
-        bias: [G H], added to that product.
+        biases: two times [G H], added to the products of the inputs and of the hidden state.
         state: before the first step.
         is_real: bool[T, B, 1], false where a step is padding; None where none is.
 
     Returns:
         The state behind the last step, and the hidden states behind each, [T, B, H].
     """
-    return _recur(cell, backward, from_inputs, weight, bias, state, is_real)
+    return _recur(cell, backward, from_inputs, weight, biases, state, is_real)
 
 
 def _alone(
@@ -54,7 +58,7 @@ def _alone(
     backward: bool,
     from_inputs: jax.Array,
     weight: jax.Array,
-    bias: jax.Array,
+    biases: tuple[jax.Array, jax.Array],
     state: State,
     is_real: jax.Array | None,
 ) -> tuple[State, jax.Array]:
@@ -62,10 +66,11 @@ def _alone(
 
     def step(state: State, at_step: Any) -> tuple[State, jax.Array]:
         from_input, real = at_step
-        new = _advance(cell, from_input, hidden(state) @ transposed + bias, state, real)
+        from_input, from_hidden = from_input + biases[0], hidden(state) @ transposed + biases[1]
+        new = _advance(cell, from_input, from_hidden, state, real)
         return new, hidden(new)
 
-    return jax.lax.scan(step, state, (from_inputs, is_real), reverse=backward)
+    return jax.lax.scan(step, state, (from_inputs, is_real), reverse=backward, unroll=_UNROLL)
 
 
 def _forward(
@@ -73,7 +78,7 @@ def _forward(
     backward: bool,
     from_inputs: jax.Array,
     weight: jax.Array,
-    bias: jax.Array,
+    biases: tuple[jax.Array, jax.Array],
     state: State,
     is_real: jax.Array | None,
 ) -> tuple[tuple[State, jax.Array], Any]:
@@ -81,19 +86,18 @@ def _forward(
 
     def step(state: State, at_step: Any) -> tuple[State, Any]:
         from_input, real = at_step
-        from_hidden = hidden(state) @ transposed + bias
-        advance = partial(_advance, cell, real=real)
-        new, pull_back = jax.vjp(advance, from_input, from_hidden, state)
+        from_input, from_hidden = from_input + biases[0], hidden(state) @ transposed + biases[1]
+        new, pull_back = jax.vjp(partial(_advance, cell, real=real), from_input, from_hidden, state)
         return new, (hidden(new), hidden(state), pull_back)
 
     final, (outputs, hiddens, pulls_back) = jax.lax.scan(
-        step, state, (from_inputs, is_real), reverse=backward
+        step, state, (from_inputs, is_real), reverse=backward, unroll=_UNROLL
     )
-    return (final, outputs), (hiddens, pulls_back, weight, bias)
+    return (final, outputs), (hiddens, pulls_back, weight, biases)
 
 
 def _backward(cell: Cell, backward: bool, saved: Any, gradients: Any) -> tuple[Any, ...]:
-    hiddens, pulls_back, weight, bias = saved
+    hiddens, pulls_back, weight, biases = saved
     of_final, of_outputs = gradients
 
     def step(of_state: State, at_step: Any) -> tuple[State, Any]:
@@ -103,13 +107,17 @@ def _backward(cell: Cell, backward: bool, saved: Any, gradients: Any) -> tuple[A
         kept = of_product if of_input is of_product else (of_input, of_product)
         return _with_hidden(of_state, of_product @ weight), kept
 
-    of_state, kept = jax.lax.scan(step, of_final, (pulls_back, of_outputs), reverse=not backward)
+    of_state, kept = jax.lax.scan(
+        step, of_final, (pulls_back, of_outputs), reverse=not backward, unroll=_UNROLL
+    )
     of_inputs, of_products = kept if isinstance(kept, tuple) else (kept, kept)
     rows = of_products.reshape(-1, len(weight))  # [T B, G H]
     of_weight = rows.T @ hiddens.reshape(-1, weight.shape[-1])
-    # On a CPU faster than a sum.
-    of_bias = jnp.matmul(jnp.ones(len(rows), rows.dtype), rows, precision="highest")
-    return of_inputs, of_weight.astype(weight.dtype), of_bias.astype(bias.dtype), of_state, None
+    of_biases = tuple(
+        sum_by_channel(x).astype(bias.dtype)
+        for x, bias in zip((of_inputs, of_products), biases, strict=True)
+    )
+    return of_inputs, of_weight.astype(weight.dtype), of_biases, of_state, None
 
 
 _recur: Any = jax.custom_vjp(_alone, nondiff_argnums=(0, 1))

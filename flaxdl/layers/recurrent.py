@@ -124,17 +124,17 @@ class Recurrent(nn.Module):
         bias_hh = self.param(f"bias_hh_{suffix}", init, (width,), jnp.float32)
 
         # One product for all steps: only the hidden state has to wait for the step before.
-        from_inputs = x @ weight_ih.T + bias_ih  # [T, B, G H]
+        from_inputs = x @ weight_ih.T  # [T, B, G H]
         dtype = from_inputs.dtype
         if state is None:
             state = self.zero_state((x.shape[1], self.hidden_size), dtype)
         state = jax.tree.map(lambda s: s.astype(dtype), state)
 
-        state, weight_hh, bias_hh = jax.tree.map(
-            partial(varying_like, inputs=from_inputs), (state, weight_hh, bias_hh)
+        state, weight_hh, biases = jax.tree.map(
+            partial(varying_like, inputs=from_inputs), (state, weight_hh, (bias_ih, bias_hh))
         )
         backward = suffix.endswith("_reverse")
-        state, outputs = recur(self.cell, backward, from_inputs, weight_hh, bias_hh, state, is_real)
+        state, outputs = recur(self.cell, backward, from_inputs, weight_hh, biases, state, is_real)
         return outputs if is_real is None else jnp.where(is_real, outputs, 0), state
 
     def _check_state(self, state: State, batch_size: int, states: int) -> None:

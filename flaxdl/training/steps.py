@@ -31,6 +31,29 @@ from flaxdl.training.tasks import Task
 
 Batch = Mapping[str, jax.Array]
 
+_LARGE = 2**18  # values of an array whose squares are summed by parts
+_PARTS = 16
+
+
+def sum_of_squares(x: jax.Array) -> jax.Array:
+    """The sum of the squares of all values, on a CPU in one pass over them that uses all cores.
+
+    XLA writes the squares of a large array down before it adds them up.
+    """
+
+    def by_parts(x: jax.Array) -> jax.Array:
+        first, *others = x.reshape(_PARTS, -1)
+        total = jnp.square(first)
+        for part in others:
+            total += jnp.square(part)
+        return jnp.sum(total)
+
+    def plain(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(x))
+
+    is_large = x.size >= _LARGE and x.size % _PARTS == 0
+    return jax.lax.platform_dependent(x, cpu=by_parts if is_large else plain, default=plain)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
@@ -116,38 +139,43 @@ class Steps:
     def train(self, state: TrainState, batch: Batch) -> TrainState:
         """One optimizer step; where loss, gradients or statistics are not finite, none is taken."""
         trainable, frozen = split(state.params, self.freeze)
-        gradients, sums, model_state = self._gradients(state, trainable, frozen, batch)
+        gradients, factor, sums, model_state = self._gradients(state, trainable, frozen, batch)
 
-        norm = optax.tree.norm(gradients)
-        direction, optimizer_state = self.optimizer.direction(trainable).update(
-            self.optimizer.clip(gradients, norm), state.optimizer_state, trainable
-        )
-        learning_rate = self.optimizer.learning_rate_at(state.updates, self.total_steps)
-        if self.optimizer.layer_decay < 1:
-            create = partial(self._initialize, batch)
-            factors, _ = split(
-                learning_rate_factors(create, self.optimizer.layer_decay), self.freeze
-            )
-            direction = jax.tree.map(lambda d, factor: d * factor, direction, factors)
-        trained = jax.tree.map(
-            lambda p, d: p - learning_rate.astype(p.dtype) * d, trainable, direction
-        )
-
+        norm = factor * self._norm(gradients)
         finite = jnp.isfinite(norm) & jnp.isfinite(sums.values["loss"])
         for statistics in jax.tree.leaves(model_state):  # those of huge values overflow first
             finite &= jnp.all(jnp.isfinite(statistics))
-        moved = state.replace(
-            updates=state.updates + 1,
-            bad_steps=jnp.int32(0),
-            params=merge(trained, frozen),
-            model_state=model_state,
-            optimizer_state=optimizer_state,
-            sums=state.sums + sums,
-            gradient_norm=norm.astype(jnp.float32),
-            learning_rate=learning_rate.astype(jnp.float32),
-        )
-        stayed = state.replace(bad_steps=state.bad_steps + 1)
-        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moved, stayed)
+
+        def move() -> TrainState:
+            scaled = jax.tree.map(lambda g: g * factor, gradients)
+            direction, optimizer_state = self.optimizer.direction(trainable).update(
+                self.optimizer.clip(scaled, norm), state.optimizer_state, trainable
+            )
+            learning_rate = self.optimizer.learning_rate_at(state.updates, self.total_steps)
+            if self.optimizer.layer_decay < 1:
+                create = partial(self._initialize, batch)
+                factors, _ = split(
+                    learning_rate_factors(create, self.optimizer.layer_decay), self.freeze
+                )
+                direction = jax.tree.map(lambda d, factor: d * factor, direction, factors)
+            trained = jax.tree.map(
+                lambda p, d: p - learning_rate.astype(p.dtype) * d, trainable, direction
+            )
+            return state.replace(
+                updates=state.updates + 1,
+                bad_steps=jnp.int32(0),
+                params=merge(trained, frozen),
+                model_state=model_state,
+                optimizer_state=optimizer_state,
+                sums=state.sums + sums,
+                gradient_norm=norm.astype(jnp.float32),
+                learning_rate=learning_rate.astype(jnp.float32),
+            )
+
+        def stay() -> TrainState:
+            return state.replace(bad_steps=state.bad_steps + 1)
+
+        new = jax.lax.cond(finite, move, stay)
         return new.replace(
             step=state.step + 1,
             loss_scale=state.loss_scale and state.loss_scale.update(finite),
@@ -190,7 +218,13 @@ class Steps:
             added = jax.lax.psum(added, self.axis)
             model_state = jax.lax.pmean(model_state, self.axis)
         gradients, weight, sums = added
-        return jax.tree.map(lambda g: g / (weight * scale), gradients), sums, model_state
+        return gradients, 1 / (weight * scale), sums, model_state
+
+    def _norm(self, gradients: Any) -> jax.Array:
+        """The Euclidean norm of all gradients together."""
+        is_whole = self.mesh is None or self.mesh.size == 1
+        square = sum_of_squares if is_whole else lambda g: jnp.sum(jnp.square(g))
+        return jnp.sqrt(sum(map(square, jax.tree.leaves(gradients)), jnp.float32(0)))
 
     def _added_up(
         self, gradients_of: Callable[..., Any], model_state: Any, batch: Batch, key: jax.Array
