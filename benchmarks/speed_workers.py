@@ -197,27 +197,34 @@ class PyTorch:
         return torch.nn.functional.cross_entropy(logits.float(), self.labels)
 
     def check(self) -> dict[str, float]:
-        """Writes logits and gradients without dropout."""
+        """Writes logits and gradients without dropout, in the precision of the row and exactly."""
+        import torch
+
+        loss = self._write("pytorch", torch.float32, self.gpu)
+        self._write("exact", torch.float64, False)
+        return {"loss": loss}
+
+    def _write(self, name: str, dtype: Any, autocast: bool) -> float:
         import torch
         from safetensors.torch import save_file
 
-        network = self._network(0.0).eval()
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.gpu):
-            logits = network(self.inputs)
+        network = self._network(0.0).to(dtype).eval()
+        inputs = self.inputs.to(dtype) if self.row.vocabulary is None else self.inputs
+        in_bfloat16 = torch.autocast(self.device.type, torch.bfloat16, enabled=autocast)
+        with torch.no_grad(), in_bfloat16:
+            logits = network(inputs)
         network.train()
-        loss = self._loss(network)
+        with in_bfloat16:
+            outputs = network(inputs)
+        loss = torch.nn.functional.cross_entropy(outputs.to(dtype), self.labels)
         loss.backward()
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.copy_(parameter.grad)  # under the names of the parameters
-        trained = {name for name, _ in network.named_parameters()}
         arrays = {
-            name: array.cpu().contiguous()
-            for name, array in network.state_dict().items()
-            if name in trained or f"model.{name}" in trained
+            name.removeprefix("model."): parameter.grad.cpu().contiguous()
+            for name, parameter in network.named_parameters()
         }
-        save_file(arrays | {"logits": logits.float().cpu()}, self.folder / "pytorch.safetensors")
-        return {"loss": loss.item()}
+        arrays["logits"] = logits.to(dtype).cpu()
+        save_file(arrays, self.folder / f"{name}.safetensors")
+        return loss.item()
 
     def train(self) -> Callable[[int], None]:
         """Returns a function that takes so many training steps."""

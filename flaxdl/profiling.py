@@ -24,7 +24,7 @@ _WARM_UP = 2  # steps before them
 
 # In the compiled program: `%fusion.3 = ... metadata={op_name="jit(train)/conv1/dot" ...}`.
 _NAMED = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name=\"([^\"]*)\"", re.M)
-_CONTAINERS = ("while", "conditional", "call")  # they count what is in them a second time
+_CONTAINERS = ("while", "cond", "call")  # they count what is in them a second time
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Every config in configs/: it says what it does, fits its data, trains two steps, is evaluated.
 
 Data that need a download are replaced by the random examples of `tfds.testing.mock_data`, and all
-data cut down to a few examples. The models are the configs' own, at full size; ImageNet's images
-are small.
+data cut down to a few examples. The models are the configs' own, at full size, but for those whose
+weights are downloaded: fewer layers stand in for these. ImageNet's images are small.
 """
 
 import ast
@@ -112,7 +112,7 @@ def pretrained(folder, model, example):
 
 def with_local_data(config, tmp_path, data_dir):
     """The config with data, weights and a vocabulary that need no download."""
-    data, init, transform = config.data, config.init, config.transform
+    data, init, transform, model = config.data, config.init, config.transform, config.model
     weights = None
     match config.data, config.model:
         case Tfds(name="imagenet2012"), _:
@@ -127,16 +127,18 @@ def with_local_data(config, tmp_path, data_dir):
         case ImageFolder(), _:
             data = dataclasses.replace(data, path=image_folder(tmp_path / "images"))
             transform = dataclasses.replace(transform, size=64, shorter_side=72)
-            base = models.ResNet50()
+            model = dataclasses.replace(model, depths=(1, 1, 1, 1))
+            base = dataclasses.replace(model, num_classes=1000)
             weights = pretrained(tmp_path / "base", base, np.zeros((1, 64, 64, 3), np.float32))
         case TextTable(), _:
             data = dataclasses.replace(data, path=text_table(tmp_path / "texts.csv"))
-            base = models.BertForPreTraining()
+            model = dataclasses.replace(model, num_layers=2)
+            base = models.BertForPreTraining(num_layers=2)
             weights = pretrained(tmp_path / "base", base, np.zeros((1, 4), np.int32))
             transform = dataclasses.replace(transform, tokenizer=str(weights))
     if weights is not None:
         init = dataclasses.replace(init, weights=str(weights))
-    return dataclasses.replace(config, data=data, init=init, transform=transform)
+    return dataclasses.replace(config, data=data, init=init, transform=transform, model=model)
 
 
 @every_config
@@ -151,6 +153,7 @@ def test_trains_two_steps_and_is_evaluated(path, tmp_path, monkeypatch, data_dir
         log_every=1,
         freeze_epochs=None if config.freeze_epochs is None else 0.5,  # one step each
     )
+    monkeypatch.setattr("flaxdl.data.embedded.glyphs._COUNTS", {"train": 4, "test": 2})
     # Eight copies of VGG-16 would not fit; several devices and checkpoints have their own tests.
     monkeypatch.setattr("flaxdl.setup.make_mesh", lambda _: make_mesh(devices=jax.devices()[:1]))
     monkeypatch.setattr("flaxdl.training.checkpoints.Checkpoints.save", lambda *_, **__: None)

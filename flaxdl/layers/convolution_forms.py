@@ -1,9 +1,10 @@
 """Forms of a two-dimensional convolution that are faster on a CPU than XLA's, forward or backward.
 
 XLA's convolution on a CPU packs its operands for large images with many channels. Where there is
-little to pack it is slow, by a factor of two to twenty: a single input channel, an image no larger
-than the window, few input channels when their gradient is taken, windows of one position. There
-the same sums are written as matrix products or as scaled copies. Other platforms convolve.
+little to pack it is slow, by a factor of two to twenty: a single input channel with many outputs,
+an image no larger than the window, few input channels when their gradient is taken, windows of one
+position. There the same sums are written as matrix products or as scaled copies. Other platforms
+convolve.
 
 Legend: B batch, H height, W width, C channels; I input, O output channels; k a position of the
 window.
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _FEW_POSITIONS = 25  # copies that are still cheaper than a convolution
+_MANY_OUTPUTS = 16  # that a copy is scaled to at once
 _FEW_CHANNELS = 8
 
 
@@ -85,7 +87,8 @@ def convolve(window: Window, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _choose(window: Window, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    if kernel.shape[-2] == 1 and 1 < math.prod(window.sizes) <= _FEW_POSITIONS:
+    is_cheap_to_copy = kernel.shape[-2] == 1 and kernel.shape[-1] >= _MANY_OUTPUTS
+    if is_cheap_to_copy and 1 < math.prod(window.sizes) <= _FEW_POSITIONS:
         form = window.as_copies
     elif window.holds(inputs):
         form = window.as_product

@@ -13,9 +13,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from flaxdl.training.freezing import inference_where_frozen, merge, split
+from flaxdl.training.global_norm import global_norm
 from flaxdl.training.layer_decay import learning_rate_factors
 from flaxdl.training.metrics import MetricSums
 from flaxdl.training.optimizers import Optimizer
@@ -30,29 +30,6 @@ from flaxdl.training.state import TrainState
 from flaxdl.training.tasks import Task
 
 Batch = Mapping[str, jax.Array]
-
-_LARGE = 2**18  # values of an array whose squares are summed by parts
-_PARTS = 16
-
-
-def sum_of_squares(x: jax.Array) -> jax.Array:
-    """The sum of the squares of all values, on a CPU in one pass over them that uses all cores.
-
-    XLA writes the squares of a large array down before it adds them up.
-    """
-
-    def by_parts(x: jax.Array) -> jax.Array:
-        first, *others = x.reshape(_PARTS, -1)
-        total = jnp.square(first)
-        for part in others:
-            total += jnp.square(part)
-        return jnp.sum(total)
-
-    def plain(x: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(x))
-
-    is_large = x.size >= _LARGE and x.size % _PARTS == 0
-    return jax.lax.platform_dependent(x, cpu=by_parts if is_large else plain, default=plain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,15 +116,14 @@ class Steps:
     def train(self, state: TrainState, batch: Batch) -> TrainState:
         """One optimizer step; where loss, gradients or statistics are not finite, none is taken."""
         trainable, frozen = split(state.params, self.freeze)
-        gradients, factor, sums, model_state = self._gradients(state, trainable, frozen, batch)
-
-        norm = factor * self._norm(gradients)
+        gradients, to_mean, sums, model_state = self._gradients(state, trainable, frozen, batch)
+        norm = to_mean * global_norm(gradients, self.mesh)
         finite = jnp.isfinite(norm) & jnp.isfinite(sums.values["loss"])
         for statistics in jax.tree.leaves(model_state):  # those of huge values overflow first
             finite &= jnp.all(jnp.isfinite(statistics))
 
         def move() -> TrainState:
-            scaled = jax.tree.map(lambda g: g * factor, gradients)
+            scaled = jax.tree.map(lambda g: g * to_mean, gradients)
             direction, optimizer_state = self.optimizer.direction(trainable).update(
                 self.optimizer.clip(scaled, norm), state.optimizer_state, trainable
             )
@@ -175,6 +151,7 @@ class Steps:
         def stay() -> TrainState:
             return state.replace(bad_steps=state.bad_steps + 1)
 
+        # A branch, and no choice value by value, which needs the old values after the new ones.
         new = jax.lax.cond(finite, move, stay)
         return new.replace(
             step=state.step + 1,
@@ -183,11 +160,13 @@ class Steps:
 
     def _gradients(
         self, state: TrainState, trainable: Any, frozen: Any, batch: Batch
-    ) -> tuple[Any, MetricSums, Any]:
-        """The gradients of the mean loss of the whole batch, its metrics, the new model state.
+    ) -> tuple[Any, jax.Array, MetricSums, Any]:
+        """Gradients, what they are to be multiplied with, metrics, and the new model state.
 
-        The mean is a sum over the examples by the sum of their weights, so that parts of a batch,
-        on other devices or one after the other, can be added up whatever weights they have.
+        The product is the gradient of the mean loss of the whole batch; it is left to be taken on
+        the way, since a pass over all parameters costs as much as their update. The mean is a sum
+        over the examples by the sum of their weights, so that parts of a batch, on other devices or
+        one after the other, can be added up whatever weights they have.
         """
         scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
 
@@ -219,12 +198,6 @@ class Steps:
             model_state = jax.lax.pmean(model_state, self.axis)
         gradients, weight, sums = added
         return gradients, 1 / (weight * scale), sums, model_state
-
-    def _norm(self, gradients: Any) -> jax.Array:
-        """The Euclidean norm of all gradients together."""
-        is_whole = self.mesh is None or self.mesh.size == 1
-        square = sum_of_squares if is_whole else lambda g: jnp.sum(jnp.square(g))
-        return jnp.sqrt(sum(map(square, jax.tree.leaves(gradients)), jnp.float32(0)))
 
     def _added_up(
         self, gradients_of: Callable[..., Any], model_state: Any, batch: Batch, key: jax.Array

@@ -2,14 +2,17 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_steps import NormalizedMlp, assert_trees_close, make_steps, quadrant_batch, train_on
 
+from flaxdl.layers import Linear
 from flaxdl.models import SimpleCNN
-from flaxdl.training import SGD, Classification
+from flaxdl.training import SGD, AdamW, Classification
+from flaxdl.training.global_norm import sum_of_squares
 from flaxdl.training.precision import LossScale
 from flaxdl.training.sharding import check_batch_size, create_on, make_mesh, put_batch, replicated
 
@@ -156,3 +159,32 @@ def test_a_batch_that_does_not_divide_is_refused():
         check_batch_size(100, make_mesh())
     with pytest.raises(ValueError, match="got 3; use 8"):
         check_batch_size(3, make_mesh())
+
+
+@pytest.mark.parametrize("shape", [(7,), (513, 3), (1024, 512), (3, 5, 64, 512), (1031, 613)])
+def test_sums_of_squares_are_numpys(shape):
+    x = np.random.default_rng(0).normal(1, 2, shape)
+    expected = np.sum(np.square(x))
+    found = jax.jit(sum_of_squares)(x.astype(np.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(jax.jit(sum_of_squares)(x), expected, rtol=1e-13)
+
+
+class Wide(nn.Module):
+    """Nothing but a million weights."""
+
+    @nn.compact
+    def __call__(self, inputs, train=False):
+        return Linear(4, name="out")(Linear(1024, name="wide")(inputs.reshape(len(inputs), -1)))
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), SGD(nesterov=True), SGD(momentum=0), AdamW()])
+def test_parameters_and_means_are_written_in_place(optimizer):
+    # What a step needs beside its state is the gradients, and nothing else of the weights' size.
+    batch = {"inputs": np.zeros((4, 32, 32, 1), np.float32), "label": np.zeros(4, np.int32)}
+    batch["weight"] = np.ones(4, np.float32)
+    steps = make_steps(model=Wide(), optimizer=optimizer)
+    state = jax.eval_shape(steps.initial_state, batch)
+    memory = jax.jit(steps.train, donate_argnums=0).lower(state, batch).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 1.1 * 4 * 1024 * 1024

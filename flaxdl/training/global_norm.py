@@ -1,0 +1,44 @@
+"""The norm of all gradients together."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_LARGE = 2**18  # values of an array that is summed by parts
+_PARTS = 16
+
+
+def global_norm(gradients: Any, mesh: jax.sharding.Mesh | None = None) -> jax.Array:
+    """The root of the sum of the squares of all values of a tree.
+
+    Args:
+        gradients: a tree of arrays.
+        mesh: the devices over which they are laid, if there are several.
+    """
+    is_whole = mesh is None or mesh.size == 1  # parts of what is laid over devices would move
+    square = sum_of_squares if is_whole else _plain_sum
+    return jnp.sqrt(sum(map(square, jax.tree.leaves(gradients)), jnp.float32(0)))
+
+
+def sum_of_squares(x: jax.Array) -> jax.Array:
+    """The sum of the squares of all values, on a CPU in one pass over them that uses all cores.
+
+    XLA writes the squares of a large array down before it adds them up.
+    """
+
+    def by_parts(x: jax.Array) -> jax.Array:
+        first, *others = x.reshape(_PARTS, -1)
+        total = jnp.square(first)
+        for part in others:
+            total += jnp.square(part)
+        return jnp.sum(total)
+
+    is_large = x.size >= _LARGE and x.size % _PARTS == 0
+    return jax.lax.platform_dependent(
+        x, cpu=by_parts if is_large else _plain_sum, default=_plain_sum
+    )
+
+
+def _plain_sum(x: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.square(x))
