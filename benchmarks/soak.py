@@ -38,7 +38,7 @@ def main(minutes: float = 30) -> None:
                 "last": round(samples[-1][name]),
                 "least": round(min(sample[name] for sample in samples)),
                 "most": round(max(sample[name] for sample in samples)),
-                "growth_of_median": round(grown, 1),
+                "growth": round(grown, 1),
             }
             for name, grown in growth(samples).items()
         },

@@ -33,9 +33,10 @@ MODES = ("train", "infer")
 Contender = Literal["eager", "compiled"]
 
 # Logits and gradients are compared with PyTorch's in float64, as shares of the largest: ours may be
-# this much further away than its own in the precision of the row. The gradients of a ResNet on a
-# few random images are so ill-conditioned that PyTorch's float32 is up to 4 % away.
-FURTHER, LEAST = 3, 1e-5
+# so many times as far away as its own in the precision of the row, or so far in any case, and never
+# further. The gradients of a ResNet on a few random images are so ill-conditioned that in ResNet-50
+# PyTorch's float32 is 3.5 % away, and ours 5.4 %.
+TIMES, ALWAYS, NEVER = 3, 1e-5, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +92,8 @@ def measure_row(
                 "pytorch": _differences(Path(folder), "pytorch"),
                 "loss": [here["loss"], there["loss"]],
             }
-            for what, ours in parity["ours"].items():
-                if ours > max(FURTHER * parity["pytorch"][what], LEAST):
+            for what, theirs in parity["pytorch"].items():
+                if not is_same(parity["ours"][what], theirs):
                     raise RuntimeError(f"the sides of {name} do not compute the same: {parity}")
             facts = workers["ours"].ask("facts")
             row = facts | {
@@ -134,6 +135,11 @@ def _measure_mode(
             result[side]["ratio"] = statistics.median(ratios)
             result[side]["ratios"] = [min(ratios), max(ratios)]
     return result
+
+
+def is_same(ours: float, theirs: float) -> bool:
+    """Whether our difference from float64 is about that of PyTorch."""
+    return ours <= min(max(TIMES * theirs, ALWAYS), NEVER) and theirs <= NEVER
 
 
 def _differences(folder: Path, side: str) -> dict[str, float]:

@@ -197,14 +197,14 @@ class PyTorch:
         return torch.nn.functional.cross_entropy(logits.float(), self.labels)
 
     def check(self) -> dict[str, float]:
-        """Writes logits and gradients without dropout, in the precision of the row and exactly."""
+        """Writes logits and gradients without dropout, in the row's precision and in float64."""
         import torch
 
-        loss = self._write("pytorch", torch.float32, self.gpu)
-        self._write("exact", torch.float64, False)
+        loss = self._write("pytorch", torch.float32, autocast=self.gpu)
+        self._write("exact", torch.float64, autocast=False)
         return {"loss": loss}
 
-    def _write(self, name: str, dtype: Any, autocast: bool) -> float:
+    def _write(self, name: str, dtype: Any, *, autocast: bool) -> float:
         import torch
         from safetensors.torch import save_file
 

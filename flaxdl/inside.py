@@ -2,7 +2,8 @@
 
 Every function takes a model, its variables, and the arguments of the call in inference mode, with
 images normalized as the model wants them. Nothing in the models is made for it: what modules put
-out is taken, and changed for a gradient, while they are called.
+out is taken, and changed for a gradient, while they are called. Each call is traced and compiled
+anew.
 
 Legend: B batch, H height, W width, C channels, K classes, T tokens or steps, S tokens looked at, N
 heads, D features.
@@ -87,12 +88,12 @@ def receptive_fields(
     names: list[str] = []
 
     @jax.jit
-    def middles(probes: jax.Array) -> list[jax.Array]:
+    def middles(probes: jax.Array, variables: Variables) -> list[jax.Array]:
         maps = feature_maps(model, variables, probes, **others)
         names[:] = maps
         return [jnp.sum(x[:, x.shape[1] // 2, x.shape[2] // 2], axis=-1) for x in maps.values()]
 
-    values, pull_back = jax.vjp(middles, probes)
+    values, pull_back = jax.vjp(lambda probes: middles(probes, variables), probes)
     fields = {}
     for number, name in enumerate(names):
         (gradient,) = pull_back([jnp.full_like(x, i == number) for i, x in enumerate(values)])
@@ -148,10 +149,10 @@ def saliency(
     """
     if not jnp.issubdtype(inputs.dtype, jnp.integer):
 
-        def logit_of(inputs: jax.Array) -> jax.Array:
+        def logit_of(inputs: jax.Array, variables: Variables) -> jax.Array:
             return _logit_sum(model.apply(variables, inputs, train=False, **others), label, model)
 
-        gradient = jax.jit(jax.grad(logit_of))(inputs)
+        gradient = jax.jit(jax.grad(logit_of))(inputs, variables)
         if inputs.ndim == 4:
             return jnp.max(jnp.abs(gradient), axis=-1)
         return jnp.linalg.norm(gradient, axis=-1)
@@ -296,14 +297,14 @@ def _with_gradient(
         )
     name = list(found)[which]
 
-    def logit_of(shift: jax.Array) -> jax.Array:
+    def logit_of(shift: jax.Array, variables: Variables) -> jax.Array:
         def add(module: nn.Module, outputs: Any) -> Any:
             is_it = _name(module) == name and is_meant(module, outputs)
             return outputs + shift if is_it else outputs
 
         return _logit_sum(_apply(model, variables, add, inputs, **others), label, model)
 
-    return found[name], jax.jit(jax.grad(logit_of))(jnp.zeros_like(found[name]))
+    return found[name], jax.jit(jax.grad(logit_of))(jnp.zeros_like(found[name]), variables)
 
 
 def _logit_sum(logits: Any, label: jax.Array | None, model: nn.Module) -> jax.Array:

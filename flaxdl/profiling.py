@@ -24,7 +24,9 @@ _WARM_UP = 2  # steps before them
 
 # In the compiled program: `%fusion.3 = ... metadata={op_name="jit(train)/conv1/dot" ...}`.
 _NAMED = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name=\"([^\"]*)\"", re.M)
-_CONTAINERS = ("while", "cond", "call")  # they count what is in them a second time
+_NO_LAYER = re.compile(r"\(|^cond$|^branch_\d+_fun$")  # in the path of a source
+# They count what is in them a second time. `cond` is also how `conditional` begins.
+_CONTAINERS = ("while", "cond", "call")
 
 
 @dataclass(frozen=True)
@@ -118,5 +120,5 @@ def _events(data: Any) -> Iterator[tuple[str, float]]:
 
 def _readable(source: str) -> str:
     """`jit(train)/transpose(jvp(VGG))/features.0/conv` → `features.0/conv, backward`."""
-    parts = [part for part in source.split("/") if "(" not in part]
+    parts = [part for part in source.split("/") if not _NO_LAYER.search(part)]
     return "/".join(parts) + (", backward" if "transpose(" in source else "")

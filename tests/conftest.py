@@ -22,11 +22,6 @@ from quick import is_quick
 import flaxdl  # noqa: F401  (before JAX, for the flags that it sets)
 
 
-def pytest_xdist_auto_num_workers(config):
-    """One worker more than there are cores: some tests wait for processes that they started."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(items):
     """Gives the tests that `quick.QUICK` names their mark."""
     for item in items:

@@ -1,6 +1,8 @@
 """The comparison of speed runs, and compares networks that compute the same."""
 
+import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -32,3 +34,19 @@ def test_a_row_is_measured_beside_pytorch(tmp_path):
     table = (tmp_path / "speed_cpu.md").read_text()
     assert f"| `simple_cnn_8` | {row['train']['ours']['ms']:.3g} |" in table
     assert "| `bert_base` | not measured |" in table
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        (9e-6, 0.0, True),
+        (2e-5, 1e-6, False),
+        (0.05, 0.035, True),
+        (0.25, 0.15, False),
+        (math.nan, 1e-6, False),
+        (1e-6, math.nan, False),
+    ],
+)
+def test_who_computes_the_same(monkeypatch, ours, theirs, same):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    assert importlib.import_module("speed").is_same(ours, theirs) is same

@@ -131,5 +131,6 @@ def test_a_run_takes_no_more_of_the_machine_as_it_goes_on(tmp_path):
     assert saved > 6
     grown = growth(samples)
     assert grown["memory"] < 20  # MiB
-    assert grown["threads"] <= 1  # the one that saves comes and goes
-    assert grown["files"] <= 4
+    # One left behind by each save would be two thirds of them.
+    assert grown["threads"] < saved / 3
+    assert grown["files"] < saved / 3

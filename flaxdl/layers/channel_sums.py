@@ -1,4 +1,4 @@
-"""Sums over all axes but the last, which the gradients of biases and of normalization take.
+"""Sums over all axes but the last, which normalization and the gradients of biases take.
 
 Legend: B batch, ... spatial or time axes, C channels.
 """

@@ -125,7 +125,8 @@ class Recurrent(nn.Module):
 
         # One product for all steps: only the hidden state has to wait for the step before.
         from_inputs = x @ weight_ih.T  # [T, B, G H]
-        dtype = from_inputs.dtype
+        dtype = jnp.result_type(from_inputs, bias_ih)
+        from_inputs = from_inputs.astype(dtype)
         if state is None:
             state = self.zero_state((x.shape[1], self.hidden_size), dtype)
         state = jax.tree.map(lambda s: s.astype(dtype), state)

@@ -19,7 +19,7 @@ def scaled_tanh(x: jax.Array) -> jax.Array:
     return 1.7159 * jnp.tanh(2 / 3 * x)
 
 
-# In terms of the result, so that backward no tanh is computed again.
+# In terms of the result, which is kept anyway; the tanh inside it would be computed again.
 scaled_tanh.defjvps(lambda dx, y, x: 2 / 3 * (1.7159 - y * y / 1.7159) * dx)
 
 

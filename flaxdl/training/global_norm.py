@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_LARGE = 2**18  # values of an array that is summed by parts
-_PARTS = 16
+_LARGE = 2**18  # values; smaller arrays stay in a core's cache, and are summed at once
+_PARTS = 16  # enough that what is left to sum takes no time
 
 
 def global_norm(gradients: Any, mesh: jax.sharding.Mesh | None = None) -> jax.Array:
@@ -22,10 +22,13 @@ def global_norm(gradients: Any, mesh: jax.sharding.Mesh | None = None) -> jax.Ar
 
 
 def sum_of_squares(x: jax.Array) -> jax.Array:
-    """The sum of the squares of all values, on a CPU in one pass over them that uses all cores.
+    """The sum of the squares of all values.
 
-    XLA writes the squares of a large array down before it adds them up.
+    A large array is added up by parts on a CPU, in one pass that uses all cores, where XLA by
+    itself writes the squares down first.
     """
+    if x.size < _LARGE or x.size % _PARTS:
+        return _plain_sum(x)
 
     def by_parts(x: jax.Array) -> jax.Array:
         first, *others = x.reshape(_PARTS, -1)
@@ -34,10 +37,7 @@ def sum_of_squares(x: jax.Array) -> jax.Array:
             total += jnp.square(part)
         return jnp.sum(total)
 
-    is_large = x.size >= _LARGE and x.size % _PARTS == 0
-    return jax.lax.platform_dependent(
-        x, cpu=by_parts if is_large else _plain_sum, default=_plain_sum
-    )
+    return jax.lax.platform_dependent(x, cpu=by_parts, default=_plain_sum)
 
 
 def _plain_sum(x: jax.Array) -> jax.Array:

@@ -116,16 +116,17 @@ class Steps:
     def train(self, state: TrainState, batch: Batch) -> TrainState:
         """One optimizer step; where loss, gradients or statistics are not finite, none is taken."""
         trainable, frozen = split(state.params, self.freeze)
-        gradients, to_mean, sums, model_state = self._gradients(state, trainable, frozen, batch)
-        norm = to_mean * global_norm(gradients, self.mesh)
+        gradients, divisor, sums, model_state = self._gradients(state, trainable, frozen, batch)
+        norm = global_norm(gradients, self.mesh) / divisor
         finite = jnp.isfinite(norm) & jnp.isfinite(sums.values["loss"])
         for statistics in jax.tree.leaves(model_state):  # those of huge values overflow first
             finite &= jnp.all(jnp.isfinite(statistics))
 
         def move() -> TrainState:
-            scaled = jax.tree.map(lambda g: g * to_mean, gradients)
+            # A product, since a quotient would be written down before it is used twice.
+            of_mean = jax.tree.map(lambda g: g * (1 / divisor.astype(g.dtype)), gradients)
             direction, optimizer_state = self.optimizer.direction(trainable).update(
-                self.optimizer.clip(scaled, norm), state.optimizer_state, trainable
+                self.optimizer.clip(of_mean, norm), state.optimizer_state, trainable
             )
             learning_rate = self.optimizer.learning_rate_at(state.updates, self.total_steps)
             if self.optimizer.layer_decay < 1:
@@ -135,7 +136,9 @@ class Steps:
                 )
                 direction = jax.tree.map(lambda d, factor: d * factor, direction, factors)
             trained = jax.tree.map(
-                lambda p, d: p - learning_rate.astype(p.dtype) * d, trainable, direction
+                lambda p, d: p - (learning_rate.astype(d.dtype) * d).astype(p.dtype),
+                trainable,
+                direction,
             )
             return state.replace(
                 updates=state.updates + 1,
@@ -161,9 +164,9 @@ class Steps:
     def _gradients(
         self, state: TrainState, trainable: Any, frozen: Any, batch: Batch
     ) -> tuple[Any, jax.Array, MetricSums, Any]:
-        """Gradients, what they are to be multiplied with, metrics, and the new model state.
+        """Gradients, what they are to be divided by, metrics, and the new model state.
 
-        The product is the gradient of the mean loss of the whole batch; it is left to be taken on
+        The quotient is the gradient of the mean loss of the whole batch; it is left to be taken on
         the way, since a pass over all parameters costs as much as their update. The mean is a sum
         over the examples by the sum of their weights, so that parts of a batch, on other devices or
         one after the other, can be added up whatever weights they have.
@@ -197,7 +200,7 @@ class Steps:
             added = jax.lax.psum(added, self.axis)
             model_state = jax.lax.pmean(model_state, self.axis)
         gradients, weight, sums = added
-        return gradients, 1 / (weight * scale), sums, model_state
+        return gradients, weight * scale, sums, model_state
 
     def _added_up(
         self, gradients_of: Callable[..., Any], model_state: Any, batch: Batch, key: jax.Array

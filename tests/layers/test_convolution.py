@@ -113,7 +113,8 @@ def test_refuses_options_that_do_not_fit(options, message):
 @pytest.mark.parametrize(
     ("images", "kernel", "strides", "padding"),
     [
-        ((2, 6, 7, 1), (3, 3, 1, 5), (1, 1), (1, 1)),  # one channel
+        ((2, 6, 7, 1), (3, 3, 1, 16), (1, 1), (1, 1)),  # one channel
+        ((2, 6, 7, 1), (3, 3, 1, 5), (1, 1), (1, 1)),  # and few outputs
         ((2, 2, 3, 9), (3, 3, 9, 4), (1, 1), (1, 1)),  # no larger than the window
         ((2, 7, 7, 3), (3, 3, 3, 4), (2, 1), (1, 0)),  # few channels
         ((2, 5, 6, 9), (1, 1, 9, 4), (2, 2), (0, 0)),  # one position

@@ -171,6 +171,14 @@ def test_sums_of_squares_are_numpys(shape):
         np.testing.assert_allclose(jax.jit(sum_of_squares)(x), expected, rtol=1e-13)
 
 
+class Plain(nn.Module):
+    """A linear classifier."""
+
+    @nn.compact
+    def __call__(self, inputs, train=False):
+        return Linear(4, name="fc")(inputs.reshape(len(inputs), -1))
+
+
 class Wide(nn.Module):
     """Nothing but a million weights."""
 
@@ -188,3 +196,29 @@ def test_parameters_and_means_are_written_in_place(optimizer):
     state = jax.eval_shape(steps.initial_state, batch)
     memory = jax.jit(steps.train, donate_argnums=0).lower(state, batch).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 1.1 * 4 * 1024 * 1024
+    assert memory.alias_size_in_bytes > 0.99 * memory.output_size_in_bytes
+
+
+def test_in_float64_what_has_no_weight_changes_nothing():
+    with jax.enable_x64(True):
+        whole = quadrant_batch(8)
+        whole["inputs"] = whole["inputs"].astype(np.float64)
+        whole["weight"] = np.array([1, 1, 1, 1, 1, 1, 0, 0], np.float64)
+        part = {name: array[:6] for name, array in whole.items()}
+        steps = make_steps(model=Plain(), optimizer=SGD(momentum=0))
+        state = steps.initial_state(part)
+        state = state.replace(params=jax.tree.map(lambda p: p.astype(np.float64), state.params))
+        ends = [jax.jit(steps.train)(state, batch) for batch in (whole, part)]
+        assert_trees_close(ends[0].params, ends[1].params, rtol=1e-12)
+
+
+def test_masters_may_be_of_16_bits():
+    steps, batch = make_steps(model=Plain(), optimizer=SGD()), quadrant_batch()
+    state = steps.initial_state(batch)
+    narrow = jax.tree.map(lambda p: p.astype(jnp.bfloat16), state.params)
+    narrow = state.replace(
+        params=narrow, optimizer_state=steps.optimizer.direction(narrow).init(narrow)
+    )
+    after = jax.jit(steps.train)(narrow, batch)
+    assert {x.dtype.name for x in jax.tree.leaves(after.params)} == {"bfloat16"}
+    assert not jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), after.params, narrow.params))
