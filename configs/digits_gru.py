@@ -2,7 +2,7 @@
 
 python train.py --config configs/digits_gru.py
 
-97.83 % ± 0.60 of the test split (five seeds, 97.50 to 98.89), in 17 to 20 s on two CPU cores.
+97.83 % ± 0.60 of the test split (five seeds, 97.50 to 98.89), in 17 to 22 s on two CPU cores.
 """
 
 from flaxdl import Config
