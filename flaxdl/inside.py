@@ -9,7 +9,7 @@ Legend: B batch, H height, W width, C channels, K classes, T tokens or steps, S 
 heads, D features.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,11 +19,8 @@ from flax.traverse_util import flatten_dict
 
 from flaxdl.layers import Conv, Embedding
 from flaxdl.layers.recurrent import Recurrent
+from flaxdl.module_outputs import Outputs, Variables, apply_changing, collect, jit_in_order, name_of
 from flaxdl.shapes import check_shape
-
-Variables = Mapping[str, Any]
-Outputs = dict[str, Any]
-"""What modules put out, by their names joined by dots, in the order of calls."""
 
 _PROBES = 16  # noisy copies of an image, so that each pixel that can matter does so in one of them
 
@@ -39,7 +36,7 @@ def filters(model: nn.Module, variables: Variables, images: jax.Array, **others:
         is_over_images = isinstance(module, Conv) and outputs.ndim == 4
         return module.get_variable("params", "kernel") if is_over_images else None
 
-    kernels = _collect(model, variables, kernel, images, **others)
+    kernels = collect(model, variables, kernel, images, **others)
     if not kernels:
         raise ValueError(f"filters need a convolution over images; {_kind(model)} has none")
     return next(iter(kernels.values()))
@@ -60,7 +57,7 @@ def feature_maps(
     def feature_map(module: nn.Module, outputs: Any) -> Any:
         return outputs if _is_map(module, outputs) else None
 
-    maps = _collect(model, variables, feature_map, images, **others)
+    maps = collect(model, variables, feature_map, images, **others)
     if not maps:
         raise ValueError(
             f"feature maps need layers over images [B, H, W, C]; {_kind(model)} has none"
@@ -117,7 +114,7 @@ def attention(model: nn.Module, variables: Variables, tokens: jax.Array, **other
             if kind == "attention_weights"
         }
 
-    maps = _compiled(weights)(variables, tokens, **others)
+    maps = jit_in_order(weights)(variables, tokens, **others)
     if not maps:
         raise ValueError(f"attention maps need a layer of attention; {_kind(model)} has none")
     return maps
@@ -208,68 +205,10 @@ def hidden_states(
     def hidden_state(module: nn.Module, outputs: Any) -> Any:
         return outputs[0] if isinstance(module, Recurrent) else None
 
-    states = _collect(model, variables, hidden_state, inputs, **others)
+    states = collect(model, variables, hidden_state, inputs, **others)
     if not states:
         raise ValueError(f"hidden states need a recurrent layer; {_kind(model)} has none")
     return states
-
-
-def _apply(
-    model: nn.Module,
-    variables: Variables,
-    change: Callable[[nn.Module, Any], Any],
-    *arguments: Any,
-    **others: Any,
-) -> Any:
-    """Calls the model; what a module puts out becomes what `change` makes of it."""
-
-    def call(method: Any, arguments: Any, keywords: Any, context: Any) -> Any:
-        outputs = method(*arguments, **keywords)
-        return change(context.module, outputs) if context.method_name == "__call__" else outputs
-
-    with nn.intercept_methods(call):
-        return model.apply(variables, *arguments, train=False, **others)
-
-
-def _collect(
-    model: nn.Module,
-    variables: Variables,
-    take: Callable[[nn.Module, Any], Any],
-    *arguments: Any,
-    **others: Any,
-) -> Outputs:
-    """What `take` makes of each module and what it puts out, where that is not None."""
-
-    def run(variables: Variables, *arguments: Any, **others: Any) -> Outputs:
-        found: Outputs = {}
-
-        def keep(module: nn.Module, outputs: Any) -> Any:
-            taken = take(module, outputs)
-            if taken is not None:
-                found[_name(module)] = taken
-            return outputs
-
-        _apply(model, variables, keep, *arguments, **others)
-        return found
-
-    return _compiled(run)(variables, *arguments, **others)
-
-
-def _compiled(function: Callable[..., Outputs]) -> Callable[..., Outputs]:
-    """The function under `jit`, which alone would sort the names."""
-    names: list[str] = []
-
-    @jax.jit
-    def run(*arguments: Any, **others: Any) -> Outputs:
-        outputs = function(*arguments, **others)
-        names[:] = outputs
-        return outputs
-
-    def call(*arguments: Any, **others: Any) -> Outputs:
-        outputs = run(*arguments, **others)
-        return {name: outputs[name] for name in names}
-
-    return call
 
 
 def _with_gradient(
@@ -289,7 +228,7 @@ def _with_gradient(
     def meant(module: nn.Module, outputs: Any) -> Any:
         return outputs if is_meant(module, outputs) else None
 
-    found = _collect(model, variables, meant, inputs, **others)
+    found = collect(model, variables, meant, inputs, **others)
     if not found:
         raise ValueError(
             f"this takes layers over images [B, H, W, C], or an embedding of tokens; "
@@ -299,10 +238,10 @@ def _with_gradient(
 
     def logit_of(shift: jax.Array, variables: Variables) -> jax.Array:
         def add(module: nn.Module, outputs: Any) -> Any:
-            is_it = _name(module) == name and is_meant(module, outputs)
+            is_it = name_of(module) == name and is_meant(module, outputs)
             return outputs + shift if is_it else outputs
 
-        return _logit_sum(_apply(model, variables, add, inputs, **others), label, model)
+        return _logit_sum(apply_changing(model, variables, add, inputs, **others), label, model)
 
     return found[name], jax.jit(jax.grad(logit_of))(jnp.zeros_like(found[name]), variables)
 
@@ -319,10 +258,6 @@ def _is_map(module: nn.Module, outputs: Any) -> bool:
     """Whether it is a part of the model that keeps the positions of an image, of more than one."""
     shape = getattr(outputs, "shape", ())
     return len(module.path) == 1 and len(shape) == 4 and max(shape[1:3]) > 1
-
-
-def _name(module: nn.Module) -> str:
-    return ".".join(module.path)
 
 
 def _kind(model: nn.Module) -> str:

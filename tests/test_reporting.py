@@ -13,7 +13,8 @@ from flaxdl.commands import main
 from flaxdl.config import Init
 from flaxdl.data import Arrays, Dates, Documents, Text, TextPairs
 from flaxdl.models import Seq2SeqTransformer, TransformerLM
-from flaxdl.reporting import settings, write_report
+from flaxdl.reporting import write_report
+from flaxdl.run_page import settings
 from flaxdl.training import LanguageModeling, SequenceToSequence
 from flaxdl.training.times import NAMES, Times, load_times
 from flaxdl.workdir import Workdir
