@@ -3,6 +3,7 @@
 `golden.npz` and `state_dicts.json` hold the results; weights and inputs follow from their names.
 """
 
+import functools
 import json
 import math
 import re
@@ -28,6 +29,12 @@ def generator(name, seed):
 
 def weight(key, shape, seed=0):
     """The value of the state-dict entry `key`, exact in float32."""
+    # The largest are kept: all VGG networks share them, and drawing them takes seconds.
+    draw = _kept if math.prod(shape) > 10**7 else _drawn
+    return draw(key, tuple(shape), seed)
+
+
+def _drawn(key, shape, seed):
     z = generator(TIED.get(key, key), seed).standard_normal(shape)
     if key.endswith("running_var"):
         w = 0.5 + z * z
@@ -39,7 +46,12 @@ def weight(key, shape, seed=0):
         w = 1 + 0.1 * z
     else:
         w = 0.1 * z
-    return w.astype(np.float32)
+    w = w.astype(np.float32)
+    w.flags.writeable = False
+    return w
+
+
+_kept = functools.lru_cache(maxsize=2)(_drawn)
 
 
 def weights(shapes, seed=0):
