@@ -25,7 +25,13 @@ LONGEST = 120  # seconds after which a run hangs
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["flaxdl.commands", "orbax.checkpoint", "grain", "tensorboardX.event_file_writer", "absl.flags"]
+    [
+        "flaxdl.commands",
+        "orbax.checkpoint",
+        "grain",
+        "tensorboard.summary.writer.record_writer",
+        "absl.flags",
+    ]
 )
 
 

@@ -67,7 +67,7 @@ def test_importing_loads_nothing_heavy():
         "jinja2",
         "tensorflow_datasets",
         "grain",
-        "tensorboardX",
+        "tensorboard",
         "PIL",
         "tokenizers",
         "babel",

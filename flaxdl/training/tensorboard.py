@@ -1,6 +1,8 @@
 """Metrics as TensorBoard events."""
 
+import contextlib
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ class TensorBoardWriter:
     """Writes every number of a line as the scalar `SPLIT/METRIC`.
 
     Events are for looking at: where they cannot be written, a warning says so once, and the run
-    goes on without. They are written in the caller's thread, since the thread of tensorboardX's own
+    goes on without. They are written in the caller's thread, since the thread of TensorBoard's own
     writer would die of a full disk in silence and keep the run waiting forever.
 
     Args:
@@ -21,20 +23,22 @@ class TensorBoardWriter:
     """
 
     def __init__(self, directory: Path, *, step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.summary import scalar
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._directory = directory
-        self._protocol: Any = event_pb2
-        self._scalar = scalar
-        self._writer: EventsWriter | None = None
+        self._events: Any = event_pb2
+        self._summaries: Any = summary_pb2
+        self._records: RecordWriter | None = None
+        # TensorBoard knows its files by this name, and reads them in the order of time. Without a
+        # buffer nothing is left over that could not be written and would be tried again.
+        path = directory / f"events.out.tfevents.{time.time():.0f}.{os.getpid()}"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._writer = EventsWriter(str(directory / "events"))
-            log = self._protocol.SessionLog
-            begin = self._protocol.Event(step=step + 1, session_log=log(status=log.START))
-            self._writer.write_event(begin)
+            self._records = RecordWriter(path.open("wb", buffering=0))
+            self._write(file_version="brain.Event:2")
+            log = self._events.SessionLog
+            self._write(step=step + 1, session_log=log(status=log.START))
         except OSError as error:
             self._give_up(error)
 
@@ -43,30 +47,37 @@ class TensorBoardWriter:
 
     def line(self, line: dict[str, Any]) -> None:
         """One scalar for each metric."""
-        if self._writer is None:
+        if self._records is None:
             return
+        value_of = self._summaries.Summary.Value
+        values = [
+            value_of(tag=f"{line['split']}/{name}", simple_value=value)
+            for name, value in line.items()
+            if name not in ("step", "split") and value is not None
+        ]
         try:
-            for name, value in line.items():
-                if name not in ("step", "split") and value is not None:
-                    summary = self._scalar(f"{line['split']}/{name}", value)
-                    event = self._protocol.Event(
-                        wall_time=time.time(), step=line["step"], summary=summary
-                    )
-                    self._writer.write_event(event)
-            self._writer.flush()
+            self._write(step=line["step"], summary=self._summaries.Summary(value=values))
         except OSError as error:
             self._give_up(error)
 
     def close(self) -> None:
         """Closes the file."""
-        if self._writer is not None:
+        if self._records is not None:
             try:
-                self._writer.close()
+                self._records.close()
             except OSError as error:
                 self._give_up(error)
 
+    def _write(self, **event: Any) -> None:
+        assert self._records is not None
+        record = self._events.Event(wall_time=time.time(), **event)
+        self._records.write(record.SerializeToString())
+
     def _give_up(self, error: OSError) -> None:
-        self._writer = None
+        if self._records is not None:
+            with contextlib.suppress(OSError):
+                self._records.close()
+            self._records = None
         _LOGGER.warning(
             "TensorBoard events cannot be written to %s (%s); the run goes on without them",
             self._directory,
