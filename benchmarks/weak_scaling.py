@@ -43,7 +43,7 @@ def measure(*, fsdp: bool) -> dict[str, float]:
     count = jax.device_count()
     mesh = MeshShape(fsdp=count if fsdp else 1)
     setup = set_up(replace(load_config(CONFIG), batch_size=EXAMPLES * count, mesh=mesh))
-    state = create_on(setup.mesh, lambda: setup.steps.initial_state(setup.examples))
+    state = create_on(setup.mesh, setup.create_state)
     train = compile_train(setup.steps, setup.mesh, "jit", state)
     places = shardings(state, setup.mesh)
     train_alone = jax.jit(setup.steps.train, donate_argnums=0, out_shardings=places)

@@ -177,7 +177,7 @@ def initial_state(setup: Setup) -> TrainState:
     Raises:
         ValueError: if the weights cannot be found or read, or do not fit the model.
     """
-    state = create_on(setup.mesh, partial(setup.steps.initial_state, setup.examples))
+    state = create_on(setup.mesh, setup.create_state)
     init = setup.config.init
     if init.weights is None:
         return state

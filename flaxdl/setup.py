@@ -1,8 +1,8 @@
 """A run made ready: its data loaded, and its functions and shapes known."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -43,9 +43,16 @@ class Setup:
     total_steps: int
     steps: Steps
 
+    @cached_property
+    def create_state(self) -> Callable[[], TrainState]:
+        """Makes the state before the first step; one function, which JAX traces once."""
+        return partial(self.steps.initial_state, self.examples)
+
     def shapes(self, step: int = 0) -> TrainState:
         """The state after so many steps, as shapes with their places on the devices."""
-        return state_shapes(self.steps.behind(step), self.examples, self.mesh)
+        if self.steps.is_thawed_at(step - 1):
+            return state_shapes(self.steps.thawed, self.examples, self.mesh)
+        return shapes_on(self.mesh, self.create_state)
 
     def training_batches(self, start_step: int = 0) -> Generator[dict[str, np.ndarray]]:
         """This process's rows of the endless training batches, from a step on."""

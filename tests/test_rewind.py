@@ -73,7 +73,7 @@ def test_a_spike_is_many_times_the_median_of_the_lines_before():
 def test_the_run_is_that_without_the_batches_of_the_spikes(whole):
     workdir, result = whole
     setup = set_up(config())
-    state = create_on(setup.mesh, lambda: setup.steps.initial_state(setup.examples))
+    state = create_on(setup.mesh, setup.create_state)
     one_step = compile_train(setup.steps, setup.mesh, "jit", state)
     with closing(setup.training_batches()) as batches:
         batches = list(itertools.islice(batches, 40))

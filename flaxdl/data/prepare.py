@@ -27,8 +27,6 @@ def open_builder(name: str, data_dir: str | None) -> Any:
         ValueError: if there is no such dataset, with the nearest name, or if it cannot be
             prepared here, with what to run instead.
     """
-    import flaxdl.data.embedded  # noqa: F401  (registers its builders)
-
     data_dir = None if data_dir is None else os.path.expanduser(data_dir)
     with quiet():
         builder = _find_builder(name, data_dir)
@@ -55,10 +53,13 @@ def quiet() -> Iterator[None]:
 def _find_builder(name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
 
-    # TFDS's own search ends at the first of its packages that needs TensorFlow, before GLUE's.
-    for package in ("image", "structured", "text", "translation"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(f"tensorflow_datasets.{package}")
+    from flaxdl.data import embedded
+
+    if re.split("[/:]", name)[0] not in embedded.NAMES:
+        # TFDS's own search ends at the first of its packages that needs TensorFlow, before GLUE's.
+        for package in ("image", "structured", "text", "translation"):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(f"tensorflow_datasets.{package}")
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:

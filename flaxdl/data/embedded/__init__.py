@@ -4,4 +4,6 @@ from flaxdl.data.embedded.digits import Digits
 from flaxdl.data.embedded.glyphs import Glyphs
 from flaxdl.data.embedded.languages import Languages
 
-__all__ = ["Digits", "Glyphs", "Languages"]
+__all__ = ["NAMES", "Digits", "Glyphs", "Languages"]
+
+NAMES = frozenset(builder.name for builder in (Digits, Glyphs, Languages))
