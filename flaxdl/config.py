@@ -74,21 +74,24 @@ class Config:
     the labels beforehand."""
     overfit_batches: int | None = None
     """Train on the first so many batches over and over, augmented once, to see that the model can
-    learn them by heart: the training loss must fall to almost nothing."""
+    learn them by heart: the training loss must fall to almost nothing, or where labels are
+    smoothed the training accuracy rise to 1."""
     precision: Precision = "float32"
     """In which format a step computes; parameters and optimizer state stay float32."""
     seed: int = 0
     """Decides initial parameters, order of the data, augmentation and dropout."""
     evaluate_every: float = 1.0
     """Epochs between two evaluations on the validation split, each with a checkpoint."""
-    log_every: int = 50
-    """Steps between two lines of training metrics."""
+    log_every: int | None = None
+    """Steps between two lines of training metrics; by default 50, and fewer in a run so short that
+    it would have less than twenty lines."""
     selection: Selection = Selection()
     """How the best checkpoint is chosen, and when to stop early."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay, besides the best one."""
     max_bad_steps: int = 10
-    """Steps in a row whose loss or gradients may be not finite before the run gives up."""
+    """Steps in a row whose loss or gradients may be not finite before the run gives up, which is
+    looked at with every line of training metrics."""
     rewind: Rewind = Rewind()
     """Whether to go back before a jump of the loss, and on without its batches."""
     # Where a run is computed is not what it is, so it may change when the run goes on.
@@ -101,14 +104,15 @@ class Config:
         for name in (
             "batch_size",
             "accumulate_steps",
-            "log_every",
             "keep_checkpoints",
             "max_bad_steps",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.overfit_batches is not None and self.overfit_batches < 1:
-            raise ValueError(f"overfit_batches must be at least 1, got {self.overfit_batches}")
+        for name in ("log_every", "overfit_batches"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("epochs", "evaluate_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -136,7 +140,8 @@ def load_config(path: str | Path) -> Config:
     """
     path = Path(path)
     if not path.is_file():
-        hint = did_you_mean(path.name, (p.name for p in path.parent.glob("*.py")))
+        known = {str(p) for folder in (path.parent, Path("configs")) for p in folder.glob("*.py")}
+        hint = did_you_mean(str(path), sorted(known))
         raise ValueError(f"there is no config file {path}{hint}")
     folder = str(path.resolve().parent)
     if folder not in sys.path:
@@ -161,11 +166,15 @@ def load_config(path: str | Path) -> Config:
 
 def list_configs(folder: Path) -> dict[str, str]:
     """Path → first line of the docstring, for each config file; nothing is run."""
-    summaries = {}
-    for path in sorted(folder.glob("*.py")):
-        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-        summaries[str(path)] = docstring.partition("\n")[0]
-    return summaries
+    return {str(path): _first_line(path) for path in sorted(folder.glob("*.py"))}
+
+
+def _first_line(path: Path) -> str:
+    try:
+        docstring = ast.get_docstring(ast.parse(path.read_text()))
+    except (OSError, ValueError, SyntaxError) as error:  # a list shows what else there is
+        return f"(cannot be read: {error})"
+    return (docstring or "(says nothing of itself)").partition("\n")[0]
 
 
 def to_json(value: Any) -> Any:

@@ -20,7 +20,6 @@ from flax.traverse_util import flatten_dict
 from flaxdl.layers import Conv, Embedding
 from flaxdl.layers.recurrent import Recurrent
 from flaxdl.module_outputs import Outputs, Variables, apply_changing, collect, jit_in_order, name_of
-from flaxdl.shapes import check_shape
 
 _PROBES = 16  # noisy copies of an image, so that each pixel that can matter does so in one of them
 
@@ -78,7 +77,11 @@ def receptive_fields(
     Raises:
         ValueError: if nothing in the model keeps the positions of an image, or there are several.
     """
-    check_shape("image", image, "B H W C", B=1)
+    if image.ndim != 4 or len(image) != 1:
+        raise ValueError(
+            f"receptive fields need a model of images, and one image [1, H, W, C]; {_kind(model)} "
+            f"got {list(image.shape)}"
+        )
     noise = jax.random.normal(jax.random.key(0), (_PROBES, *image.shape[1:]))
     probes = jnp.concatenate([image, image + (jnp.std(image) + 1e-3) * noise])
 
@@ -231,8 +234,8 @@ def _with_gradient(
     found = collect(model, variables, meant, inputs, **others)
     if not found:
         raise ValueError(
-            f"this takes layers over images [B, H, W, C], or an embedding of tokens; "
-            f"{_kind(model)} has none"
+            f"Grad-CAM needs layers over images [B, H, W, C], and saliency an embedding where "
+            f"inputs are tokens; {_kind(model)} has none"
         )
     name = list(found)[which]
 

@@ -88,7 +88,7 @@ def memory_table(setup: Setup, memory: Memory) -> Table:
         f"optimizer{shared}": memory.optimizer,
         "statistics and metrics": memory.other_state,
         "batch": memory.batch,
-        "activations and other temporary results": memory.temporary,
+        "activations, gradients and other temporary results": memory.temporary,
     }.items():
         table.add_row(name, "unknown" if size is None else _mebibytes(size))
     return table

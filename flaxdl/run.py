@@ -124,7 +124,7 @@ def train(
             training_batches=setup.training_batches,
             evaluation_batches=setup.evaluation_batches,
             has_validation=setup.splits.validation is not None,
-            log_every=config.log_every,
+            log_every=config.log_every or min(50, max(setup.total_steps // 20, 1)),
             evaluate_every=max(round(config.evaluate_every * setup.steps_per_epoch), 1),
             max_bad_steps=config.max_bad_steps,
             rewind=config.rewind,

@@ -110,6 +110,9 @@ def set_up(config: Config) -> Setup:
         )
     outputs = jax.eval_shape(steps.predict, setup.shapes(), examples)
     config.task.check(outputs, None if splits.classes is None else len(splits.classes))
+    if splits.validation is not None:
+        config.selection.check(jax.eval_shape(config.task.metrics, outputs, examples))
+    config.optimizer.schedule.check(total_steps)
     return setup
 
 

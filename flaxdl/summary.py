@@ -33,13 +33,17 @@ def _data(setup: Setup) -> str:
         if isinstance(dataset, Dataset)
     )
     batches = setup.config.overfit_batches
-    return f"{counts} examples" + ("" if batches is None else f"; trains on {batches} batches only")
+    if batches is None:
+        return f"{counts} examples"
+    trained = "1 batch" if batches == 1 else f"{batches} batches"
+    return f"{counts} examples; trains on {trained} only"
 
 
 def _work(setup: Setup) -> str:
     config = setup.config
     return (
-        f"{setup.total_steps:,} steps of {config.batch_size:,} examples, {config.epochs:g} epochs; "
+        f"{setup.total_steps:,} steps of {config.batch_size:,} examples, {config.epochs:g} "
+        f"epoch{'' if config.epochs == 1 else 's'}; "
         f"{config.precision} on {devices(setup)}"
     )
 

@@ -124,7 +124,7 @@ def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(project, capsys, 
     assert code == 0
     model, data, work, train, validation = out.splitlines()
     assert model == "SimpleCNN with 618,244 parameters (2.4 MiB)"
-    assert data == "72 train, 8 validation, 24 test examples; trains on 1 batches only"
+    assert data == "72 train, 8 validation, 24 test examples; trains on 1 batch only"
     assert work.startswith("48 steps of 16 examples, 12 epochs; float32 on 8 x ")
     assert train.startswith("train       loss 1.")
     assert validation.startswith("validation  loss 1.")
@@ -381,3 +381,15 @@ def test_the_list_names_every_config_with_a_summary(capsys, monkeypatch):
     listed = {line.split()[0] for line in out.splitlines()}
     assert listed == {f"configs/{path.name}" for path in Path("configs").glob("*.py")}
     assert all(len(line.split()) > 3 for line in out.splitlines())
+
+
+def test_the_list_goes_on_behind_a_config_that_cannot_be_read(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("configs").mkdir()
+    for name, text in (("a", "config = ("), ("b", '"""Something.\n\nMore."""'), ("c", "x = 1")):
+        Path(f"configs/{name}.py").write_text(text)
+    code, out, _ = run(capsys, "train", "--list")
+    assert code == 0
+    first, *others = [line.split(maxsplit=1)[1] for line in out.splitlines()]
+    assert first.startswith("(cannot be read: ")
+    assert others == ["Something.", "(says nothing of itself)"]

@@ -117,10 +117,16 @@ def test_a_file_without_a_config_is_named(tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
-def test_a_missing_file_is_answered_with_the_nearest(tmp_path):
+def test_a_missing_file_is_answered_with_the_nearest(tmp_path, monkeypatch):
     (tmp_path / "digits_cnn.py").write_text("")
-    with pytest.raises(ValueError, match=r"digit_cnn.py; did you mean 'digits_cnn.py'\?"):
+    with pytest.raises(ValueError, match=r"digit_cnn.py; did you mean '.*digits_cnn.py'\?"):
         load_config(tmp_path / "digit_cnn.py")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits_cnn.py").unlink()
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "digits_rnn.py").write_text("")
+    with pytest.raises(ValueError, match=r"digits_rnn; did you mean 'configs/digits_rnn.py'\?"):
+        load_config("digits_rnn")
 
 
 def test_configs_are_listed_without_being_run(tmp_path):

@@ -59,6 +59,8 @@ def test_every_block_runs_and_both_agree(tmp_path, monkeypatch, resnet18):
     assert ours["logits"].shape == (8, 10)
     assert 0 <= ours["accuracy"] <= 1
     assert ours["test_logits"].shape == (8, 4)
+    assert 0 <= ours["striped_accuracy"] <= 1
+    assert np.isfinite(ours["absolute_error"])
     assert int(ours["state"].step) == 2
     assert published(ours["photographs"].init.weights).name == "resnet50"
     jax.tree.map(np.testing.assert_array_equal, ours["again"], ours["variables"])

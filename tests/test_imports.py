@@ -16,7 +16,7 @@ ALLOWED = {
     "weights": {"weights", "shapes", "spelling"},
     "data": {"data", "weights", "shapes", "spelling"},
     "report": {"report"},
-    "training": {"training", "shapes", "weights"},
+    "training": {"training", "shapes", "spelling", "weights"},
 }
 
 

@@ -187,7 +187,7 @@ def test_what_a_model_does_not_have_is_an_error(cnn, images):
             function(*texts)
     with pytest.raises(ValueError, match="need a recurrent layer; SimpleCNN has none"):
         inside.hidden_states(*cnn, images)
-    with pytest.raises(ValueError, match=r"image must have shape \[B=1"):
+    with pytest.raises(ValueError, match=r"one image \[1, H, W, C\]; SimpleCNN got \[2,"):
         inside.receptive_fields(*cnn, images)
     with pytest.raises(ValueError, match="takes a classifier"):
         inside.saliency(Pixels(), Pixels().init(jax.random.key(0), images), images)

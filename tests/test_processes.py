@@ -68,7 +68,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(stopped):
         (1, 4, None, []),
         (2, 2, by_slurm, ["--mesh.fsdp", "2", "--mesh.tensor", "2"]),
         (4, 1, by_open_mpi, []),
-        (2, 2, by_slurm, ["--parallel", "pmap"]),
+        pytest.param(2, 2, by_slurm, ["--parallel", "pmap"], marks=pytest.mark.whole),
     ],
 )
 def test_it_goes_on_with_any_number_of_processes(

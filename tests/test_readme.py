@@ -55,6 +55,18 @@ def test_parameters_are_counted(name):
     assert written[1] == f"{count:,}"
 
 
+def test_its_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    for block in blocks:
+        names: dict = {}
+        if "load_published" not in block:  # which downloads; `load_weights` has tests of its own
+            exec(block.replace("epochs=20", "epochs=2").replace("warmup_steps=4", ""), names)
+        if "result" in names:
+            assert names["logits"].shape == (8, 5)
+    assert len(blocks) == 3
+
+
 def test_errors_are_those_that_were_measured():
     errors = json.loads((ROOT / "benchmarks" / "results" / "parity.json").read_text())["errors"]
     for name in ("alexnet", "resnet50", "SimpleCNN"):

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from sampling import sampled
 from small_runs import bright_quadrants, interrupt_at, quadrant_source, small_config, train
 
 import flaxdl
@@ -65,7 +66,7 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
     assert {int(p.name) for p in (workdir / "checkpoints").iterdir()} >= {15, 18}
 
 
-@pytest.mark.parametrize("step", [0, 2, 4, 5, 11, 17])
+@pytest.mark.parametrize("step", sampled([0, 2, 4, 5, 11, 17], (0, 5, 11).__contains__))
 def test_interrupted_anywhere_it_ends_the_same(uninterrupted, tmp_path, monkeypatch, step):
     whole, result = uninterrupted
     number = signal.SIGTERM if step % 2 else signal.SIGINT

@@ -3,6 +3,7 @@
 A command is a function of its arguments, as texts, and of how the program was called.
 """
 
+import logging
 import os
 import select
 import sys
@@ -50,13 +51,14 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
     """
     name, *rest = arguments or ["--help"]
     if name not in COMMANDS:
-        print(f"usage: {program} {{{','.join(COMMANDS)}}} ...")
+        print(_usage(program))
         if name in ("-h", "--help"):
             return 0
         return _complain(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}", 2)
     if os.environ.get("NO_COLOR"):  # which rich knows by itself
         tyro._experimental_options["ansi_codes"] = False
     keep_compiled()
+    _show_warnings()
     try:
         _run(COMMANDS[name], rest, program if program == "train.py" else f"{program} {name}")
     except Interrupted as interrupted:
@@ -74,6 +76,22 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
             raise
         return _complain(str(error), 2)
     return 0
+
+
+def _usage(program: str) -> str:
+    lines = [f"usage: {program} COMMAND ...", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:<11} {(command.__doc__ or '').partition(chr(10))[0]}")
+    return "\n".join([*lines, "", f"{program} COMMAND --help says what each of them takes."])
+
+
+def _show_warnings() -> None:
+    """Shows warnings as they are, before a library sets up another way.
+
+    Python's own handler looks up each time where standard error is, so a live line stays whole.
+    """
+    if logging.lastResort is not None:
+        logging.basicConfig(handlers=[logging.lastResort], format="%(message)s")
 
 
 def _run(

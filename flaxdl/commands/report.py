@@ -23,4 +23,6 @@ def command(workdir: tuple[Path, ...], to: Path | None = None, config: str | Non
         config: The run's config file, where it uses classes of your own.
     """
     value = None if config is None else load_config(config)
+    if to is not None and to.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--to must be a .html file, got {to}")
     print(f"wrote {reporting.write_report(workdir, to, config=value)}")

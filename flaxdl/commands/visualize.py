@@ -35,6 +35,8 @@ def command(
     """
     value = None if config is None else load_config(config)
     path = to or workdir / f"{what}.png"
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--to must be a .png file, got {path}")
     figure = visualization.visualize(workdir, item, what, config=value)
     try:
         figure.savefig(path, format="png")

@@ -42,6 +42,8 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
         pixels = np.asarray(_opaque(image).convert("L" if channels == 1 else "RGB"))
     except FileNotFoundError:
         raise ValueError(f"no such image file: {path}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} cannot be read as an image: it is a folder") from None
     except Exception as error:  # decoders raise all kinds about broken bytes
         reason = "it is empty" if _is_empty(path) else str(error).strip() or type(error).__name__
         raise ValueError(f"{path} cannot be read as an image: {reason}") from error

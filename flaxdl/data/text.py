@@ -4,6 +4,7 @@ N: texts, T: `max_length`. Ids are int32[N, T]; 0 fills up behind the end, at `l
 texts are one row, in which token types, int32[N, T], tell the second text (1) from the first (0).
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
@@ -18,6 +19,8 @@ from flaxdl.data.vocabulary import FILE_NAME, LEARNT, learn, load
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,17 @@ class FittedText(Text):
         inputs, lengths = padded([encoding.ids for encoding in encoded], self.max_length)
         if len(lengths) and not lengths.all():
             number = int(np.argmin(lengths))
-            raise ValueError(f"texts must have tokens, got {rows[number]!r} as text {number}")
+            raise ValueError(
+                f"texts must have tokens, got {rows[number]!r} as number {number + 1} "
+                f"of {len(rows)}"
+            )
+        if cut := sum(bool(encoding.overflowing) for encoding in encoded):
+            _LOGGER.warning(
+                "%d of %d texts are longer than max_length %d, and are cut",
+                cut,
+                len(rows),
+                self.max_length,
+            )
         batch = {"inputs": inputs, "lengths": lengths}
         if pairs is not None:
             types = [encoding.type_ids for encoding in encoded]

@@ -81,7 +81,8 @@ class TextTable(Source):
         missing = set(classes) - {row[-1] for row in parts["train"]}
         if missing:
             raise ValueError(
-                f"class {_ordered(missing)[0]} has too few rows in {self.path}: all are held out"
+                f"class {_ordered(missing)[0]} of the {len(classes)} classes in column "
+                f"{self.label!r} has too few rows in {self.path}: all are held out"
             )
         datasets = {split: self._dataset(part, classes) for split, part in parts.items()}
         return Splits(datasets["train"], datasets.get("validation"), datasets.get("test"), classes)

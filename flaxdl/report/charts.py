@@ -97,6 +97,8 @@ def line_chart(
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("")
+        last = max(max(one.x, default=0) for one in series)
+        axes.set_xlim(0, 1.03 * max(last, 1))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.set_xlabel("step")
         axes.grid(visible=True)

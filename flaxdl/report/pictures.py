@@ -46,9 +46,8 @@ def draw_filters(filters: np.ndarray) -> "Figure":
     """
     count = min(filters.shape[-1], _MOST_FILTERS)
     columns = min(8, count)
-    title = (
-        f"{filters.shape[-1]} filters of {_size(filters.shape[:2])}, {filters.shape[2]} channels"
-    )
+    channels = "1 channel" if filters.shape[2] == 1 else f"{filters.shape[2]} channels"
+    title = f"{filters.shape[-1]} filters of {_size(filters.shape[:2])}, {channels}"
     if count < filters.shape[-1]:
         title += f", the first {count}"
     figure, axes = _panels(math.ceil(count / columns), columns, title)
@@ -70,7 +69,11 @@ def draw_feature_maps(picture: np.ndarray, maps: Mapping[str, np.ndarray]) -> "F
     """
     layers = _spread(maps)
     columns = min(_MOST_MAPS, max(x.shape[-1] for x in layers.values()))
-    figure, axes = _panels(1 + len(layers), columns, f"Feature maps of {_some(layers, maps)}")
+    title = (
+        f"Feature maps of {_some(layers, maps)}, by number those that differ most within "
+        "themselves: red above zero, blue below"
+    )
+    figure, axes = _panels(1 + len(layers), columns, title)
     _show(axes[0, 0], picture)
     axes[0, 0].set_title("input", fontsize=8)
     for panel in axes[0, 1:]:
@@ -175,8 +178,10 @@ def draw_attention(
     longest = max(len(queries), len(keys))
     side = min(max(_INCH, 0.12 * longest), 6.0)
     most = max(float(heads.max()) for heads in layers.values())
+    there = max(len(heads) for heads in layers.values())
+    first = f", the first {columns} of {there} heads" if columns < there else ""
     title = (
-        f"Attention of {_some(layers, maps)}, from 0 (dark) to {most:.2f} (bright): "
+        f"Attention of {_some(layers, maps)}{first}, from 0 (dark) to {most:.2f} (bright): "
         "each row of a panel is a token that looks"
     )
     figure, axes = _panels(len(layers), columns, title, side=side)

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 _FORMATS = {
     "learning_rate": "lr {:.2e}",
@@ -25,6 +27,19 @@ def describe(line: dict[str, Any]) -> str:
         for name, value in line.items()
         if name not in ("step", "split")
     )
+
+
+class _Cut(TextColumn):
+    """A text that is cut where there is no room for it, so that the other columns have theirs."""
+
+    def __init__(self, text: str):
+        super().__init__(text, table_column=Column())
+
+    def render(self, task: Task) -> Text:
+        """The text on one line."""
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
 
 
 class _LiveLine(Progress):
@@ -47,6 +62,7 @@ class _WithRoom:
 class ConsoleWriter:
     """Writes lines of metrics to the console, and a live progress line if it is a terminal.
 
+    There lines of training only move the live line, but for the last one before any other.
     How long the run will take is said once, from the first steps that were measured.
     """
 
@@ -57,11 +73,12 @@ class ConsoleWriter:
         self._first_step: int | None = None
         self._compiled: float | None = None  # when that step had been compiled
         self._is_told = False
+        self._training: dict[str, Any] | None = None  # the last line, not printed yet
         self._progress = _LiveLine(
             TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(compact=True),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            _Cut("{task.description}"),
             console=console,
             transient=True,
             disable=not console.is_interactive,
@@ -75,19 +92,27 @@ class ConsoleWriter:
             self._first_step = step
         elif self._compiled is None:
             self._compiled = time.perf_counter()
+            self._progress.update(self._task, description="")
         self._progress.update(self._task, completed=step)
 
     def line(self, line: dict[str, Any]) -> None:
-        """Training lines update the live line on a terminal; all others are printed."""
+        """Moves the live line, or prints."""
         if line["split"] == "train":
             self._tell_duration(line["step"])
         if line["split"] == "train" and self._console.is_interactive:
             self._progress.update(self._task, completed=line["step"], description=describe(line))
-        else:
-            step = f"step {line['step']:>{self._width}}/{self._total_steps}"
-            self._console.print(
-                f"{step}  {line['split']:<10}  {describe(line)}", highlight=False, soft_wrap=True
-            )
+            self._training = line
+            return
+        if self._training is not None:
+            self._print(self._training)
+            self._training = None
+        self._print(line)
+
+    def _print(self, line: dict[str, Any]) -> None:
+        step = f"step {line['step']:>{self._width}}/{self._total_steps}"
+        self._console.print(
+            f"{step}  {line['split']:<10}  {describe(line)}", highlight=False, soft_wrap=True
+        )
 
     def _tell_duration(self, step: int) -> None:
         if self._first_step is None or self._compiled is None or self._is_told:

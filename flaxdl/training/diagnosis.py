@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxdl.training.freezing import inference_where_frozen, merge, split
+from flaxdl.training.global_norm import global_norm
 from flaxdl.training.precision import matmul_precision
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
@@ -65,8 +66,14 @@ def first_not_finite(steps: Steps, state: TrainState, batch: Mapping[str, jax.Ar
     found = _first_bad(statistics)
     if found is not None:
         return f"the updated statistic {found}"
-    found = _first_bad(jax.jit(jax.grad(scaled_loss, has_aux=True))(trainable)[0])
-    return "nowhere when it is repeated" if found is None else f"the gradient of {found}"
+    gradients = jax.jit(jax.grad(scaled_loss, has_aux=True))(trainable)[0]
+    found = _first_bad(gradients)
+    if found is not None:
+        return f"the gradient of {found}"
+    if jnp.isfinite(global_norm(gradients, steps.mesh)):
+        return "nowhere when it is repeated"
+    largest = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradients))
+    return f"the norm of the gradients, the largest of which is {largest:.1e}"
 
 
 def _first_bad(tree: Any) -> str | None:

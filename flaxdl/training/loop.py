@@ -259,11 +259,18 @@ class Loop:
             where = f"In the last of them, the first such value is in {where}. "
         bad_steps = int(state.bad_steps)
         losses = [line["loss"] for line in self.metrics.of_split("train")][-10:]
+        shown = ", ".join("not finite" if loss is None else f"{loss:.4g}" for loss in losses)
+        saved = max(self.checkpoints.steps(), default=0)
+        checkpoint = (
+            f"The last good checkpoint is that of step {saved}"
+            if saved
+            else ("No checkpoint had been due before")
+        )
         return (
             f"loss, gradients or statistics were not finite for {bad_steps} steps in a row, from "
-            f"step {step - bad_steps + 1} to {step}. {where}Losses up to there: {losses}. The last "
-            f"good checkpoint is that of step {max(self.checkpoints.steps(), default=None)}; "
-            "a smaller learning rate or optimizer.clip_norm often helps"
+            f"step {step - bad_steps + 1} to {step}. {where}Losses up to there: {shown}. "
+            f"{checkpoint}; a smaller --optimizer.learning-rate, or --optimizer.clip-norm, often "
+            "helps"
         )
 
     def write(self, step: int, split: Split, values: dict[str, float]) -> None:

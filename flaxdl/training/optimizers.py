@@ -23,6 +23,13 @@ class Schedule:
         """What the peak learning rate is multiplied with at a step (the first is 0)."""
         return jnp.ones(jnp.shape(step), float)
 
+    def check(self, total_steps: int) -> None:
+        """Checks that the schedule fits a run of so many steps.
+
+        Raises:
+            ValueError: if the run would end before it has come to its peak.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):
@@ -43,6 +50,18 @@ class Cosine(Schedule):
             steps = getattr(self, name)
             if steps is not None and steps < 0:
                 raise ValueError(f"{name} must not be negative, got {steps}")
+
+    def check(self, total_steps: int) -> None:
+        """Checks that the run is longer than the warm-up.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        if self.warmup_steps >= total_steps:
+            raise ValueError(
+                f"schedule.warmup_steps {self.warmup_steps} must be less than the {total_steps} "
+                f"steps of the run; set --optimizer.schedule.warmup-steps"
+            )
 
     def factor(self, step: jax.Array, total_steps: int) -> jax.Array:
         """Rises from `1 / warmup_steps` and falls along the cosine."""

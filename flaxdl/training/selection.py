@@ -1,8 +1,10 @@
 """Which step is the best so far, and whether it is time to stop: decided on validation alone."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from flaxdl.spelling import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,18 @@ class Selection:
     def __post_init__(self):
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 or None, got {self.patience}")
+
+    def check(self, metrics: Collection[str]) -> None:
+        """Checks that the metric is one of those that validation gives.
+
+        Raises:
+            ValueError: with those.
+        """
+        if self.metric not in metrics:
+            raise ValueError(
+                f"selection.metric is {self.metric!r}, but validation gives {', '.join(metrics)}"
+                f"{did_you_mean(self.metric, metrics)}"
+            )
 
     def best_step(self, lines: Sequence[dict[str, Any]]) -> int | None:
         """The step of the best line, the latest of equals; None without lines.
@@ -39,11 +53,7 @@ class Selection:
         return len(lines) - 1 - self._best(lines) >= self.patience
 
     def _best(self, lines: Sequence[dict[str, Any]]) -> int:
-        if self.metric not in lines[0]:
-            names = [name for name in lines[0] if name not in ("step", "split")]
-            raise ValueError(
-                f"selection.metric is {self.metric!r}, but validation gives {', '.join(names)}"
-            )
+        self.check([name for name in lines[0] if name not in ("step", "split")])
         sign = -1.0 if self.metric == "loss" else 1.0
 
         def goodness(index: int) -> tuple[float, int]:

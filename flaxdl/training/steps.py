@@ -92,7 +92,10 @@ class Steps:
             ValueError: if the model refuses the shapes, a pattern of the optimizer or of `freeze`
                 matches no parameter, or nothing is left to train.
         """
-        batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in examples.items()}
+        batch = {  # as JAX takes it: 64-bit numbers of a user's own data become 32-bit ones
+            name: jnp.zeros(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
+            for name, array in examples.items()
+        }
         inputs, keywords = self._model_arguments(batch)
         variables = dict(self._initialize(batch))
         params = variables.pop("params")

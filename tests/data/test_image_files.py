@@ -118,7 +118,7 @@ def cut(path):
         ("cut.jpg", cut, "truncated"),
         ("bomb.png", bomb, "exceeds limit"),
         ("deep.tiff", lambda p: Image.new("I", (2, 2)).save(p), "32-bit pixels have no white"),
-        ("folder.png", lambda path: path.mkdir(), "folder.png"),
+        ("folder.png", lambda path: path.mkdir(), "it is a folder"),
     ],
 )
 def test_what_is_no_image_is_named_with_the_reason(tmp_path, name, write, reason):

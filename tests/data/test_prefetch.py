@@ -54,9 +54,9 @@ def assert_same(batches, others):
             np.testing.assert_array_equal(batch[name], other[name])
 
 
-def train(dataset):
+def train(dataset, count=9):  # into the second epoch
     stream = training_batches(dataset, TRANSFORM, batch_size=8, seed=1, start_step=2)
-    batches = list(itertools.islice(stream, 9))  # into the second epoch
+    batches = list(itertools.islice(stream, count))
     stream.close()
     return batches
 
@@ -89,13 +89,13 @@ def test_processes_that_die_or_hang_are_started_anew(photos, in_a_process, caplo
     monkeypatch.setattr(prefetch, "_HUNG_AFTER", 8.0)
     stream = training_batches(load(photos), TRANSFORM, batch_size=8, seed=1, start_step=2)
     batches = list(itertools.islice(stream, 1))
-    for number, count in ((signal.SIGKILL, 4), (signal.SIGSTOP, 4)):
+    for number, count in ((signal.SIGKILL, 8), (signal.SIGSTOP, 8)):  # more than lie ready
         (worker,) = multiprocessing.active_children()
         os.kill(worker.pid, number)
         batches += itertools.islice(stream, count)
     stream.close()
     assert multiprocessing.active_children() == []
-    assert_same(batches, train(load(photos)))
+    assert_same(batches, train(load(photos), 17))
     assert caplog.text.count("a data worker died; batch ") == 2
     assert caplog.text.count("what prepares it hangs, and is ended") == 1
 

@@ -89,12 +89,12 @@ def test_decoding_undoes_encoding(texts):
 
 
 def test_texts_without_tokens_are_refused():
-    with pytest.raises(ValueError, match=r"texts must have tokens, got '' as text 1"):
+    with pytest.raises(ValueError, match=r"texts must have tokens, got '' as number 2 of"):
         Text().fit(dataset()).encode(["a", ""])
 
 
 def test_unknown_and_broken_tokenizers_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"tokenizer must be 'characters', .* got 'letters'"):
+    with pytest.raises(ValueError, match=r"tokenizer must be 'characters', .* as 'letters'"):
         Text("letters").fit(dataset())
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read as a tokenizer"):

@@ -73,6 +73,34 @@ def test_a_terminal_gets_what_it_can_show_and_is_left_clean(
     assert ("train       loss 0.0500" in text) == (not has_bar)
 
 
+def test_on_a_terminal_training_is_printed_with_what_follows(clock):
+    text = written(clock, {"force_terminal": True, "_environ": {"TERM": "xterm"}})
+    plain = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", text)
+    printed = [line for line in re.split("[\r\n]+", plain) if re.match("step +[0-9]+/1000  ", line)]
+    assert printed == [
+        "step   80/1000  train       loss 0.0125",
+        "step  100/1000  validation  loss 0.2500  accuracy 0.5000",
+    ]
+
+
+def test_a_narrow_terminal_shows_steps_and_time_before_all_else(clock):
+    width = {"force_terminal": True, "width": 60, "_environ": {"TERM": "xterm"}}
+    output = io.StringIO()
+    writer = ConsoleWriter(1000, Console(file=output, **width))
+    for step in range(3):
+        writer.progress(step)
+    line = {"step": 500, "split": "train", "loss": 0.25, "accuracy": 0.5, "gradient_norm": 3.0}
+    writer.line(line | {"learning_rate": 1e-3, "examples_per_second": 12345.0})
+    writer._progress.refresh()
+    writer.close()
+    last = [line for line in re.split("[\r\n]", output.getvalue()) if "━" in line][-1]
+    shown = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", last)
+    assert shown.startswith("step 500/1000 ━")
+    assert re.search("[0-9-]:[0-9-]{2}", shown)  # what is left
+    assert "loss 0.2500" in shown
+    assert "compiling" not in shown
+
+
 def test_the_live_line_leaves_room_for_what_the_terminal_writes(clock):
     narrow = {"force_terminal": True, "width": 40, "_environ": {"TERM": "xterm"}}
     text = written(clock, narrow, until=21)

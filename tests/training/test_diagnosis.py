@@ -94,10 +94,12 @@ def with_parameter(state, layer, name, value):
         (("fc2", "bias", [-3e38, -3e38, 3e38, 3e38]), 1, "the loss"),
         (("fc2", "kernel", 3e38), 1, "the output of the layer fc2 (Linear)"),
         (("fc1", "kernel", 3e38), 9, "the output of the layer fc1 (Linear)"),
+        (("fc2", "kernel", [1e25, -1e25, 1e25, -1e25]), 1, "the norm of the gradients, the large"),
     ],
 )
 def test_the_first_place_is_named(change, factor, where):
-    assert first_not_finite(STEPS, with_parameter(initial(), *change), batch(1, factor)) == where
+    found = first_not_finite(STEPS, with_parameter(initial(), *change), batch(1, factor))
+    assert found.startswith(where)
 
 
 def test_a_layer_behind_a_scan_is_named():

@@ -113,6 +113,12 @@ def test_cosine_by_hand():
     np.testing.assert_allclose(halfway, [1, 0.6, 0.2, 0.2], atol=1e-7)
 
 
+def test_a_warmup_is_shorter_than_the_run():
+    Cosine(warmup_steps=4).check(5)
+    with pytest.raises(ValueError, match="warmup_steps 4 must be less than the 4 steps"):
+        Cosine(warmup_steps=4).check(4)
+
+
 def test_warmup_rises_to_the_peak_and_then_falls():
     warmed = rates(Cosine(warmup_steps=4), range(8), 8)
     np.testing.assert_allclose(warmed[:5], [0.25, 0.5, 0.75, 1.0, 1.0], atol=1e-7)
