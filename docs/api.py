@@ -34,4 +34,6 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1] if len(sys.argv) > 1 else "build/api"))
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/api")
+    write(folder)
+    print(f"wrote {folder / 'index.html'}")

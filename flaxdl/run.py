@@ -161,8 +161,10 @@ def train(
                 report_run(folder, run, setup.splits)
     last = metrics.lines[-1]
     finished = "finished" if is_new else "was already finished"
+    is_of_best = last["split"] == "test" and metrics.of_split("validation")
+    which = "best checkpoint, step" if is_of_best else "step"
     console.print(
-        f"{folder.path} {finished}: {last['split']} {describe(last)} (step {last['step']})",
+        f"{folder.path} {finished}: {last['split']} {describe(last)} ({which} {last['step']})",
         highlight=False,
         soft_wrap=True,
     )
