@@ -17,7 +17,7 @@ def train_logits(model, variables, inputs, key):
 
 def assert_every_parameter_learns(model, inputs):
     """No parameter has a gradient that is zero everywhere, for a random direction of the logits."""
-    variables = model.init(jax.random.key(0), inputs)
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
 
     def loss(params):
         logits, _ = train_logits(model, variables | {"params": params}, inputs, jax.random.key(1))
@@ -29,7 +29,7 @@ def assert_every_parameter_learns(model, inputs):
 
 def assert_no_second_trace(model, inputs):
     """A second batch of the same shape runs what was compiled for the first."""
-    variables = model.init(jax.random.key(0), inputs)
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
     apply = jax.jit(model.apply)
     apply(variables, inputs)
     apply(variables, inputs + 1)
@@ -38,7 +38,7 @@ def assert_no_second_trace(model, inputs):
 
 def overfit(model, inputs, labels, *, steps, learning_rate):
     """Trains on one batch with Adam; returns the accuracy on it at the end."""
-    variables = model.init(jax.random.key(0), inputs)
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
     optimizer = optax.adam(learning_rate)
 
     def loss(params, variables, key):

@@ -61,7 +61,7 @@ def test_receptive_fields_of_a_simple_network_by_hand(cnn, images):
 def test_receptive_fields_are_as_large_as_shapes_alone_say():
     model = ResNet(num_classes=3, depths=(1, 1, 1, 1), small_images=True)
     image = jax.random.normal(jax.random.key(2), (1, 64, 64, 3))
-    variables = model.init(jax.random.key(0), image)
+    variables = jax.jit(model.init)(jax.random.key(0), image)
     known = {row.name: row.receptive_field for row in inspect(model, image)}
     fields = inside.receptive_fields(model, variables, image)
     assert list(fields)[:3] == ["conv1", "bn1", "layer1.0"]  # in the order of calls
@@ -75,7 +75,7 @@ def test_receptive_fields_are_as_large_as_shapes_alone_say():
 def test_attention_is_the_softmax_of_the_products():
     model = TransformerClassifier(vocab_size=20, num_classes=3, max_length=8, **SMALL)
     tokens = jnp.array([[4, 7, 2, 9, 0, 0]])
-    variables = model.init(jax.random.key(0), tokens)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens)
     lengths = jnp.array([4])
     maps = inside.attention(model, variables, tokens, lengths=lengths)
     names = ["encoder.layers.0.self_attn", "encoder.layers.1.self_attn"]
@@ -159,7 +159,7 @@ def test_grad_cam_is_what_a_hand_written_one_is(cnn, images):
 def test_hidden_states_are_those_of_the_recurrence():
     model = SimpleRNN(hidden_size=6, num_classes=2)
     inputs = np.random.default_rng(0).normal(size=(1, 5, 3)).astype(np.float32)
-    variables = model.init(jax.random.key(0), inputs)
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
     states = inside.hidden_states(model, variables, inputs)
     assert list(states) == ["rnn"]
     p = {name: np.asarray(x) for name, x in variables["params"]["rnn"].items()}

@@ -79,7 +79,7 @@ BERTS = [
 @pytest.mark.parametrize("model", BERTS, ids=lambda model: type(model).__name__)
 def test_a_bert_is_known_by_what_its_checkpoint_holds(model, tmp_path):
     tokens = jnp.ones((2, 4), jnp.int32)
-    variables = model.init(jax.random.key(0), tokens)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens)
     export_hugging_face(model, variables, tmp_path)
     # bert-base-uncased says this of itself, and also holds the other head.
     path = tmp_path / "config.json"

@@ -159,13 +159,13 @@ def test_every_parameter_gets_a_gradient_under_dropout(norm_first):
         (TransformerDecoderLayer(**options), (x, memory)),
     ]
     for layer, inputs in layers:
-        variables = layer.init(jax.random.key(0), *inputs)
+        variables = jax.jit(layer.init)(jax.random.key(0), *inputs)
         rngs = {"dropout": jax.random.key(1)}
 
         def loss(variables, layer=layer, inputs=inputs, rngs=rngs):
             return jnp.sum(jnp.sin(layer.apply(variables, *inputs, train=True, rngs=rngs)))
 
-        for gradient in jax.tree.leaves(jax.grad(loss)(variables)):
+        for gradient in jax.tree.leaves(jax.jit(jax.grad(loss))(variables)):
             assert np.any(gradient)
 
 
@@ -173,7 +173,7 @@ def test_rematerialized_layers_compute_the_same():
     x, _ = reference_inputs()
     plain = TransformerEncoderLayer(**SIZES)
     saving = nn.remat(TransformerEncoderLayer, static_argnums=(3,))(**SIZES)
-    variables = plain.init(jax.random.key(0), x)
+    variables = jax.jit(plain.init)(jax.random.key(0), x)
 
     def loss(layer, variables):
         rngs = {"dropout": jax.random.key(1)}
@@ -196,7 +196,7 @@ def test_sinusoidal_positions_against_sums_by_hand():
 def test_positions_from_the_middle_on(kind):
     x = jnp.zeros((1, 6, 4))
     layer = AddPositions(kind, max_length=8)
-    variables = layer.init(jax.random.key(0), x)
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
     whole = layer.apply(variables, x)
     np.testing.assert_array_equal(layer.apply(variables, x[:, :2], 3), whole[:, 3:5])
     with pytest.raises(ValueError, match="at most max_length = 8 steps, got 9"):

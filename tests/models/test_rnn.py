@@ -103,7 +103,7 @@ def test_padding_has_no_effect_on_final_states(cell):
     simple = SimpleRNN(hidden_size=6, num_classes=3, cell=cell)
     sequence = jnp.asarray(reference.inputs("sequence", (3, 7, 12)))
     for model, inputs, padding in ((text, jnp.asarray(TOKENS % 9), 5), (simple, sequence, 1e3)):
-        variables = model.init(jax.random.key(0), inputs)
+        variables = jax.jit(model.init)(jax.random.key(0), inputs)
         apply = jax.jit(model.apply)
         expected = apply(variables, inputs, lengths=LENGTHS)
         widths = [(0, 0), (0, 3)] + [(0, 0)] * (inputs.ndim - 2)
@@ -116,7 +116,7 @@ def test_padding_has_no_effect_on_final_states(cell):
 
 def test_final_states_are_the_last_step_of_a_forward_layer_without_padding():
     forward = TextRNN(bidirectional=False, **SMALL)
-    variables = forward.init(jax.random.key(0), TOKENS % 9)
+    variables = jax.jit(forward.init)(jax.random.key(0), TOKENS % 9)
     final = forward.clone(pooling="final_states").apply(variables, TOKENS % 9)
     np.testing.assert_allclose(final, forward.apply(variables, TOKENS % 9), rtol=1e-6)
 
@@ -142,7 +142,7 @@ def test_simple_rnn_learns():
 def test_the_embedding_of_padding_is_zero_and_gets_no_gradient():
     model = TextRNN(**SMALL)
     tokens = np.array([[1, 2, 3, 4], [5, 6, 0, 0], [7, 8, 0, 0]])
-    variables = model.init(jax.random.key(0), tokens)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens)
     assert not np.any(variables["params"]["embedding"]["embedding"][0])
     gradients = jax.grad(lambda v: jnp.sum(model.apply(v, tokens, train=True)))(variables)
     table = gradients["params"]["embedding"]["embedding"]

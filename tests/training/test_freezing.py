@@ -278,8 +278,8 @@ def test_updates_are_scaled_by_layer():
     for decay in (1.0, 0.5):
         optimizer = SGD(learning_rate=0.1, momentum=0.0, layer_decay=decay)
         steps = steps_of(model=model, optimizer=optimizer)
-        state = steps.initial_state(batch)
-        results.append((by_key(state.params), by_key(steps.train(state, batch).params)))
+        state = jax.jit(steps.initial_state)(batch)
+        results.append((by_key(state.params), by_key(jax.jit(steps.train)(state, batch).params)))
     expected = factors(model, batch["inputs"])
     assert len(set(expected.values())) > 2
     (start, plain), (_, scaled) = results
