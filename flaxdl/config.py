@@ -8,13 +8,13 @@ import importlib.util
 import json
 import sys
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 
 from flaxdl.data import Source, Transform
-from flaxdl.spelling import did_you_mean
 from flaxdl.training.optimizers import AdamW, Optimizer
 from flaxdl.training.parallel import Parallel
 from flaxdl.training.precision import Precision
@@ -74,8 +74,8 @@ class Config:
     the labels beforehand."""
     overfit_batches: int | None = None
     """Train on the first so many batches over and over, augmented once, to see that the model can
-    learn them by heart: the training loss must fall to almost nothing, or where labels are
-    smoothed the training accuracy rise to 1."""
+    learn them by heart: the training loss must fall to almost nothing, or, where labels are
+    smoothed, the training accuracy must rise to 1."""
     precision: Precision = "float32"
     """In which format a step computes; parameters and optimizer state stay float32."""
     seed: int = 0
@@ -84,14 +84,14 @@ class Config:
     """Epochs between two evaluations on the validation split, each with a checkpoint."""
     log_every: int | None = None
     """Steps between two lines of training metrics; by default 50, and fewer in a run so short that
-    it would have less than twenty lines."""
+    it would have fewer than twenty lines."""
     selection: Selection = Selection()
     """How the best checkpoint is chosen, and when to stop early."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay, besides the best one."""
     max_bad_steps: int = 10
     """Steps in a row whose loss or gradients may be not finite before the run gives up, which is
-    looked at with every line of training metrics."""
+    checked at every line of training metrics."""
     rewind: Rewind = Rewind()
     """Whether to go back before a jump of the loss, and on without its batches."""
     # Where a run is computed is not what it is, so it may change when the run goes on.
@@ -140,8 +140,11 @@ def load_config(path: str | Path) -> Config:
     """
     path = Path(path)
     if not path.is_file():
-        known = {str(p) for folder in (path.parent, Path("configs")) for p in folder.glob("*.py")}
-        hint = did_you_mean(str(path), sorted(known))
+        known = {
+            p.name: p for folder in (Path("configs"), path.parent) for p in folder.glob("*.py")
+        }
+        near = get_close_matches(path.name, known, n=1)
+        hint = f"; did you mean {str(known[near[0]])!r}?" if near else ""
         raise ValueError(f"there is no config file {path}{hint}")
     folder = str(path.resolve().parent)
     if folder not in sys.path:

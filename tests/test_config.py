@@ -121,6 +121,8 @@ def test_a_missing_file_is_answered_with_the_nearest(tmp_path, monkeypatch):
     (tmp_path / "digits_cnn.py").write_text("")
     with pytest.raises(ValueError, match=r"digit_cnn.py; did you mean '.*digits_cnn.py'\?"):
         load_config(tmp_path / "digit_cnn.py")
+    with pytest.raises(ValueError, match=r"zzz\.py$"):
+        load_config(tmp_path / "zzz.py")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits_cnn.py").unlink()
     (tmp_path / "configs").mkdir()

@@ -22,7 +22,7 @@ import flaxdl
 from flaxdl.config import Init
 from flaxdl.data import Arrays
 from flaxdl.models import SimpleCNN
-from flaxdl.training import SGD, Diverged, Interrupted, Selection
+from flaxdl.training import SGD, AdamW, Cosine, Diverged, Interrupted, Selection
 from flaxdl.training.console import ConsoleWriter
 from flaxdl.training.unsaved import Unsaved
 from flaxdl.workdir import Workdir
@@ -297,12 +297,25 @@ def test_accepted_changes_go_on_from_the_checkpoint(tmp_path):
         ({"batch_size": 80}, "batch_size must be between 1 and the 72 training examples, got 80"),
         ({"model": SimpleCNN(num_classes=7)}, "4 classes.* 7 outputs"),
         ({"optimizer": SGD(no_decay=("*.biass",))}, "optimizer.no_decay: the pattern"),
-        ({"selection": Selection(metric="f1")}, "selection.metric is 'f1'"),
+        ({"selection": Selection(metric="acuracy")}, "'acuracy', .*; did you mean 'accuracy'"),
+        (
+            {"optimizer": AdamW(learning_rate=1e-3, schedule=Cosine(warmup_steps=18))},
+            "warmup_steps 18 must be less than the 18 steps",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_before_training(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(small_config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_short_run_has_twenty_lines_or_one_a_step(tmp_path):
+    for epochs, steps in ((1.0, [1, 2, 3, 4]), (12.0, list(range(2, 49, 2)))):
+        workdir = tmp_path / str(epochs)
+        train(small_config(epochs=epochs, evaluate_every=12.0, log_every=None), workdir)
+        lines = [line["step"] for line in metric_lines(workdir) if line["split"] == "train"]
+        assert lines == steps
 
 
 def test_an_unwritable_workdir_is_named(tmp_path):

@@ -188,10 +188,12 @@ def _list(folder: Path) -> tuple[list[str], list[list[Path]]]:
     folders = sorted(e.name for e in _entries(folder) if _visible(e) and e.is_dir())
     if len(folders) < 2:
         there = f"only {folders[0]!r}" if folders else "none"
-        images = sum(Path(e.name).suffix.lower() in SUFFIXES for e in _entries(folder))
+        images = sum(
+            _visible(e) and Path(e.name).suffix.lower() in SUFFIXES for e in _entries(folder)
+        )
         raise ValueError(
             f"{folder} must hold a folder for each of two classes or more, has {there}"
-            + (f", and {images} images that are in none" if images else "")
+            + (f"; images that are in none: {images}" if images else "")
         )
     return folders, [_list_images(folder / name) for name in folders]
 

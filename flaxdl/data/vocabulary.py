@@ -76,8 +76,8 @@ def _published(name: str) -> Path:
     except ValueError as error:
         raise ValueError(
             f"tokenizer must be 'characters', 'words', the path of a {FILE_NAME}, a "
-            f"{_BERT_FILE_NAME} or a folder with one of them, or a published model. There is no "
-            f"such file or folder as {name!r}{did_you_mean(name, LEARNT) or f', and {error}'}"
+            f"{_BERT_FILE_NAME} or a folder with one of them, or a published model, got {name!r}"
+            f"{did_you_mean(name, LEARNT) or f'. {error}'}"
         ) from error
 
 

@@ -70,8 +70,8 @@ def draw_feature_maps(picture: np.ndarray, maps: Mapping[str, np.ndarray]) -> "F
     layers = _spread(maps)
     columns = min(_MOST_MAPS, max(x.shape[-1] for x in layers.values()))
     title = (
-        f"Feature maps of {_some(layers, maps)}, by number those that differ most within "
-        "themselves: red above zero, blue below"
+        f"Feature maps of {_some(layers, maps)}, the channels that vary most, with their "
+        "numbers: red is above zero, blue below"
     )
     figure, axes = _panels(1 + len(layers), columns, title)
     _show(axes[0, 0], picture)

@@ -62,7 +62,8 @@ class _WithRoom:
 class ConsoleWriter:
     """Writes lines of metrics to the console, and a live progress line if it is a terminal.
 
-    There lines of training only move the live line, but for the last one before any other.
+    There a line of training only moves the live line; the last one before a line of another split
+    is printed with it.
     How long the run will take is said once, from the first steps that were measured.
     """
 
@@ -92,7 +93,8 @@ class ConsoleWriter:
             self._first_step = step
         elif self._compiled is None:
             self._compiled = time.perf_counter()
-            self._progress.update(self._task, description="")
+            if self._training is None:
+                self._progress.update(self._task, description="")
         self._progress.update(self._task, completed=step)
 
     def line(self, line: dict[str, Any]) -> None:
@@ -103,9 +105,10 @@ class ConsoleWriter:
             self._progress.update(self._task, completed=line["step"], description=describe(line))
             self._training = line
             return
-        if self._training is not None:
+        # After a rewind the last one may be of steps that are taken again.
+        if self._training is not None and self._training["step"] <= line["step"]:
             self._print(self._training)
-            self._training = None
+        self._training = None
         self._print(line)
 
     def _print(self, line: dict[str, Any]) -> None:

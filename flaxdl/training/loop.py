@@ -116,7 +116,7 @@ class Loop:
                     raise Diverged(
                         f"the loss has jumped once more at step {spike.step}, after the run went "
                         f"back to step {start} and on with other batches {_MOST_REWINDS} times; "
-                        "a smaller learning rate or optimizer.clip_norm often helps"
+                        "a smaller --optimizer.learning-rate, or --optimizer.clip-norm, often helps"
                     ) from None
                 state = self._before(spike, start)
         with self.times.spent("saving"):
@@ -260,11 +260,11 @@ class Loop:
         bad_steps = int(state.bad_steps)
         losses = [line["loss"] for line in self.metrics.of_split("train")][-10:]
         shown = ", ".join("not finite" if loss is None else f"{loss:.4g}" for loss in losses)
-        saved = max(self.checkpoints.steps(), default=0)
+        saved = max(self.checkpoints.steps(), default=None)
         checkpoint = (
-            f"The last good checkpoint is that of step {saved}"
-            if saved
-            else ("No checkpoint had been due before")
+            "There is no checkpoint yet"
+            if saved is None
+            else f"The last good checkpoint is that of step {saved}"
         )
         return (
             f"loss, gradients or statistics were not finite for {bad_steps} steps in a row, from "

@@ -32,10 +32,11 @@ class TensorBoardWriter:
         self._records: RecordWriter | None = None
         # TensorBoard knows its files by this name, and reads them in the order of time. Without a
         # buffer nothing is left over that could not be written and would be tried again.
-        path = directory / f"events.out.tfevents.{time.time():.0f}.{os.getpid()}"
+        now = time.time_ns()
+        path = directory / f"events.out.tfevents.{now // 10**9}.{now % 10**9:09}.{os.getpid()}"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._records = RecordWriter(path.open("wb", buffering=0))
+            self._records = RecordWriter(path.open("xb", buffering=0))
             self._write(file_version="brain.Event:2")
             log = self._events.SessionLog
             self._write(step=step + 1, session_log=log(status=log.START))

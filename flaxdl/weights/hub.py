@@ -188,8 +188,8 @@ def _snapshot(repository: _Repository) -> Path:
     address = f"https://huggingface.co/{repository.name}"
     by_hand = (
         "To do it by hand, put config.json, model.safetensors and tokenizer.json or vocab.txt "
-        "into a folder, and give the folder instead, as --init.weights FOLDER and for texts as "
-        "--transform.tokenizer FOLDER too"
+        "into a folder, and pass it as --init.weights FOLDER, and for texts as "
+        "--transform.tokenizer FOLDER as well"
     )
     try:
         folder = folder_with(_SAFETENSORS)

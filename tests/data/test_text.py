@@ -93,8 +93,16 @@ def test_texts_without_tokens_are_refused():
         Text().fit(dataset()).encode(["a", ""])
 
 
+def test_texts_that_are_cut_are_told(caplog):
+    text = Text(max_length=4).fit(dataset())
+    assert text.encode(["ban", "bana", "banan", "banana"])["lengths"].tolist() == [3, 4, 4, 4]
+    assert caplog.messages == ["2 of 4 texts are longer than max_length 4, and are cut"]
+    text.encode(["bana"])
+    assert len(caplog.messages) == 1
+
+
 def test_unknown_and_broken_tokenizers_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"tokenizer must be 'characters', .* as 'letters'"):
+    with pytest.raises(ValueError, match=r"tokenizer must be 'characters', .* got 'letters'"):
         Text("letters").fit(dataset())
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read as a tokenizer"):
