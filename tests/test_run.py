@@ -254,7 +254,8 @@ def test_numbers_that_diverge_end_the_run(tmp_path):
     )
     message = (
         "were not finite for 3 steps in a row, from step 1 to 3. In the last of them, the first "
-        r"such value is in the field of the batch inputs. Losses up to there: \[None\]"
+        "such value is in the field of the batch inputs. Losses up to there: not finite. "
+        "There is no checkpoint yet; a smaller --optimizer.learning-rate"
     )
     with pytest.raises(Diverged, match=message):
         train(config, tmp_path)
