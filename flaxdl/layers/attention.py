@@ -7,15 +7,18 @@ Masks are described in `flaxdl.layers.masks`.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxdl.layers.cudnn_attention import attend_by_cudnn, suits_cudnn
 from flaxdl.layers.dropout import Dropout
 from flaxdl.layers.initializers import constant, xavier_uniform
 from flaxdl.layers.linear import Linear
 from flaxdl.layers.masks import check_mask
+from flaxdl.layers.shared import add_shared
 from flaxdl.shapes import check_shape
 
 
@@ -44,8 +47,7 @@ def dot_product_attention(
     query, key, value = (x.reshape(*x.shape[:2], num_heads, -1) for x in (query, key, value))
 
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("btnk,bsnk->bnts", query, key, preferred_element_type=wide)
-    scores *= query.shape[-1] ** -0.5
+    scores = _scores(query, key) * query.shape[-1] ** -0.5
     if mask is None:
         weights = nn.softmax(scores, axis=-1)
     else:
@@ -56,6 +58,69 @@ def dot_product_attention(
     weights = weights.astype(query.dtype)
     results = jnp.einsum("bnts,bsnk->btnk", dropout(weights), value)
     return results.reshape(*results.shape[:2], -1), weights
+
+
+def _products(query: jax.Array, key: jax.Array) -> jax.Array:
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    return jnp.einsum("btnk,bsnk->bnts", query, key, preferred_element_type=wide)
+
+
+def _gradients_of_products(
+    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Those of the einsum, from a gradient in the precision of queries and keys.
+
+    `jax.grad` would leave it wide, and multiply wide matrices.
+    """
+    query, key = saved
+    gradient = gradient.astype(query.dtype)
+    of_query = jnp.einsum("bnts,bsnk->btnk", gradient, key)
+    return of_query, jnp.einsum("bnts,btnk->bsnk", gradient, query)
+
+
+# The product of each query [B, T, N, K] with each key [B, S, N, K], in float32 at least.
+_scores: Any = jax.custom_vjp(_products)
+_scores.defvjp(lambda query, key: (_scores(query, key), (query, key)), _gradients_of_products)
+
+
+def attend(
+    module: nn.Module,
+    query: jax.Array,  # [B, T, D]
+    key: jax.Array,  # [B, S, D]
+    value: jax.Array,  # [B, S, D]
+    mask: jax.Array | None,
+    train: bool,
+    *,
+    num_heads: int,
+    dropout: Dropout,
+) -> jax.Array:
+    """What `dot_product_attention` makes of queries, keys and values in a module, [B, T, D].
+
+    Where the collection "intermediates" is mutable it gets the weights, as `attention_weights`.
+    Where nobody asks for them and none is dropped, cuDNN computes the results if it can.
+
+    Raises:
+        ValueError: as in `dot_product_attention`.
+    """
+
+    def plain(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return dot_product_attention(
+            query, key, value, mask, num_heads=num_heads, dropout=partial(dropout, train=train)
+        )
+
+    is_seen = module.is_mutable_collection("intermediates")
+    is_dropped = train and dropout.rate > 0
+    if is_seen or is_dropped or not suits_cudnn(query, key, mask, num_heads=num_heads):
+        results, weights = plain(query, key, value)
+        module.sow("intermediates", "attention_weights", weights)
+        return results
+    return jax.lax.platform_dependent(
+        query,
+        key,
+        value,
+        cuda=partial(attend_by_cudnn, mask=mask, num_heads=num_heads),
+        default=lambda *given: plain(*given)[0],
+    )
 
 
 class MultiHeadAttention(nn.Module):
@@ -87,15 +152,16 @@ class MultiHeadAttention(nn.Module):
             ValueError: if sizes do not fit, or the heads do not divide the features.
         """
         check_inputs(query, key, value, self.hidden_size)
-        results, weights = dot_product_attention(
+        results = attend(
+            self,
             Linear(self.hidden_size, name="W_q")(query),
             Linear(self.hidden_size, name="W_k")(key),
             Linear(self.hidden_size, name="W_v")(value),
             mask,
+            train,
             num_heads=self.num_heads,
-            dropout=partial(Dropout(self.dropout, name="dropout"), train=train),
+            dropout=Dropout(self.dropout, name="dropout"),
         )
-        self.sow("intermediates", "attention_weights", weights)
         return Linear(self.hidden_size, name="W_o")(results)
 
 
@@ -134,22 +200,23 @@ class PackedMultiHeadAttention(nn.Module):
         weight = self.param("in_proj_weight", xavier_uniform, (3 * D, D), jnp.float32)
         bias = self.param("in_proj_bias", constant(0.0), (3 * D,), jnp.float32)
         query, key, value = (
-            x @ part.T + shift
+            add_shared(x @ part.T, shift)
             for x, part, shift in zip(
                 (query, key, value), weight.reshape(3, D, D), bias.reshape(3, D), strict=True
             )
         )
         if position is not None:
             key, value, mask = self._remember(key, value, position)
-        results, weights = dot_product_attention(
+        results = attend(
+            self,
             query,
             key,
             value,
             mask,
+            train,
             num_heads=self.num_heads,
-            dropout=partial(Dropout(self.dropout, name="dropout"), train=train),
+            dropout=Dropout(self.dropout, name="dropout"),
         )
-        self.sow("intermediates", "attention_weights", weights)
         return Linear(D, bias_init=constant(0.0), name="out_proj")(results)
 
     def _remember(

@@ -17,44 +17,57 @@ from flaxdl.layers.channel_sums import sum_by_channel
 
 
 def normalize_batch(
-    epsilon: float, axis: str | None, values: jax.Array, scale: jax.Array, bias: jax.Array
+    epsilon: float, axis: str | None, inputs: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Maps [B, ..., C] to values of mean `bias` and deviation `scale` in each channel.
 
     Args:
         epsilon: added to the variance before its root is taken.
         axis: the axis of devices whose values are normalized together, if there is one.
-        values: [B, ..., C].
-        scale: [C].
-        bias: [C].
+        inputs: [B, ..., C].
+        scale: [C], in the dtype to compute in.
+        bias: [C], likewise.
 
     Returns:
         The normalized values, and the mean [C] and the biased variance [C] that they had, which
         carry no gradient.
     """
-    return _normalize(epsilon, axis, values, scale, bias)
+    return _normalize(epsilon, axis, inputs, scale, bias)
 
 
 def _forward(
-    epsilon: float, axis: str | None, values: jax.Array, scale: jax.Array, bias: jax.Array
+    epsilon: float, axis: str | None, inputs: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[Any, Any]:
-    mean = _sum(values, axis) / _count(values, axis)
-    centred = values - mean
-    var = _sum(jnp.square(centred), axis) / _count(values, axis)
+    values, count = inputs.astype(scale.dtype), _count(inputs, axis)
+    mean = _sum(values, axis) / count
+
+    def of_centred(values: jax.Array) -> jax.Array:
+        return _sum(jnp.square(values - mean), axis) / count
+
+    def of_squares(values: jax.Array) -> jax.Array:
+        return jnp.maximum(_sum(jnp.square(values), axis) / count - jnp.square(mean), 0)
+
+    if inputs.dtype == scale.dtype:
+        var = of_centred(values)
+    else:
+        # Both sums in one pass. Where many threads add up, the difference of 32-bit squares loses
+        # less than the 16 bits of the inputs had lost; on a CPU a sum is one long chain.
+        var = jax.lax.platform_dependent(values, cpu=of_centred, default=of_squares)
     inverse = jax.lax.rsqrt(var + epsilon)
-    return (centred * (scale * inverse) + bias, mean, var), (values, mean, inverse, scale)
+    outputs = (values - mean) * (scale * inverse) + bias
+    return (outputs, mean, var), (inputs, mean, inverse, scale)
 
 
 def _backward(epsilon: float, axis: str | None, saved: Any, gradients: Any) -> tuple[Any, ...]:
-    values, mean, inverse, scale = saved
+    inputs, mean, inverse, scale = saved
     of_outputs, _, _ = gradients
-    centred = values - mean
+    centred = inputs.astype(scale.dtype) - mean
     sums = sum_by_channel(of_outputs), sum_by_channel(of_outputs * centred)
     total, total_by_centred = sums if axis is None else jax.lax.psum(sums, axis)
-    factor, count = scale * inverse, _count(values, axis)
+    factor, count = scale * inverse, _count(inputs, axis)
     slope = factor * jnp.square(inverse) * total_by_centred / count
     of_values = factor * (of_outputs - total / count) - slope * centred
-    return of_values, sums[1] * inverse, sums[0]
+    return of_values.astype(inputs.dtype), sums[1] * inverse, sums[0]
 
 
 _normalize: Any = jax.custom_vjp(lambda *given: _forward(*given)[0], nondiff_argnums=(0, 1))

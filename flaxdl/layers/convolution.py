@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flaxdl.layers.convolution_forms import Window, convolve
 from flaxdl.layers.initializers import Initializer, fan_in, kaiming_uniform, uniform
 from flaxdl.layers.shard_map import varying_like
+from flaxdl.layers.shared import add_shared
 from flaxdl.layers.windows import check_window_fits, per_axis
 from flaxdl.shapes import check_shape
 
@@ -98,5 +99,6 @@ class Conv(nn.Module):
             )  # [B, *spatial, O]
         if self.use_bias:
             bias_init = self.bias_init or uniform(1 / math.sqrt(fan_in(kernel_shape)))
-            outputs += self.param("bias", bias_init, (self.features,), jnp.float32).astype(dtype)
+            bias = self.param("bias", bias_init, (self.features,), jnp.float32)
+            outputs = add_shared(outputs, bias)
         return outputs

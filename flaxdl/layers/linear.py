@@ -4,12 +4,15 @@ Legend: ... any leading axes, I input features, O output features, V vocabulary.
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from flaxdl.layers.initializers import Initializer, kaiming_uniform, normal, uniform
+from flaxdl.layers.shard_map import varying_like
+from flaxdl.layers.shared import add_shared
 from flaxdl.shapes import check_integers, check_shape
 
 
@@ -45,7 +48,8 @@ class Linear(nn.Module):
         outputs = inputs.astype(dtype) @ kernel.astype(dtype)  # [..., O]
         if self.use_bias:
             bias_init = self.bias_init or uniform(1 / math.sqrt(in_features))
-            outputs += self.param("bias", bias_init, (self.features,), jnp.float32).astype(dtype)
+            bias = self.param("bias", bias_init, (self.features,), jnp.float32)
+            outputs = add_shared(outputs, bias)
         return outputs
 
 
@@ -81,7 +85,7 @@ class Embedding(nn.Module):
             ValueError: if the tokens are not integers.
         """
         check_integers("tokens", tokens)
-        vectors = jnp.take(self.embedding, tokens, axis=0, mode="fill")  # [..., O]
+        vectors = _look_up(tokens, varying_like(self.embedding, tokens))  # [..., O]
         if self.padding_index is None:
             return vectors
         is_padding = (tokens == self.padding_index)[..., None]
@@ -90,3 +94,30 @@ class Embedding(nn.Module):
     def _initial_table(self, key, shape, dtype):
         table = self.embedding_init(key, shape, dtype)
         return table if self.padding_index is None else table.at[self.padding_index].set(0)
+
+
+_FEW_ROWS = 8
+
+
+def _rows(tokens: jax.Array, table: jax.Array) -> jax.Array:
+    return jnp.take(table, tokens, axis=0, mode="fill")
+
+
+def _gradient_of_table(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple:
+    """The sum of the gradients of each row, in float32 at least: a row can occur very often."""
+    tokens, table = saved
+    wide = jnp.promote_types(table.dtype, jnp.float32)
+    if len(table) <= _FEW_ROWS:  # on a GPU all would wait for each other to add to the same row
+        is_row = tokens.reshape(-1) == jnp.arange(len(table))[:, None]  # [V, N]
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        of_table = jnp.matmul(is_row.astype(rows.dtype), rows, preferred_element_type=wide)
+    else:
+        scatter = jax.linear_transpose(
+            lambda table: _rows(tokens, table), jax.ShapeDtypeStruct(table.shape, wide)
+        )
+        (of_table,) = scatter(gradient.astype(wide))
+    return None, of_table.astype(table.dtype)
+
+
+_look_up: Any = jax.custom_vjp(_rows)
+_look_up.defvjp(lambda tokens, table: (_rows(tokens, table), (tokens, table)), _gradient_of_table)

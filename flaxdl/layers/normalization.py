@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxdl.layers.batch_statistics import normalize_batch
+from flaxdl.layers.feature_statistics import normalize_features
 from flaxdl.layers.initializers import constant
 from flaxdl.layers.shard_map import varying_like
 from flaxdl.shapes import check_shape
@@ -53,25 +54,25 @@ class BatchNorm(nn.Module):
 
         dtype = jnp.result_type(inputs, scale)
         wide = jnp.promote_types(dtype, jnp.float32)
-        values, scale, bias = (x.astype(wide) for x in (inputs, scale, bias))
+        scale, bias = scale.astype(wide), bias.astype(wide)
         if train:
             devices = self._number_of_devices()
-            count = values.size // values.shape[-1] * devices
+            count = inputs.size // inputs.shape[-1] * devices
             if count == 1:
                 raise ValueError(
                     "inputs of BatchNorm must have more than one value per channel in training, "
                     f"got shape {list(inputs.shape)}"
                 )
             axis = "data" if devices > 1 else None
-            scale, bias = varying_like(scale, values), varying_like(bias, values)
-            outputs, mean, var = normalize_batch(self.epsilon, axis, values, scale, bias)
+            scale, bias = varying_like(scale, inputs), varying_like(bias, inputs)
+            outputs, mean, var = normalize_batch(self.epsilon, axis, inputs, scale, bias)
             if not self.is_initializing():
                 self._move(running_mean, mean)
                 self._move(running_var, var * (count / (count - 1)))
         else:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
             factor = scale * jax.lax.rsqrt(var + self.epsilon)  # [C]
-            outputs = (values - mean) * factor + bias
+            outputs = (inputs.astype(wide) - mean) * factor + bias
         return outputs.astype(dtype)
 
     def _number_of_devices(self) -> int:
@@ -112,8 +113,5 @@ class LayerNorm(nn.Module):
 
         dtype = jnp.result_type(inputs, scale)
         wide = jnp.promote_types(dtype, jnp.float32)
-        centred = inputs.astype(wide)
-        centred -= centred.mean(-1, keepdims=True)
-        var = jnp.square(centred).mean(-1, keepdims=True)
-        normalized = centred * jax.lax.rsqrt(var + self.epsilon)
-        return (normalized * scale.astype(wide) + bias.astype(wide)).astype(dtype)
+        scale, bias = (varying_like(x.astype(wide), inputs) for x in (scale, bias))
+        return normalize_features(self.epsilon, inputs, scale, bias).astype(dtype)

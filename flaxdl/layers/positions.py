@@ -12,6 +12,7 @@ import numpy as np
 
 from flaxdl.layers.choices import check_choice
 from flaxdl.layers.initializers import normal
+from flaxdl.layers.shared import add_shared
 from flaxdl.shapes import check_shape
 
 
@@ -56,4 +57,4 @@ class AddPositions(nn.Module):
             table = self.param("embedding", normal(1.0), shape, jnp.float32)
         else:
             table = jnp.asarray(sinusoidal_positions(self.max_length, hidden_size), inputs.dtype)
-        return inputs + jax.lax.dynamic_slice_in_dim(table, position, num_steps)  # [B, T, D]
+        return add_shared(inputs, jax.lax.dynamic_slice_in_dim(table, position, num_steps))

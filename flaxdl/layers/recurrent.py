@@ -123,19 +123,18 @@ class Recurrent(nn.Module):
         bias_ih = self.param(f"bias_ih_{suffix}", init, (width,), jnp.float32)
         bias_hh = self.param(f"bias_hh_{suffix}", init, (width,), jnp.float32)
 
-        # One product for all steps: only the hidden state has to wait for the step before.
-        from_inputs = x @ weight_ih.T  # [T, B, G H]
-        dtype = jnp.result_type(from_inputs, bias_ih)
-        from_inputs = from_inputs.astype(dtype)
+        dtype = jnp.result_type(x, weight_ih)
+        wide = jnp.promote_types(dtype, jnp.float32)
         if state is None:
-            state = self.zero_state((x.shape[1], self.hidden_size), dtype)
-        state = jax.tree.map(lambda s: s.astype(dtype), state)
-
-        state, weight_hh, biases = jax.tree.map(
-            partial(varying_like, inputs=from_inputs), (state, weight_hh, (bias_ih, bias_hh))
+            state = self.zero_state((x.shape[1], self.hidden_size), wide)
+        state, biases = jax.tree.map(lambda a: a.astype(wide), (state, (bias_ih, bias_hh)))
+        x, weights = jax.tree.map(lambda a: a.astype(dtype), (x, (weight_ih, weight_hh)))
+        state, weights, biases = jax.tree.map(
+            partial(varying_like, inputs=x), (state, weights, biases)
         )
         backward = suffix.endswith("_reverse")
-        state, outputs = recur(self.cell, backward, from_inputs, weight_hh, biases, state, is_real)
+        state, outputs = recur(self.cell, backward, x, weights, biases, state, is_real)
+        state = jax.tree.map(lambda s: s.astype(dtype), state)
         return outputs if is_real is None else jnp.where(is_real, outputs, 0), state
 
     def _check_state(self, state: State, batch_size: int, states: int) -> None:

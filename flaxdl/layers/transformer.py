@@ -9,20 +9,18 @@ to the last, trains without warm-up, and wants one norm after the last layer.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import flax.linen as nn
 import jax
 
+from flaxdl.layers.activations import ACTIVATIONS, gelu
 from flaxdl.layers.attention import MultiHeadAttention, PackedMultiHeadAttention
 from flaxdl.layers.choices import check_choice
 from flaxdl.layers.dropout import Dropout
 from flaxdl.layers.linear import Linear
 from flaxdl.layers.normalization import LayerNorm
 from flaxdl.shapes import check_shape
-
-ACTIVATIONS = {"relu": nn.relu, "gelu": partial(nn.gelu, approximate=False)}
 
 
 class TransformerLayer(nn.Module):
@@ -69,7 +67,7 @@ class TransformerBlock(TransformerLayer):
             return attn(x, x, x, mask, train)
 
         def feed_forward(x: jax.Array) -> jax.Array:
-            x = nn.gelu(Linear(self.feed_forward_size, name="ff.0")(x), approximate=False)
+            x = gelu(Linear(self.feed_forward_size, name="ff.0")(x))
             return Linear(self.hidden_size, name="ff.2")(x)
 
         x = self.add_and_norm(inputs, attend, 1, train)

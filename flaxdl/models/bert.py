@@ -14,8 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxdl.layers import Dropout, Embedding, dot_product_attention, token_mask
+from flaxdl.layers import Dropout, Embedding, token_mask
+from flaxdl.layers.attention import attend
 from flaxdl.layers.initializers import constant, normal
+from flaxdl.layers.shared import add_shared
 from flaxdl.models.bert_options import BertOptions
 from flaxdl.shapes import check_shape
 
@@ -29,15 +31,16 @@ class BertLayer(BertOptions, kw_only=True):
     ) -> jax.Array:
         """Maps [B, T, D] to [B, T, D]; the mask bool[B, 1, 1, T] hides padding."""
         dropout = Dropout(self.dropout, name="dropout")
-        attended, weights = dot_product_attention(
+        attended = attend(
+            self,
             self.linear(self.hidden_size, "attention.self.query")(inputs),
             self.linear(self.hidden_size, "attention.self.key")(inputs),
             self.linear(self.hidden_size, "attention.self.value")(inputs),
             mask,
+            train,
             num_heads=self.num_heads,
-            dropout=partial(Dropout(self.attention_dropout, name="attention.dropout"), train=train),
+            dropout=Dropout(self.attention_dropout, name="attention.dropout"),
         )
-        self.sow("intermediates", "attention_weights", weights)
         attended = self.linear(self.hidden_size, "attention.output.dense")(attended)
         x = self.norm("attention.output.LayerNorm")(inputs + dropout(attended, train))
 
@@ -121,7 +124,7 @@ class Bert(BertOptions, kw_only=True):
         check_shape("token_types", token_types, "B T", B=batch_size, T=length)
 
         x = self.word_embeddings(tokens) + self.token_type_embeddings(token_types)
-        x += self.position_embeddings(jnp.arange(length))
+        x = add_shared(x, self.position_embeddings(jnp.arange(length)))
         x = self.embedding_dropout(self.embedding_norm(x), train)
         keep = token_mask(tokens, lengths, mask)
         for layer in self.layers:
@@ -138,7 +141,7 @@ class BertPredictionHead(BertOptions, kw_only=True):
         x = self.activate(self.linear(self.hidden_size, "transform.dense")(inputs))
         x = self.norm("transform.LayerNorm")(x)
         bias = self.param("bias", constant(0.0), (self.vocab_size,), jnp.float32)
-        return x @ word_embeddings.T + bias
+        return add_shared(x @ word_embeddings.T, bias)
 
 
 class BertForMaskedLM(BertOptions, kw_only=True):

@@ -9,11 +9,12 @@ import flax.linen as nn
 import jax
 
 from flaxdl.layers import LayerNorm, Linear
+from flaxdl.layers.activations import gelu
 from flaxdl.layers.choices import check_choice
 from flaxdl.layers.initializers import constant, normal
 
 ACTIVATIONS = {
-    "gelu": partial(nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_new": partial(nn.gelu, approximate=True),
     "relu": nn.relu,
     "silu": nn.silu,

@@ -21,6 +21,7 @@ from flaxdl.layers import (
     MultiHeadAttention,
     PackedMultiHeadAttention,
     causal_mask,
+    cudnn_attention,
     dot_product_attention,
     padding_mask,
 )
@@ -231,3 +232,25 @@ def test_wrong_arguments_are_named(name, changes, message):
     layer = layer.clone(num_heads=arguments.pop("num_heads", 4))
     with pytest.raises(ValueError, match=message):
         layer.apply(variables, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "suits"),
+    [
+        ({}, True),
+        ({"dtype": jnp.float32}, False),
+        ({"num_heads": 16}, False),  # heads of four features
+        ({"num_heads": 3}, False),
+        ({"steps": 7}, True),
+        ({"steps": 7, "mask": jnp.ones((7, 8))}, False),
+        ({"mask": jnp.ones((8, 8))}, True),
+    ],
+)
+def test_what_cudnn_is_given(monkeypatch, changes, suits):
+    given = {"dtype": jnp.bfloat16, "num_heads": 4, "steps": 8, "mask": None} | changes
+    query = jnp.zeros((2, given["steps"], 64), given["dtype"])
+    key = jnp.zeros((2, 8, 64), given["dtype"])
+    arguments = (query, key, given["mask"])
+    assert not cudnn_attention.suits_cudnn(*arguments, num_heads=given["num_heads"])  # on a CPU
+    monkeypatch.setattr(cudnn_attention, "_has_ampere", lambda: True)
+    assert cudnn_attention.suits_cudnn(*arguments, num_heads=given["num_heads"]) is suits

@@ -55,8 +55,7 @@ def test_golden_gradients(name):
 
 
 @pytest.mark.parametrize("name", CELLS)
-# The plain recurrence has no gates to damp what seven steps in two layers round off: 3.3e-2.
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 4e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 3e-2)])
 def test_golden_values_in_lower_precision(name, dtype, tolerance):
     layer, variables, inputs = reference_case(name, dtype)
     output, state = layer.apply(variables, inputs, lengths=LENGTHS)
