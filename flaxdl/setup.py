@@ -17,7 +17,9 @@ from flaxdl.data import (
     steps_per_epoch,
     training_batches,
 )
+from flaxdl.data.dataset import Numbers
 from flaxdl.data.source import share_of
+from flaxdl.device_data import keep_on_devices
 from flaxdl.tokens import check_tokens
 from flaxdl.training.parallel import check_parallel
 from flaxdl.training.sharding import check_batch_size, make_mesh, process_rows, shapes_on
@@ -56,9 +58,27 @@ class Setup:
 
     def training_batches(self, start_step: int = 0) -> Generator[dict[str, np.ndarray]]:
         """This process's rows of the endless training batches, from a step on."""
+        return self._training_batches(self.splits.train, self.transform, start_step)
+
+    @cached_property
+    def data_on_devices(self) -> Mapping[str, jax.Array] | None:
+        """The training examples, if they can lie on every device; None if not."""
+        if self.config.parallel == "pmap":
+            return None
+        return keep_on_devices(self.splits.train, self.transform, self.mesh)
+
+    def fed_batches(self, start_step: int = 0) -> Generator[dict[str, np.ndarray]]:
+        """The training batches as the devices need them: numbers will do where the data are."""
+        if self.data_on_devices is None:
+            return self.training_batches(start_step)
+        return self._training_batches(Numbers(len(self.splits.train)), Transform(), start_step)
+
+    def _training_batches(
+        self, dataset: Dataset, transform: Transform, start_step: int
+    ) -> Generator[dict[str, np.ndarray]]:
         return training_batches(
-            self.splits.train,
-            self.transform,
+            dataset,
+            transform,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             start_step=start_step,
@@ -91,7 +111,7 @@ def set_up(config: Config) -> Setup:
         ValueError: if they do not, saying where.
     """
     mesh = make_mesh(config.mesh)
-    check_parallel(config.parallel, mesh)
+    check_parallel(config.parallel, mesh, steps_per_call=config.steps_per_call)
     check_batch_size(config.batch_size, mesh, accumulate_steps=config.accumulate_steps)
     splits = load_splits(config)
     transform = config.transform.fit(splits.train)
@@ -113,6 +133,11 @@ def set_up(config: Config) -> Setup:
     if splits.validation is not None:
         config.selection.check(jax.eval_shape(config.task.metrics, outputs, examples))
     config.optimizer.schedule.check(total_steps)
+    if config.steps_per_call > 1 and splits.train.lengths() is not None:
+        raise ValueError(
+            f"steps_per_call {config.steps_per_call} needs batches of one shape, but those of this "
+            "run are as long as their longest text needs (transform.padded_lengths)"
+        )
     return setup
 
 

@@ -186,6 +186,22 @@ class Subset(Dataset):
         return self._dataset.batch(self._indices[indices], rows)
 
 
+class Numbers(Dataset):
+    """The numbers of examples, as `index`, in place of the examples."""
+
+    in_memory = True
+
+    def __init__(self, count: int):
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the indices."""
+        return {"index": indices.astype(np.int32)}
+
+
 def class_labels(
     labels: np.ndarray, num_classes: int, *, where: str, numbers: np.ndarray
 ) -> np.ndarray:

@@ -8,7 +8,7 @@ goes on from its newest checkpoint as if nothing had happened.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,7 +21,7 @@ from flaxdl.training.checkpoints import Checkpoints
 from flaxdl.training.diagnosis import first_not_finite
 from flaxdl.training.interruption import Interrupted, Interruption
 from flaxdl.training.metrics import MetricsFile, MetricSums, Split
-from flaxdl.training.parallel import Parallel, compile_train
+from flaxdl.training.parallel import Parallel, compile_train, look_up
 from flaxdl.training.processes import of_first
 from flaxdl.training.rewind import Rewind
 from flaxdl.training.selection import Selection
@@ -70,6 +70,10 @@ class Loop:
     batch_size: int
     training_batches: Callable[[int], Generator[dict[str, np.ndarray]]]
     """This process's rows of the endless training batches from a number on."""
+    data: Mapping[str, jax.Array] | None
+    """The examples whose numbers these batches hold, or None where they hold the examples."""
+    steps_per_call: int
+    """Steps that are handed out at once, where nothing is due in between."""
     evaluation_batches: Callable[[Split], Generator[dict[str, np.ndarray]]]
     """This process's rows of batches with each example of a split once."""
     has_validation: bool
@@ -126,7 +130,7 @@ class Loop:
 
     def _train(self, state: TrainState) -> TrainState:
         step, skipped = int(state.step), int(state.skipped)
-        compiled = partial(compile_train, mesh=self.mesh, parallel=self.parallel)
+        compiled = partial(compile_train, mesh=self.mesh, parallel=self.parallel, data=self.data)
         train = self.times.compiled(compiled(self.steps.behind(step), state=state))
         batches = self.training_batches(step + skipped)
         window_start, window_steps = time.perf_counter(), 0
@@ -155,12 +159,13 @@ class Loop:
                 for writer in self.writers:
                     writer.progress(step)
                 # Before the thaw, since a run that is stopped while it waits saves what it has.
-                batch = self._next(batches, state)
+                count = self._steps_at_once(step)
+                batch = self._next_together(batches, count, state)
                 if step == self.steps.thaw_step:
                     state = create_on(self.mesh, self.steps.thaw, state)
                     train = self.times.compiled(compiled(self.steps.thawed, state=state))
                 state = self._in_turn(train(state, batch))
-                step, window_steps = step + 1, window_steps + 1
+                step, window_steps = step + count, window_steps + count
         finally:
             batches.close()
         return state
@@ -192,6 +197,15 @@ class Loop:
         if self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu":
             jax.block_until_ready(results)
         return results
+
+    def _steps_at_once(self, step: int) -> int:
+        """How many steps to hand out: one where something is due before a call would end."""
+        after = step + self.steps_per_call
+        dues = [(step // n + 1) * n for n in (self.log_every, self.evaluate_every)]
+        dues.append(self.steps.total_steps)
+        if self.steps.thaw_step is not None and self.steps.thaw_step > step:
+            dues.append(self.steps.thaw_step)
+        return self.steps_per_call if after <= min(dues) else 1
 
     def _is_due(self, step: int, interval: int) -> bool:
         return step > 0 and (step % interval == 0 or step == self.steps.total_steps)
@@ -253,7 +267,7 @@ class Loop:
         where = ""
         if jax.process_count() == 1:
             with closing(self.training_batches(step - 1 + int(state.skipped))) as batches:
-                batch = put_batch(next(batches), self.mesh)
+                batch = look_up(self.data, put_batch(next(batches), self.mesh))
             before = state.replace(step=state.step - 1)  # of skipped steps nothing else is left
             where = first_not_finite(self.steps.behind(step), before, batch)
             where = f"In the last of them, the first such value is in {where}. "
@@ -290,6 +304,13 @@ class Loop:
             except Interrupted:
                 self._stop_if_asked(state)
                 raise
+
+    def _next_together(self, batches: Iterator[Any], count: int, state: TrainState) -> Any:
+        """The next batch, or so many of them as arrays [count, B, ...]."""
+        if count == 1:
+            return self._next(batches, state)
+        several = [self._next(batches, state) for _ in range(count)]
+        return {name: np.stack([batch[name] for batch in several]) for name in several[0]}
 
     def _stop_if_asked(self, state: TrainState) -> None:
         received = self.interruption.poll()

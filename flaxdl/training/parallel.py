@@ -5,11 +5,12 @@ older way: every device holds the whole state, and the program of one device add
 them by itself. It is here for who knows it, and for comparison.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -22,8 +23,8 @@ Batch = dict[str, np.ndarray]
 TrainStep = Callable[[TrainState, Batch], TrainState]
 
 
-def check_parallel(parallel: Parallel, mesh: Mesh) -> None:
-    """Checks that the step can be computed in this way on a mesh.
+def check_parallel(parallel: Parallel, mesh: Mesh, *, steps_per_call: int = 1) -> None:
+    """Checks that the step can be computed in this way on a mesh, and so many at once.
 
     Raises:
         ValueError: if it cannot.
@@ -34,21 +35,60 @@ def check_parallel(parallel: Parallel, mesh: Mesh) -> None:
             f"mesh.data, got fsdp {mesh.shape['fsdp']} and tensor {mesh.shape['tensor']}; "
             "use parallel 'jit'"
         )
+    if parallel == "pmap" and steps_per_call > 1:
+        raise ValueError(
+            f"parallel 'pmap' takes one step at a time, got steps_per_call {steps_per_call}; "
+            "use parallel 'jit'"
+        )
 
 
-def compile_train(steps: Steps, mesh: Mesh, parallel: Parallel, state: TrainState) -> TrainStep:
+def compile_train(
+    steps: Steps,
+    mesh: Mesh,
+    parallel: Parallel,
+    state: TrainState,
+    *,
+    data: Mapping[str, jax.Array] | None = None,
+) -> TrainStep:
     """The training step; the state that it is given is used up.
+
+    Under `jit` it also takes several batches at once, as arrays [n, B, ...], and then takes a step
+    with each of them, without coming back in between.
 
     Args:
         steps: the pure functions.
         mesh: the devices.
         parallel: `jit` or `pmap`.
         state: arrays or shapes of the state that it will be given.
+        data: under `jit`, the examples whose numbers the batches hold, if they hold no others.
     """
     if parallel == "pmap":
         return _under_pmap(steps, mesh)
-    train = jax.jit(steps.train, donate_argnums=0, out_shardings=shardings(state, mesh))
-    return lambda state, batch: train(state, put_batch(batch, mesh))
+
+    def one(state: TrainState, batch: Any, data: Any) -> TrainState:
+        return steps.train(state, look_up(data, batch))
+
+    def several(state: TrainState, batches: Any, data: Any) -> TrainState:
+        return jax.lax.scan(lambda state, b: (one(state, b, data), None), state, batches)[0]
+
+    options = {"donate_argnums": 0, "out_shardings": shardings(state, mesh)}
+    functions = [jax.jit(function, **options) for function in (one, several)]
+
+    def train(state: TrainState, batch: Batch) -> TrainState:
+        axis = batch["weight"].ndim - 1  # of the examples
+        return functions[axis](state, put_batch(batch, mesh, axis=axis), data)
+
+    return train
+
+
+def look_up(
+    data: Mapping[str, jax.Array] | None, batch: Mapping[str, jax.Array]
+) -> Mapping[str, jax.Array]:
+    """The batch itself, or the examples that its `index`, int32[B], names in the data."""
+    if data is None:
+        return batch
+    found = {name: jnp.take(x, batch["index"], axis=0, mode="clip") for name, x in data.items()}
+    return found | {"weight": batch["weight"] * found.get("weight", 1)}
 
 
 def _under_pmap(steps: Steps, mesh: Mesh) -> TrainStep:

@@ -96,9 +96,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_by_example(mesh: Mesh) -> NamedSharding:
-    """The first axis split over the devices."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+def split_by_example(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """An axis, the first unless told otherwise, split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
@@ -190,22 +190,28 @@ def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in places.values()]))
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
-    """The rows of a batch that `process_rows` names as part of the global arrays."""
-    sharding = split_by_example(mesh)
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, axis: int = 0) -> dict[str, Any]:
+    """The rows of a batch that `process_rows` names as part of the global arrays.
+
+    Args:
+        batch: arrays with this process's examples along an axis.
+        mesh: the devices.
+        axis: 0, or 1 where the arrays are those of several batches, one behind the other.
+    """
+    sharding = split_by_example(mesh, axis)
     if sharding.is_fully_addressable:
         return jax.device_put(batch, sharding)
     count = mesh.shape["data"] * mesh.shape["fsdp"]
     parts = process_rows(count, mesh)  # of the batch, split into one for each group of devices
 
     def place(array: np.ndarray) -> jax.Array:
-        size = len(array) // len(parts)
+        size = array.shape[axis] // len(parts)
 
         def rows_at(index: Any) -> np.ndarray:
-            start = int(np.searchsorted(parts, (index[0].start or 0) // size)) * size
-            return array[start : start + size]
+            start = int(np.searchsorted(parts, (index[axis].start or 0) // size)) * size
+            return array[(slice(None),) * axis + (slice(start, start + size),)]
 
-        shape = (size * count, *array.shape[1:])
+        shape = (*array.shape[:axis], size * count, *array.shape[axis + 1 :])
         return jax.make_array_from_callback(shape, sharding, rows_at)
 
     return {name: place(array) for name, array in batch.items()}
