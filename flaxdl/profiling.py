@@ -27,6 +27,9 @@ _NAMED = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name=\"([
 _NO_LAYER = re.compile(r"\(|^cond$|^branch_\d+_fun$")  # in the path of a source
 # They count what is in them a second time. `cond` is also how `conditional` begins.
 _CONTAINERS = ("while", "cond", "call")
+# A GPU is handed many kernels at once, and all of them are said to be of this one operation.
+_RECORDED = "command_buffer"
+_IN_NO_FUNCTION = re.compile(r"[^\w]")
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def _operations(folder: Path, sources: dict[str, str]) -> list[Operation]:
         if not name.startswith(_CONTAINERS):
             nanoseconds[name] += duration
     total = sum(nanoseconds.values())
+    # A GPU's kernels are named after their operations, as far as names of functions go.
+    sources = {_IN_NO_FUNCTION.sub("_", name): source for name, source in sources.items()} | sources
     return [
         Operation(name, _readable(sources.get(name, "")), time / 1e6 / STEPS, time / total)
         for name, time in sorted(nanoseconds.items(), key=lambda item: -item[1])
@@ -112,7 +117,9 @@ def _events(data: Any) -> Iterator[tuple[str, float]]:
         for line in plane.lines:
             for event in line.events:
                 name = dict(event.stats).get("hlo_op")
-                if name is not None:
+                if str(name).startswith(_RECORDED):
+                    yield event.name, event.duration_ns  # of the kernel
+                elif name is not None:
                     yield str(name), event.duration_ns
                 elif line.name == "XLA Ops":  # of a TPU, named by its whole text
                     yield event.name.partition(" = ")[0].lstrip("%"), event.duration_ns
