@@ -2,7 +2,8 @@
 
     python benchmarks/speed_workers.py {ours,eager,compiled} ROW FOLDER [--gpu]
 
-It reads commands from its standard input and answers each with a line of JSON.
+It reads commands from its standard input and answers each with a line of JSON. `prepare` compiles
+and leaves little in the GPU's memory, so that all rows can be prepared at the same time.
 """
 
 import json
@@ -23,16 +24,14 @@ class Ours:
     """flaxdl's training step and inference, compiled by XLA."""
 
     def __init__(self, row: Row, folder: Path, gpu: bool):
-        import jax
-
         from flaxdl.allocation import keep_freed_memory
         from flaxdl.training import SGD, AdamW
 
         if not gpu:
             keep_freed_memory()  # as a run does
-        self.row, self.folder = row, folder
+        self.row, self.folder, self.gpu = row, folder, gpu
         self.precision = "bfloat16" if gpu else "float32"
-        self.batch = jax.device_put(row.batch(row.gpu_batch if gpu else None))
+        self.batch = row.batch(row.gpu_batch if gpu else None)
         self.optimizer = (
             SGD(learning_rate=LEARNING_RATE, weight_decay=1e-4)
             if row.optimizer == "sgd"
@@ -50,15 +49,22 @@ class Ours:
             precision=self.precision,
         )
 
+    def _shapes(self, steps: Any, batch: Any) -> Any:
+        import jax
+
+        return jax.eval_shape(steps.initial_state, batch)
+
     def _state(self, steps: Any) -> Any:
         import jax
 
         from flaxdl.weights import load_weights
 
-        state = jax.jit(lambda: steps.initial_state(self.batch))()
+        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._shapes(steps, self.batch))
         variables = {"params": state.params, **state.model_state}
-        loaded = jax.tree.map(jax.numpy.array, load_weights(variables, self.folder / WEIGHTS))
-        return state.replace(params=loaded.pop("params"), model_state=loaded)
+        loaded = dict(load_weights(variables, self.folder / WEIGHTS))
+        return jax.tree.map(
+            jax.numpy.array, state.replace(params=loaded.pop("params"), model_state=loaded)
+        )
 
     def check(self) -> dict[str, float]:
         """Writes logits and gradients without dropout."""
@@ -69,52 +75,68 @@ class Ours:
         from flaxdl.training.precision import to_compute_dtype
         from flaxdl.weights import state_dict
 
-        steps = self._steps(0.0, self.optimizer)
+        steps, batch = self._steps(0.0, self.optimizer), self.row.batch()
         state = self._state(steps)
 
         def loss(params: Any) -> jax.Array:
             variables = to_compute_dtype({"params": params}, self.precision) | state.model_state
-            inputs = to_compute_dtype(self.batch["inputs"], self.precision)
+            inputs = to_compute_dtype(batch["inputs"], self.precision)
             mutable = list(state.model_state)
             logits, _ = steps.model.apply(variables, inputs, train=True, mutable=mutable)
-            return Classification().loss(logits, self.batch)
+            return Classification().loss(logits, batch)
 
-        logits = jax.jit(steps.predict)(state, self.batch)
-        value, gradients = jax.jit(jax.value_and_grad(loss))(state.params)
+        # Used once, so that it does not pay to look for the fastest kernels.
+        options = {"xla_gpu_autotune_level": 0} if self.gpu else None
+        logits = jax.jit(steps.predict, compiler_options=options)(state, batch)
+        value, gradients = jax.jit(jax.value_and_grad(loss), compiler_options=options)(state.params)
         arrays = {k: np.ascontiguousarray(v) for k, v in state_dict({"params": gradients}).items()}
         arrays["logits"] = np.asarray(logits, np.float32)
         save_file(arrays, self.folder / "ours.safetensors")
         return {"loss": float(value)}
 
     def train(self) -> Callable[[int], None]:
-        """Returns a function that takes so many training steps."""
+        """Compiles, and returns a function that takes so many training steps."""
         import jax
 
         steps = self._steps(self.row.dropout, self.optimizer)
-        step = jax.jit(steps.train, donate_argnums=0)
-        self.state = self._state(steps)
+        train = jax.jit(steps.train, donate_argnums=0)
+        step = train.lower(self._shapes(steps, self.batch), self.batch).compile()
+        kept: dict[str, Any] = {}
 
         def run(count: int) -> None:
+            if not kept:
+                kept.update(state=self._state(steps), batch=jax.device_put(self.batch))
             for _ in range(count):
-                self.state = step(self.state, self.batch)
-            jax.block_until_ready(self.state)
+                kept["state"] = step(kept["state"], kept["batch"])
+            jax.block_until_ready(kept["state"])
 
         return run
 
     def infer(self) -> Callable[[int], None]:
-        """Returns a function that computes logits so many times."""
+        """Compiles, and returns a function that computes logits so many times."""
         import jax
 
         steps = self._steps(self.row.dropout, self.optimizer)
-        state = self._state(steps)
-        predict = jax.jit(steps.predict)
+        predict = (
+            jax.jit(steps.predict).lower(self._shapes(steps, self.batch), self.batch).compile()
+        )
+        kept: dict[str, Any] = {}
 
         def run(count: int) -> None:
+            if not kept:
+                kept.update(state=self._state(steps), batch=jax.device_put(self.batch))
             for _ in range(count):
-                logits = predict(state, self.batch)
+                logits = predict(kept["state"], kept["batch"])
             jax.block_until_ready(logits)
 
         return run
+
+    def prepare(self, mode: str) -> Callable[[int], None]:
+        """The function of a mode, compiled."""
+        return getattr(self, mode)()
+
+    def rest(self) -> None:
+        """Nothing, since JAX keeps the memory that it has."""
 
     def matrix_rate(self) -> float:
         """FLOPs a second of a large matrix product in the precision of the steps."""
@@ -122,7 +144,7 @@ class Ours:
         import jax.numpy as jnp
 
         size, dtype = (8192, jnp.bfloat16) if self.precision == "bfloat16" else (2048, jnp.float32)
-        matrix = jnp.ones((size, size), dtype)
+        matrix = jax.random.normal(jax.random.key(0), (size, size), dtype) / size**0.5
         product = jax.jit(lambda a: jax.lax.fori_loop(0, 4, lambda _, b: a @ b, a))
         jax.block_until_ready(product(matrix))
         seconds = []
@@ -149,6 +171,7 @@ class Ours:
                 "flax": flax.__version__,
             },
             "device": jax.devices()[0].device_kind,
+            "precision": self.precision,
             "forward_flops": sum(layer.flops for layer in rows),
             "examples": len(inputs),
         }
@@ -162,14 +185,18 @@ class PyTorch:
 
         self.row, self.folder, self.gpu, self.compiled = row, folder, gpu, compiled
         self.device = torch.device("cuda" if gpu else "cpu")
-        batch = row.batch(row.gpu_batch if gpu else None)
+        self.inputs, self.labels = self._batch(row.gpu_batch if gpu else None)
+
+    def _batch(self, size: int | None) -> tuple[Any, Any]:
+        import torch
+
+        batch = self.row.batch(size)
         inputs = torch.tensor(batch["inputs"], device=self.device)
-        if row.is_image:  # a view of channels first, in memory channels last
+        if self.row.is_image:  # a view of channels first, in memory channels last
             inputs = inputs.permute(0, 3, 1, 2)
-        elif row.vocabulary is not None:
+        elif self.row.vocabulary is not None:
             inputs = inputs.long()
-        self.inputs = inputs
-        self.labels = torch.tensor(batch["label"], device=self.device).long()
+        return inputs, torch.tensor(batch["label"], device=self.device).long()
 
     def _network(self, dropout: float) -> Any:
         import torch
@@ -209,14 +236,15 @@ class PyTorch:
         from safetensors.torch import save_file
 
         network = self._network(0.0).to(dtype).eval()
-        inputs = self.inputs.to(dtype) if self.row.vocabulary is None else self.inputs
+        inputs, labels = self._batch(None)
+        inputs = inputs.to(dtype) if self.row.vocabulary is None else inputs
         in_bfloat16 = torch.autocast(self.device.type, torch.bfloat16, enabled=autocast)
         with torch.no_grad(), in_bfloat16:
             logits = network(inputs)
         network.train()
         with in_bfloat16:
             outputs = network(inputs)
-        loss = torch.nn.functional.cross_entropy(outputs.to(dtype), self.labels)
+        loss = torch.nn.functional.cross_entropy(outputs.to(dtype), labels)
         loss.backward()
         arrays = {
             name.removeprefix("model."): parameter.grad.cpu().contiguous()
@@ -265,6 +293,24 @@ class PyTorch:
 
         return run
 
+    def prepare(self, mode: str) -> Callable[[int], None]:
+        """The function of a mode; what is to be compiled has taken a step."""
+        import torch
+
+        run = getattr(self, mode)()
+        if self.compiled:
+            torch.backends.cudnn.benchmark = False  # others use the GPU at this time
+            run(1)
+        torch.backends.cudnn.benchmark = True  # cuDNN tries its ways in the next step
+        return run
+
+    def rest(self) -> None:
+        """Gives free memory of the GPU back, for the other sides."""
+        import torch
+
+        if self.gpu:
+            torch.cuda.empty_cache()
+
     def _wait(self) -> None:
         import torch
 
@@ -290,30 +336,27 @@ def main() -> None:
     runs: dict[str, Callable[[int], None]] = {}
     for line in sys.stdin:
         command, *arguments = line.split()
-        if command in ("train", "infer"):
-            answer: Any = measure(side, runs, command, seconds=float(arguments[0]))
+        if command == "prepare":
+            (mode,) = arguments
+            start = time.perf_counter()
+            runs[mode] = side.prepare(mode)
+            answer: Any = {"compile_s": time.perf_counter() - start}
+        elif command in runs:
+            answer = measure(runs[command], seconds=float(arguments[0]))
         else:
             answer = getattr(side, command)()
+        side.rest()
         print(json.dumps(answer), flush=True)
 
 
-def measure(
-    side: Any, runs: dict[str, Callable[[int], None]], mode: str, *, seconds: float
-) -> dict[str, float]:
-    """Milliseconds of a step, over so many seconds; the first call prepares and only tells that."""
-    if mode not in runs:
-        start = time.perf_counter()
-        runs[mode] = getattr(side, mode)()
-        prepared = time.perf_counter()
-        runs[mode](1)
-        first = time.perf_counter()
-        runs[mode](2)
-        return {"prepare_s": prepared - start, "first_step_s": first - prepared}
+def measure(run: Callable[[int], None], *, seconds: float) -> dict[str, float]:
+    """Milliseconds of a step, over so many seconds."""
+    run(1)
     start = time.perf_counter()
-    runs[mode](1)
+    run(1)
     count = max(1, round(seconds / (time.perf_counter() - start)) - 1)
     start = time.perf_counter()
-    runs[mode](count)
+    run(count)
     return {"ms": 1000 * (time.perf_counter() - start) / count}
 
 

@@ -1,12 +1,13 @@
 """Runs from start to end beside PyTorch's, and the parts that they are made of.
 
-    python benchmarks/whole_runs.py                      everything
+    python benchmarks/whole_runs.py                      everything that a CPU can do
     python benchmarks/whole_runs.py --parts pipeline     how fast data come, and nothing else
 
 - `digits`: `train.py --config configs/digits_cnn.py` from a cold start, again with what it compiled
   kept, and the same training in PyTorch, in turn.
 - `loop`: examples a second of the loop, logging and checkpoints included, by those of its step.
 - `pipeline`: examples a second that the input pipeline prepares, by itself.
+- `small`: on a GPU, the loop with data on the device and many steps at once, beside eager PyTorch.
 
 What was found is kept in `results/whole_runs.json`.
 """
@@ -218,15 +219,51 @@ def _photographs(folder: Path, rounds: int) -> dict[str, Any]:
     }
 
 
+def small(rounds: int) -> dict[str, Any]:
+    """Examples a second of SimpleCNN on the digits in bfloat16, 128 at a time.
+
+    Ours are those of the whole loop: it logs, evaluates and saves. PyTorch takes its eager step
+    again and again with one batch that is on the device already.
+    """
+    from speed_rows import ROWS
+    from speed_workers import PyTorch, measure
+
+    row = replace(ROWS["simple_cnn_8"], gpu_batch=128)
+    config = replace(
+        load_config(DIGITS),
+        transform=Images(),
+        precision="bfloat16",
+        epochs=500,
+        evaluate_every=100,
+        log_every=250,
+    )
+    found: dict[str, list[float]] = {"one step at a time": [], "50 at once": [], "pytorch": []}
+    with tempfile.TemporaryDirectory() as folder:
+        pytorch = PyTorch(row, Path(folder), gpu=True, compiled=False).prepare("train")
+        for number in range(rounds):
+            for name, count in (("one step at a time", 1), ("50 at once", 50)):
+                workdir = f"{folder}/{count}-{number}"
+                flaxdl.train(replace(config, steps_per_call=count), workdir, report=False)
+                found[name].append(_rates(Path(workdir))["examples_per_second"])
+            found["pytorch"].append(1000 * row.gpu_batch / measure(pytorch, seconds=2)["ms"])
+    rates = {name: statistics.median(values) for name, values in found.items()}
+    return rates | {"device": jax.devices()[0].device_kind}
+
+
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "digits": digits,
     "loop": loop,
     "pipeline": pipeline,
+    "small": small,
 }
 
 
 def main(
-    parts: tuple[Literal["digits", "loop", "pipeline"], ...] = ("digits", "loop", "pipeline"),
+    parts: tuple[Literal["digits", "loop", "pipeline", "small"], ...] = (
+        "digits",
+        "loop",
+        "pipeline",
+    ),
     rounds: int = 3,
     out: Path = HERE / "results" / "whole_runs.json",
 ) -> None:

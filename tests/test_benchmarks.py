@@ -37,16 +37,21 @@ def test_a_row_is_measured_beside_pytorch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "same"),
+    ("precision", "ours", "theirs", "same"),
     [
-        (9e-6, 0.0, True),
-        (2e-5, 1e-6, False),
-        (0.05, 0.035, True),
-        (0.25, 0.15, False),
-        (math.nan, 1e-6, False),
-        (1e-6, math.nan, False),
+        ("float32", 9e-5, 0.0, True),
+        ("float32", 2e-4, 1e-6, False),
+        ("float32", 0.05, 0.035, True),
+        ("float32", 0.25, 0.15, False),
+        ("float32", math.nan, 1e-6, False),
+        ("float32", 1e-6, math.nan, False),
+        ("bfloat16", 0.02, 0.001, True),
+        ("bfloat16", 0.04, 0.01, False),
+        ("bfloat16", 1.3, 1.4, True),
+        ("bfloat16", math.nan, 1.4, False),
+        ("bfloat16", 0.01, math.nan, False),
     ],
 )
-def test_who_computes_the_same(monkeypatch, ours, theirs, same):
+def test_who_computes_the_same(monkeypatch, precision, ours, theirs, same):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    assert importlib.import_module("speed").is_same(ours, theirs) is same
+    assert importlib.import_module("speed").is_same(ours, theirs, precision) is same
