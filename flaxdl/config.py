@@ -101,8 +101,8 @@ class Config:
     """`jit`, or the older `pmap`, which splits nothing but the batch."""
     steps_per_call: int = field(default=1, compare=False)
     """Training steps that the devices are given at once, so that they do not wait for the next one:
-    worth it for small models on a GPU or TPU. It compiles the step twice; on a CPU convolutions
-    become slower by it."""
+    worth it for small models on a GPU or TPU, not on a CPU, where it makes convolutions slower.
+    Steps are taken singly where a line of metrics or an evaluation is due in between."""
 
     def __post_init__(self):
         for name in (

@@ -1,12 +1,11 @@
 """Training data that lie on the devices: batches then travel as the numbers of their examples."""
 
-from collections.abc import Mapping
-
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from flaxdl.data import Dataset, Transform
+from flaxdl.training.processes import of_first
 from flaxdl.training.sharding import replicated
 
 _SHARE = 1 / 16  # of a device's memory that the data may take
@@ -18,18 +17,18 @@ def keep_on_devices(
     """Copies all examples to every device, or returns None where that cannot be.
 
     They must be in memory, be prepared without chance and in one shape, and take at most a
-    sixteenth of a device's memory; a CPU's is no other than where they are.
+    sixteenth of a device's memory; a CPU's is no other than where they are. All processes take the
+    first one's word for it.
     """
-    limit = _memory(mesh) * _SHARE
+    limit = of_first(_memory(mesh)) * _SHARE
     is_fixed = dataset.lengths() is None and not transform.draw(np.random.default_rng(0), 1)
     if not limit or not dataset.in_memory or not is_fixed:
         return None
-    arrays = dataset.arrays()
-    if _bytes(arrays) > limit:
+    one = transform.prepare(dataset.gather(np.arange(1)), draws={})
+    size = len(dataset) * sum(array.nbytes for array in one.values())
+    if size > limit or any(array.dtype.hasobject for array in one.values()):
         return None
-    arrays = transform.prepare(arrays, draws={})
-    if _bytes(arrays) > limit or any(array.dtype.hasobject for array in arrays.values()):
-        return None
+    arrays = transform.prepare(dataset.arrays(), draws={})
     return {name: _put(array, replicated(mesh)) for name, array in arrays.items()}
 
 
@@ -41,7 +40,3 @@ def _put(array: np.ndarray, place: NamedSharding) -> jax.Array:
 def _memory(mesh: Mesh) -> int:
     """Bytes that a device says it has; a CPU says nothing."""
     return (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit", 0)
-
-
-def _bytes(arrays: Mapping[str, np.ndarray]) -> int:
-    return sum(array.nbytes for array in arrays.values())

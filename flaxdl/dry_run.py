@@ -21,8 +21,9 @@ def dry_run(setup: Setup) -> dict[str, dict[str, float]]:
         ValueError: if the weights of `config.init` do not fit, or the step the memory.
     """
     state = initial_state(setup)
-    train = compile_train(setup.steps, setup.mesh, setup.config.parallel, state)
-    with closing(setup.training_batches()) as batches, memory_explained(setup):
+    data = setup.data_on_devices
+    train = compile_train(setup.steps, setup.mesh, setup.config.parallel, state, data=data)
+    with closing(setup.fed_batches()) as batches, memory_explained(setup):
         state = jax.block_until_ready(train(state, next(batches)))
     metrics = {"train": state.sums.means()}
     splits = [name for name in ("validation", "test") if getattr(setup.splits, name) is not None]

@@ -13,6 +13,7 @@ import jax
 import jax.export
 import numpy as np
 
+from flaxdl.layers.cudnn_attention import without_cudnn
 from flaxdl.training.precision import matmul_precision
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # what a program runs on
@@ -53,6 +54,7 @@ def export_program(
     write_program(predict, variables, example, Path(path))
 
 
+@without_cudnn()
 def write_program(
     predict: Callable[[Any, Mapping[str, Any]], Any],
     weights: Any,

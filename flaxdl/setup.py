@@ -45,6 +45,16 @@ class Setup:
     total_steps: int
     steps: Steps
 
+    @property
+    def log_every(self) -> int:
+        """Steps between two lines of training metrics."""
+        return self.config.log_every or min(50, max(self.total_steps // 20, 1))
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between two evaluations."""
+        return max(round(self.config.evaluate_every * self.steps_per_epoch), 1)
+
     @cached_property
     def create_state(self) -> Callable[[], TrainState]:
         """Makes the state before the first step; one function, which JAX traces once."""
@@ -133,12 +143,38 @@ def set_up(config: Config) -> Setup:
     if splits.validation is not None:
         config.selection.check(jax.eval_shape(config.task.metrics, outputs, examples))
     config.optimizer.schedule.check(total_steps)
-    if config.steps_per_call > 1 and splits.train.lengths() is not None:
-        raise ValueError(
-            f"steps_per_call {config.steps_per_call} needs batches of one shape, but those of this "
-            "run are as long as their longest text needs (transform.padded_lengths)"
-        )
+    _check_steps_per_call(setup)
+    _check_heads(config, mesh)
     return setup
+
+
+def _check_steps_per_call(setup: Setup) -> None:
+    count = setup.config.steps_per_call
+    if count == 1:
+        return
+    if setup.splits.train.lengths() is not None:
+        raise ValueError(
+            f"steps_per_call {count} needs batches of one shape, but those of this run are as long "
+            "as their longest text needs (transform.padded_lengths)"
+        )
+    if count > min(setup.log_every, setup.evaluate_every):
+        raise ValueError(
+            f"steps_per_call {count} must be at most the {setup.log_every} steps between two lines "
+            f"of metrics (log_every) and the {setup.evaluate_every} between two evaluations "
+            f"(evaluate_every {setup.config.evaluate_every:g} epochs)"
+        )
+
+
+def _check_heads(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """cuDNN's attention, which GPUs use in 16 bits, cannot split a head over devices."""
+    parts = mesh.shape["tensor"]
+    heads = getattr(config.model, "num_heads", parts)
+    is_on_gpu = mesh.devices.flat[0].platform == "gpu"
+    if is_on_gpu and config.precision in ("bfloat16", "float16") and heads % parts:
+        raise ValueError(
+            f"mesh.tensor must divide the {heads} heads of attention in {config.precision}, "
+            f"got {parts}"
+        )
 
 
 def load_splits(config: Config) -> Splits:

@@ -1,12 +1,13 @@
 """Several steps at once, and data that lie on the devices: the same runs, step by step."""
 
 import json
+import signal
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
-from small_runs import small_config, train
+from small_runs import interrupt_at, small_config, train
 
 from flaxdl import device_data
 from flaxdl.config import Config, load_config
@@ -14,6 +15,7 @@ from flaxdl.data import Arrays, Images, Transform
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.models import SimpleCNN
 from flaxdl.setup import set_up
+from flaxdl.training import SGD, Diverged, Interrupted
 from flaxdl.training.parallel import look_up
 from flaxdl.training.sharding import MeshShape, make_mesh
 
@@ -67,10 +69,17 @@ def on_devices(monkeypatch):
     monkeypatch.setattr(device_data, "_memory", lambda mesh: 2**30)
 
 
-@pytest.mark.parametrize("count", [3, 4, 64])
+@pytest.mark.parametrize("count", [3, 4])
 def test_several_steps_at_once_are_the_same_run(plain, tmp_path, count):
     train(config(steps_per_call=count), tmp_path)
     assert_same_run(tmp_path, plain)
+
+
+def test_the_thaw_comes_between_calls(tmp_path):
+    frozen = {"freeze": ("features.*",), "freeze_epochs": 7 / 8}
+    for count in (1, 3):
+        train(config(steps_per_call=count, **frozen), tmp_path / str(count))
+    assert_same_run(tmp_path / "3", tmp_path / "1")
 
 
 def test_data_on_the_devices_are_the_same_run(plain, tmp_path, on_devices):
@@ -84,11 +93,21 @@ def test_both_on_eight_devices(plain, tmp_path, on_devices):
     assert_same_run(tmp_path, plain)
 
 
-def test_a_run_goes_on_with_other_numbers_of_steps_at_once(plain, tmp_path, on_devices):
-    train(config(steps_per_call=2, epochs=1.0), tmp_path)
-    train(config(steps_per_call=3), tmp_path, accept_changes=True)
-    changed = [line["step"] for line in lines(tmp_path)]
-    assert changed[-1] == 24
+def test_a_run_goes_on_with_other_numbers_of_steps_at_once(
+    plain, tmp_path, on_devices, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7, signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            train(config(steps_per_call=2), tmp_path)
+    train(config(steps_per_call=3), tmp_path)
+    assert_same_run(tmp_path, plain)
+
+
+def test_a_diverged_run_is_explained_though_its_data_lie_on_the_devices(tmp_path, on_devices):
+    broken = config(optimizer=SGD(learning_rate=1e30), max_bad_steps=2, steps_per_call=2)
+    with pytest.raises(Diverged, match="the first such value is in"):
+        train(broken, tmp_path)
 
 
 def test_weights_of_examples_are_kept():
@@ -125,6 +144,12 @@ def test_data_lie_on_every_device(on_devices):
     assert kept["label"].dtype == np.int32  # JAX has no 64 bits unless asked for
     assert kept["inputs"].sharding.is_fully_replicated
     assert len(kept["inputs"].sharding.device_set) == len(jax.devices())
+
+
+@pytest.mark.parametrize("count", [6, 11])
+def test_more_steps_at_once_than_there_are_between_lines(count):
+    with pytest.raises(ValueError, match=f"steps_per_call {count} must be at most the 5 steps"):
+        set_up(config(steps_per_call=count))
 
 
 def test_pmap_takes_one_step_at_a_time():

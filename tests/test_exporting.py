@@ -15,6 +15,7 @@ from flaxdl import Config
 from flaxdl.data import Arrays, Text
 from flaxdl.exporting import _example, export
 from flaxdl.hugging_face import export_hugging_face
+from flaxdl.layers import MultiHeadAttention, cudnn_attention
 from flaxdl.models import (
     VGG11,
     AlexNet,
@@ -31,7 +32,7 @@ from flaxdl.models import (
     TransformerClassifier,
     TransformerLM,
 )
-from flaxdl.programs import PLATFORMS, _check_same, export_program
+from flaxdl.programs import PLATFORMS, _check_same, export_program, write_program
 from flaxdl.published import load_published
 from flaxdl.trained import restore
 from flaxdl.training import AdamW
@@ -200,6 +201,22 @@ def test_an_exported_program_computes_what_the_model_does(name, tmp_path):
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert len(ours) == 3
         np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_a_program_holds_nothing_of_cudnn(tmp_path, monkeypatch):
+    """Written on a machine with an NVIDIA GPU, where attention in 16 bits is cuDNN's."""
+    monkeypatch.setattr(cudnn_attention, "_has_ampere", lambda: True)
+    layer = MultiHeadAttention(16, 2)
+    x = np.zeros((2, 4, 16), np.float32)
+    variables = layer.init(jax.random.key(0), x, x, x)
+
+    def predict(variables, batch):
+        x = batch["inputs"].astype(jnp.bfloat16)
+        return layer.apply(jax.tree.map(lambda a: a.astype(jnp.bfloat16), variables), x, x, x)
+
+    with pytest.raises(RuntimeError, match="cuDNN is not detected"):
+        jax.eval_shape(predict, variables, {"inputs": x})
+    write_program(predict, variables, {"inputs": x}, tmp_path / "program")
 
 
 def test_a_program_that_computes_something_else_is_no_export():

@@ -46,7 +46,8 @@ def dot_product_attention(
         raise ValueError(f"num_heads must divide the {query.shape[-1]} features, got {num_heads}")
     query, key, value = (x.reshape(*x.shape[:2], num_heads, -1) for x in (query, key, value))
 
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    dtype = jnp.result_type(query, key)
+    query, key, wide = query.astype(dtype), key.astype(dtype), jnp.promote_types(dtype, jnp.float32)
     scores = _scores(query, key) * query.shape[-1] ** -0.5
     if mask is None:
         weights = nn.softmax(scores, axis=-1)
@@ -110,7 +111,7 @@ def attend(
 
     is_seen = module.is_mutable_collection("intermediates")
     is_dropped = train and dropout.rate > 0
-    if is_seen or is_dropped or not suits_cudnn(query, key, mask, num_heads=num_heads):
+    if is_seen or is_dropped or not suits_cudnn(query, key, value, mask, num_heads=num_heads):
         results, weights = plain(query, key, value)
         module.sow("intermediates", "attention_weights", weights)
         return results

@@ -47,11 +47,11 @@ def _forward(
     def of_squares(values: jax.Array) -> jax.Array:
         return jnp.maximum(_sum(jnp.square(values), axis) / count - jnp.square(mean), 0)
 
-    if inputs.dtype == scale.dtype:
+    if inputs.dtype != jnp.bfloat16:
         var = of_centred(values)
     else:
         # Both sums in one pass. Where many threads add up, the difference of 32-bit squares loses
-        # less than the 16 bits of the inputs had lost; on a CPU a sum is one long chain.
+        # less than the eight digits of bfloat16 had lost; on a CPU a sum is one long chain.
         var = jax.lax.platform_dependent(values, cpu=of_centred, default=of_squares)
     inverse = jax.lax.rsqrt(var + epsilon)
     outputs = (values - mean) * (scale * inverse) + bias

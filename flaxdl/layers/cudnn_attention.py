@@ -5,6 +5,9 @@ It has no dropout that would be another at each step, and does not say what its 
 Legend: B batch, T queries, S keys and values, N heads, D features.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 import jax
@@ -12,9 +15,26 @@ import jax.numpy as jnp
 
 from flaxdl.layers.masks import check_mask
 
+_is_allowed = ContextVar("is_allowed", default=True)
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Programs traced within use nothing of cuDNN's, so that they run anywhere."""
+    token = _is_allowed.set(False)
+    try:
+        yield
+    finally:
+        _is_allowed.reset(token)
+
 
 def suits_cudnn(
-    query: jax.Array, key: jax.Array, mask: jax.Array | None, *, num_heads: int
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None,
+    *,
+    num_heads: int,
 ) -> bool:
     """Whether cuDNN computes this: in 16 bits, on an NVIDIA GPU from Ampere on.
 
@@ -23,8 +43,10 @@ def suits_cudnn(
     """
     size, rest = divmod(query.shape[-1], num_heads)
     is_narrow = query.dtype in (jnp.bfloat16, jnp.float16)
+    is_one_dtype = query.dtype == key.dtype == value.dtype
     is_even = mask is None or (query.shape[1] % 2 == 0 and key.shape[1] % 2 == 0)
-    return is_narrow and rest == 0 and size % 8 == 0 and size <= 128 and is_even and _has_ampere()
+    fits = rest == 0 and size % 8 == 0 and size <= 128 and is_even
+    return _is_allowed.get() and is_narrow and is_one_dtype and fits and _has_ampere()
 
 
 @cache

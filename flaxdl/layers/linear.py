@@ -57,8 +57,8 @@ class Embedding(nn.Module):
     """Looks each token's vector up in a table, as `torch.nn.Embedding`.
 
     The parameter `embedding` [V, O] starts from the standard normal distribution. The padding row,
-    if there is one, starts at zero and never gets a gradient, so it stays zero. An id outside the
-    vocabulary cannot raise under `jit` and reads as NaN.
+    if there is one, starts at zero and never gets a gradient, so it stays zero. An id beyond
+    the vocabulary cannot raise under `jit` and reads as NaN; a negative one counts from its end.
 
     A head that shares the table reads it as the attribute `embedding`.
     """
@@ -106,16 +106,15 @@ def _rows(tokens: jax.Array, table: jax.Array) -> jax.Array:
 def _gradient_of_table(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple:
     """The sum of the gradients of each row, in float32 at least: a row can occur very often."""
     tokens, table = saved
-    wide = jnp.promote_types(table.dtype, jnp.float32)
+    gradient = gradient.astype(jnp.promote_types(table.dtype, jnp.float32))
     if len(table) <= _FEW_ROWS:  # on a GPU all would wait for each other to add to the same row
-        is_row = tokens.reshape(-1) == jnp.arange(len(table))[:, None]  # [V, N]
+        numbers = jnp.where(tokens < 0, tokens + len(table), tokens).reshape(-1)
+        is_row = numbers == jnp.arange(len(table))[:, None]  # [V, N]
         rows = gradient.reshape(-1, gradient.shape[-1])
-        of_table = jnp.matmul(is_row.astype(rows.dtype), rows, preferred_element_type=wide)
+        of_table = jnp.matmul(is_row.astype(rows.dtype), rows, precision="highest")
     else:
-        scatter = jax.linear_transpose(
-            lambda table: _rows(tokens, table), jax.ShapeDtypeStruct(table.shape, wide)
-        )
-        (of_table,) = scatter(gradient.astype(wide))
+        zeros = varying_like(jnp.zeros(table.shape, gradient.dtype), gradient)
+        of_table = zeros.at[tokens].add(gradient, mode="drop")
     return None, of_table.astype(table.dtype)
 
 

@@ -130,8 +130,14 @@ class Loop:
 
     def _train(self, state: TrainState) -> TrainState:
         step, skipped = int(state.step), int(state.skipped)
-        compiled = partial(compile_train, mesh=self.mesh, parallel=self.parallel, data=self.data)
-        train = self.times.compiled(compiled(self.steps.behind(step), state=state))
+        compile_for = partial(
+            compile_train,
+            mesh=self.mesh,
+            parallel=self.parallel,
+            data=self.data,
+            compiled=self.times.compiled,
+        )
+        train = compile_for(self.steps.behind(step), state=state)
         batches = self.training_batches(step + skipped)
         window_start, window_steps = time.perf_counter(), 0
         try:
@@ -163,7 +169,7 @@ class Loop:
                 batch = self._next_together(batches, count, state)
                 if step == self.steps.thaw_step:
                     state = create_on(self.mesh, self.steps.thaw, state)
-                    train = self.times.compiled(compiled(self.steps.thawed, state=state))
+                    train = compile_for(self.steps.thawed, state=state)
                 state = self._in_turn(train(state, batch))
                 step, window_steps = step + count, window_steps + count
         finally:

@@ -49,6 +49,7 @@ def compile_train(
     state: TrainState,
     *,
     data: Mapping[str, jax.Array] | None = None,
+    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
 ) -> TrainStep:
     """The training step; the state that it is given is used up.
 
@@ -61,9 +62,10 @@ def compile_train(
         parallel: `jit` or `pmap`.
         state: arrays or shapes of the state that it will be given.
         data: under `jit`, the examples whose numbers the batches hold, if they hold no others.
+        compiled: applied to each function whose first call compiles.
     """
     if parallel == "pmap":
-        return _under_pmap(steps, mesh)
+        return compiled(_under_pmap(steps, mesh))
 
     def one(state: TrainState, batch: Any, data: Any) -> TrainState:
         return steps.train(state, look_up(data, batch))
@@ -72,7 +74,7 @@ def compile_train(
         return jax.lax.scan(lambda state, b: (one(state, b, data), None), state, batches)[0]
 
     options = {"donate_argnums": 0, "out_shardings": shardings(state, mesh)}
-    functions = [jax.jit(function, **options) for function in (one, several)]
+    functions = [compiled(jax.jit(function, **options)) for function in (one, several)]
 
     def train(state: TrainState, batch: Batch) -> TrainState:
         axis = batch["weight"].ndim - 1  # of the examples

@@ -250,7 +250,21 @@ def test_what_cudnn_is_given(monkeypatch, changes, suits):
     given = {"dtype": jnp.bfloat16, "num_heads": 4, "steps": 8, "mask": None} | changes
     query = jnp.zeros((2, given["steps"], 64), given["dtype"])
     key = jnp.zeros((2, 8, 64), given["dtype"])
-    arguments = (query, key, given["mask"])
-    assert not cudnn_attention.suits_cudnn(*arguments, num_heads=given["num_heads"])  # on a CPU
+    arguments = (query, key, key, given["mask"])
+    monkeypatch.setattr(cudnn_attention, "_has_ampere", lambda: False)
+    assert not cudnn_attention.suits_cudnn(*arguments, num_heads=given["num_heads"])
     monkeypatch.setattr(cudnn_attention, "_has_ampere", lambda: True)
     assert cudnn_attention.suits_cudnn(*arguments, num_heads=given["num_heads"]) is suits
+    with cudnn_attention.without_cudnn():
+        assert not cudnn_attention.suits_cudnn(*arguments, num_heads=given["num_heads"])
+
+
+def test_dtypes_may_differ():
+    query = jax.random.normal(jax.random.key(0), (1, 3, 4), jnp.bfloat16)
+    key = jax.random.normal(jax.random.key(1), (1, 3, 4), jnp.float32)
+
+    def total(query, key):
+        return dot_product_attention(query, key, key, num_heads=2)[0].sum()
+
+    gradients = jax.grad(total, (0, 1))(query, key)
+    assert [g.dtype for g in gradients] == [jnp.bfloat16, jnp.float32]
