@@ -10,6 +10,8 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +23,8 @@ from small_runs import bright_quadrants, interrupt_at, quadrant_source, small_co
 import flaxdl
 from flaxdl.config import Init
 from flaxdl.data import Arrays
-from flaxdl.models import SimpleCNN
+from flaxdl.models import SimpleCNN, TransformerClassifier
+from flaxdl.setup import _check_heads
 from flaxdl.training import SGD, AdamW, Cosine, Diverged, Interrupted, Selection
 from flaxdl.training.console import ConsoleWriter
 from flaxdl.training.unsaved import Unsaved
@@ -447,3 +450,27 @@ def test_a_broken_image_is_named(uninterrupted, tmp_path):
 def test_no_file_is_left_outside_the_workdir(uninterrupted):
     workdir, _ = uninterrupted
     assert not list(Path(workdir).parent.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("platform", "precision", "tensor", "fits"),
+    [
+        ("gpu", "bfloat16", 8, False),
+        ("gpu", "bfloat16", 4, True),
+        ("gpu", "float32", 8, True),
+        ("cpu", "bfloat16", 8, True),
+    ],
+)
+def test_cudnn_is_not_asked_to_split_a_head(platform, precision, tensor, fits):
+    """Four heads over the devices of a mesh, of which a stand-in tells what is asked."""
+    device = SimpleNamespace(platform=platform)
+    mesh: Any = SimpleNamespace(
+        shape={"tensor": tensor}, devices=SimpleNamespace(flat=[device] * tensor)
+    )
+    model = TransformerClassifier(vocab_size=9, num_classes=2, hidden_size=32, num_heads=4)
+    with (
+        contextlib.nullcontext()
+        if fits
+        else pytest.raises(ValueError, match="must divide the 4 heads")
+    ):
+        _check_heads(small_config(model=model, precision=precision), mesh)
