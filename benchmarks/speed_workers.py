@@ -38,28 +38,28 @@ class Ours:
             else AdamW(learning_rate=LEARNING_RATE)
         )
 
-    def _steps(self, dropout: float, optimizer: Any) -> Any:
+    def _steps(self, dropout: float) -> Any:
         from flaxdl.training import Classification, Steps
 
         return Steps(
             model=self.row.ours(dropout),
             task=Classification(),
-            optimizer=optimizer,
+            optimizer=self.optimizer,
             total_steps=1000,
             precision=self.precision,
         )
 
-    def _shapes(self, steps: Any, batch: Any) -> Any:
+    def _shapes(self, steps: Any) -> Any:
         import jax
 
-        return jax.eval_shape(steps.initial_state, batch)
+        return jax.eval_shape(steps.initial_state, self.batch)
 
     def _state(self, steps: Any) -> Any:
         import jax
 
         from flaxdl.weights import load_weights
 
-        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._shapes(steps, self.batch))
+        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._shapes(steps))
         variables = {"params": state.params, **state.model_state}
         loaded = dict(load_weights(variables, self.folder / WEIGHTS))
         return jax.tree.map(
@@ -75,7 +75,7 @@ class Ours:
         from flaxdl.training.precision import to_compute_dtype
         from flaxdl.weights import state_dict
 
-        steps, batch = self._steps(0.0, self.optimizer), self.row.batch()
+        steps, batch = self._steps(0.0), self.row.batch()
         state = self._state(steps)
 
         def loss(params: Any) -> jax.Array:
@@ -94,46 +94,25 @@ class Ours:
         save_file(arrays, self.folder / "ours.safetensors")
         return {"loss": float(value)}
 
-    def train(self) -> Callable[[int], None]:
-        """Compiles, and returns a function that takes so many training steps."""
-        import jax
-
-        steps = self._steps(self.row.dropout, self.optimizer)
-        train = jax.jit(steps.train, donate_argnums=0)
-        step = train.lower(self._shapes(steps, self.batch), self.batch).compile()
-        kept: dict[str, Any] = {}
-
-        def run(count: int) -> None:
-            if not kept:
-                kept.update(state=self._state(steps), batch=jax.device_put(self.batch))
-            for _ in range(count):
-                kept["state"] = step(kept["state"], kept["batch"])
-            jax.block_until_ready(kept["state"])
-
-        return run
-
-    def infer(self) -> Callable[[int], None]:
-        """Compiles, and returns a function that computes logits so many times."""
-        import jax
-
-        steps = self._steps(self.row.dropout, self.optimizer)
-        predict = (
-            jax.jit(steps.predict).lower(self._shapes(steps, self.batch), self.batch).compile()
-        )
-        kept: dict[str, Any] = {}
-
-        def run(count: int) -> None:
-            if not kept:
-                kept.update(state=self._state(steps), batch=jax.device_put(self.batch))
-            for _ in range(count):
-                logits = predict(kept["state"], kept["batch"])
-            jax.block_until_ready(logits)
-
-        return run
-
     def prepare(self, mode: str) -> Callable[[int], None]:
-        """The function of a mode, compiled."""
-        return getattr(self, mode)()
+        """Compiles the step of a mode, and returns a function that takes so many of them."""
+        import jax
+
+        steps, is_training = self._steps(self.row.dropout), mode == "train"
+        function = jax.jit(steps.train, donate_argnums=0) if is_training else jax.jit(steps.predict)
+        step = function.lower(self._shapes(steps), self.batch).compile()
+        kept: dict[str, Any] = {}
+
+        def run(count: int) -> None:
+            if not kept:  # not before, since other rows need the memory while they compile
+                kept.update(state=self._state(steps), batch=jax.device_put(self.batch))
+            for _ in range(count):
+                result = step(kept["state"], kept["batch"])
+                if is_training:
+                    kept["state"] = result
+            jax.block_until_ready(result)
+
+        return run
 
     def rest(self) -> None:
         """Nothing, since JAX keeps the memory that it has."""

@@ -33,7 +33,7 @@ def _backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     return ((gradient * (_share_below(wide) + wide * density)).astype(x.dtype),)
 
 
-# What is kept is x alone; `jax.grad` would keep three arrays of its size.
+# What is kept is x alone, in its own precision; `jax.grad` would keep what it computes on the way.
 _gelu: Any = jax.custom_vjp(_alone)
 _gelu.defvjp(lambda x: (_gelu(x), x), _backward)
 

@@ -51,7 +51,7 @@ def _forward(
         var = of_centred(values)
     else:
         # Both sums in one pass. Where many threads add up, the difference of 32-bit squares loses
-        # less than the eight digits of bfloat16 had lost; on a CPU a sum is one long chain.
+        # less than the eight bits of bfloat16 had lost; on a CPU a sum is one long chain.
         var = jax.lax.platform_dependent(values, cpu=of_centred, default=of_squares)
     inverse = jax.lax.rsqrt(var + epsilon)
     outputs = (values - mean) * (scale * inverse) + bias

@@ -1,6 +1,6 @@
-"""cuDNN's attention, which does not write its weights down and is several times as fast.
+"""cuDNN's attention, which does not write its weights to memory, and so does not show them.
 
-It has no dropout that would be another at each step, and does not say what its weights are.
+The dropout that JAX offers with it would drop the same weights at every step, and is not used.
 
 Legend: B batch, T queries, S keys and values, N heads, D features.
 """

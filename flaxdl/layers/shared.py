@@ -14,17 +14,16 @@ def add_shared(values: jax.Array, shared: jax.Array) -> jax.Array:
     The gradient of what is shared is a sum over all examples and positions. In 16 bits JAX adds up
     in 16 bits, which loses what is small beside the sum; here it is float32 at least.
     """
-    return _add(values, varying_like(shared.astype(values.dtype), values))
+    leading = tuple(range(values.ndim - shared.ndim))
+    return _add(leading, values, varying_like(shared.astype(values.dtype), values))
 
 
-def _gradients(axes: tuple[int, ...], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _gradients(
+    leading: tuple[int, ...], _: None, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     wide = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
-    return gradient, wide.sum(axes).astype(gradient.dtype)
+    return gradient, wide.sum(leading).astype(gradient.dtype)
 
 
-def _leading(values: jax.Array, shared: jax.Array) -> tuple[int, ...]:
-    return tuple(range(values.ndim - shared.ndim))
-
-
-_add: Any = jax.custom_vjp(jnp.add)
-_add.defvjp(lambda values, shared: (values + shared, _leading(values, shared)), _gradients)
+_add: Any = jax.custom_vjp(lambda leading, values, shared: values + shared, nondiff_argnums=(0,))
+_add.defvjp(lambda leading, values, shared: (values + shared, None), _gradients)
