@@ -24,11 +24,12 @@ class Ours:
     """flaxdl's training step and inference, compiled by XLA."""
 
     def __init__(self, row: Row, folder: Path, gpu: bool):
-        from flaxdl.allocation import keep_freed_memory
+        from flaxdl.allocation import compute_in_calling_thread, keep_freed_memory
         from flaxdl.training import SGD, AdamW
 
-        if not gpu:
-            keep_freed_memory()  # as a run does
+        if not gpu:  # as a run does
+            compute_in_calling_thread()
+            keep_freed_memory()
         self.row, self.folder, self.gpu = row, folder, gpu
         self.precision = "bfloat16" if gpu else "float32"
         self.batch = row.batch(row.gpu_batch if gpu else None)

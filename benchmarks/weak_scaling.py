@@ -49,7 +49,7 @@ def measure(*, fsdp: bool) -> dict[str, float]:
     train_alone = jax.jit(setup.steps.train, donate_argnums=0, out_shardings=places)
     alone, within = [], []
     with closing(setup.training_batches()) as batches:
-        placed = put_batch(next(batches), setup.mesh)
+        placed = jax.device_put(put_batch(next(batches), setup.mesh))
         for _ in range(ROUNDS + 1):
             start = time.perf_counter()
             for _ in range(STEPS):

@@ -30,7 +30,7 @@ import numpy as np
 import tyro
 
 import flaxdl
-from flaxdl.allocation import keep_freed_memory
+from flaxdl.allocation import compute_in_calling_thread, keep_freed_memory
 from flaxdl.config import Config, load_config
 from flaxdl.data import Arrays, Dataset, ImageFolder, Images, Tfds, Transform, training_batches
 from flaxdl.data.image_files import read_image
@@ -119,7 +119,7 @@ def _loop_and_step(config: Config, rounds: int) -> dict[str, float]:
     setup = set_up(config)
     train = jax.jit(setup.steps.train, donate_argnums=0)
     with closing(setup.training_batches()) as batches:
-        batch = put_batch(next(batches), setup.mesh)
+        batch = jax.device_put(put_batch(next(batches), setup.mesh))
     ratios, steps, loops = [], [], []
     for _ in range(rounds):
         state = jax.block_until_ready(train(initial_state(setup), batch))
@@ -274,6 +274,7 @@ def main(
         rounds: How often, for the medians.
         out: The file of the results.
     """
+    compute_in_calling_thread()  # as a run does
     results = json.loads(out.read_text()) if out.exists() else {}
     results["machine"] = {"cores": os.cpu_count(), "jax": jax.__version__}
     for part in parts:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flaxdl.allocation import keep_freed_memory
+from flaxdl.allocation import compute_in_calling_thread, keep_freed_memory
 from flaxdl.config import Config, differences, to_json
 from flaxdl.memory import memory_explained
 from flaxdl.reporting import report_run
@@ -70,6 +70,7 @@ def train(
         Unsaved: if the last checkpoint or the metrics could not be written.
     """
     times = Times()
+    compute_in_calling_thread()
     console = Console(stderr=True, quiet=not is_first())
     folder = Workdir(workdir)
     how = {"config": to_json(config), "mesh": to_json(config.mesh), "parallel": config.parallel}

@@ -7,24 +7,41 @@ import sys
 
 import pytest
 
-# Page faults while 64 MiB are taken, written and freed ten times, behind a first time.
-CODE = """
+# Page faults of something that is done ten times, behind a few first times.
+COUNTED = """
 import resource
-from flaxdl.allocation import keep_freed_memory
-keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-bytearray(2 ** 26)
+for _ in range(3):
+    do()
 before = faults()
 for _ in range(10):
-    bytearray(2 ** 26)
+    do()
 print(faults() - before)
+"""
+BYTES = """
+from flaxdl.allocation import keep_freed_memory
+keep_freed_memory()
+def do():
+    bytearray(2 ** 26)
+"""
+# The first product is 96 MiB, which lie in the memory of the step.
+STEP = """
+import jax
+import jax.numpy as jnp
+from flaxdl.allocation import compute_in_calling_thread, keep_freed_memory
+{in_thread}
+keep_freed_memory()
+row = jnp.ones((1, 1024))
+f = jax.jit(lambda x: ((x.T @ jnp.ones((1, 12 * 2048))) @ jnp.ones((12 * 2048, 1))).sum())
+def do():
+    f(row).block_until_ready()
 """
 
 
-def faults(**environment):
+def faults(code=BYTES, **environment):
     done = subprocess.run(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-c", code + COUNTED],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -38,3 +55,9 @@ def faults(**environment):
 def test_freed_memory_is_used_again_unless_the_user_tuned_it():
     assert faults() < 100
     assert faults(MALLOC_TOP_PAD_="0") > 100
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_a_step_uses_its_memory_again_in_the_thread_that_calls():
+    assert faults(STEP.format(in_thread="compute_in_calling_thread()")) < 1000
+    assert faults(STEP.format(in_thread="")) > 100_000  # 24,576 pages of 4 KiB a time
