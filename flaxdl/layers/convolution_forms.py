@@ -1,10 +1,10 @@
 """Forms of a two-dimensional convolution that are faster on a CPU than XLA's, forward or backward.
 
 XLA's convolution on a CPU packs its operands for large images with many channels. Where there is
-little to pack it is slow, by a factor of two to twenty: a single input channel with many outputs,
-an image no larger than the window, few input channels when their gradient is taken, windows of one
-position. There the same sums are written as matrix products or as scaled copies. Other platforms
-convolve.
+little to pack it is slow, by a factor of two to twenty: few channels, an image no larger than the
+window, windows of one position. There the same sums are written as matrix products, as scaled
+copies, or as a convolution with more channels. Windows of 3×3 with many channels take less than
+half the products (`winograd.py`). Other platforms convolve.
 
 Legend: B batch, H height, W width, C channels; I input, O output channels; k a position of the
 window.
@@ -19,9 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_FEW_POSITIONS = 25  # copies that are still cheaper than a convolution
+from flaxdl.layers.winograd import convolve_tiles
+
+_FEW_POSITIONS = 25
 _MANY_OUTPUTS = 16  # that a copy is scaled to at once
 _FEW_CHANNELS = 8
+_COLORS = 3
+_FEW_WEIGHTS = 256  # I O; two windows at once are faster, and four where there are fewer than
+_VERY_FEW_WEIGHTS = 96
+_MANY_CHANNELS = 64  # products of tiles save more than the sums cost; half as many in gradients
+_LARGE_IMAGE = 36  # positions that a kernel is spread for
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,10 @@ class Window:
         """Whether images are no larger than the window, which is larger than one position."""
         fits = zip(inputs.shape[1:3], self.sizes, strict=True)
         return math.prod(self.sizes) > 1 and all(size <= reach for size, reach in fits)
+
+    def has_few_positions(self) -> bool:
+        """Whether copies of the images, one for each position, are cheaper than a convolution."""
+        return 1 < math.prod(self.sizes) <= _FEW_POSITIONS
 
     def slices(self, inputs: jax.Array) -> list[jax.Array]:
         """What each position k of the window sees, [B, H, W, I] of the outputs' size."""
@@ -80,6 +91,26 @@ class Window:
         patches = jnp.concatenate(self.slices(inputs), axis=-1)  # [B, H, W, k I]
         return patches @ kernel.reshape(-1, kernel.shape[-1])
 
+    def side_by_side(self, inputs: jax.Array, kernel: jax.Array, count: int) -> jax.Array:
+        """The convolution with `count` windows side by side as one, which has `count` O outputs."""
+        size, stride, padding = self.sizes[1], self.strides[1], self.padding[1]
+        width = (inputs.shape[2] + 2 * padding - size) // stride + 1  # of the outputs
+        steps = math.ceil(width / count)
+        moved = [
+            jnp.pad(kernel, [(0, 0), (i * stride, (count - 1 - i) * stride), (0, 0), (0, 0)])
+            for i in range(count)
+        ]
+        right = (steps * count - 1) * stride + size - inputs.shape[2] - padding
+        outputs = jax.lax.conv_general_dilated(
+            inputs,
+            jnp.concatenate(moved, axis=-1),
+            window_strides=(self.strides[0], count * stride),
+            padding=[(self.padding[0], self.padding[0]), (padding, right)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # [B, H, steps, count O]
+        outputs = outputs.reshape(*outputs.shape[:2], steps * count, -1)
+        return outputs[:, :, :width]
+
 
 def convolve(window: Window, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves [B, H, W, I] with [*sizes, I, O], in the form that suits sizes and platform."""
@@ -87,14 +118,36 @@ def convolve(window: Window, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _choose(window: Window, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    is_cheap_to_copy = kernel.shape[-2] == 1 and kernel.shape[-1] >= _MANY_OUTPUTS
-    if is_cheap_to_copy and 1 < math.prod(window.sizes) <= _FEW_POSITIONS:
+    channels, outputs = kernel.shape[2:]
+    if channels == 1 and outputs >= _MANY_OUTPUTS and window.has_few_positions():
         form = window.as_copies
     elif window.holds(inputs):
         form = window.as_product
+    elif count := _side_by_side(window, kernel):
+        form = partial(window.side_by_side, count=count)
+    elif _is_of_tiles(window, inputs) and min(channels, outputs) >= _MANY_CHANNELS:
+        form = convolve_tiles
     else:
         return window.convolve(inputs, kernel)
     return jax.lax.platform_dependent(inputs, kernel, cpu=form, default=window.convolve)
+
+
+def _side_by_side(window: Window, kernel: jax.Array) -> int:
+    """How many windows to take at once for their few channels, 0 for one."""
+    weights = math.prod(kernel.shape[2:])
+    if math.prod(window.sizes) == 1 or weights > _FEW_WEIGHTS:
+        return 0
+    return 4 if weights < _VERY_FEW_WEIGHTS else 2
+
+
+def _is_of_tiles(window: Window, inputs: jax.Array) -> bool:
+    """Whether `convolve_tiles` convolves in this way, and images are worth it.
+
+    The size of the batch does not count: in an exported program it is open.
+    """
+    is_way = (window.sizes, window.strides, window.padding) == ((3, 3), (1, 1), (1, 1))
+    is_exact = inputs.dtype.itemsize >= 4  # in 16 bits the sums of tiles would be rounded
+    return is_way and is_exact and math.prod(inputs.shape[1:3]) >= _LARGE_IMAGE
 
 
 def _forward(window: Window, inputs: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
@@ -103,11 +156,18 @@ def _forward(window: Window, inputs: jax.Array, kernel: jax.Array) -> tuple[jax.
 
 def _backward(window: Window, saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     inputs, kernel = saved
-    form = _gradients_of_convolution
     if window.sizes == (1, 1):
         form = _gradients_of_one_position
-    elif window.holds(inputs) or kernel.shape[-2] <= _FEW_CHANNELS:
+    elif window.holds(inputs):
         form = _gradients_through_product
+    elif _side_by_side(window, kernel):
+        form = _gradients_side_by_side
+    elif kernel.shape[2] <= _FEW_CHANNELS:
+        form = _gradients_through_product
+    elif _is_of_tiles(window, inputs) and 2 * min(kernel.shape[2:]) >= _MANY_CHANNELS:
+        form = _gradients_of_tiles
+    else:
+        form = _gradients_of_convolution
     forms = {"cpu": form, "default": _gradients_of_convolution}
     return jax.lax.platform_dependent(
         inputs, kernel, gradient, **{name: partial(form, window) for name, form in forms.items()}
@@ -134,6 +194,28 @@ def _gradients_through_product(
     (of_inputs,) = jax.vjp(lambda x: window.as_product(x, kernel), inputs)[1](gradient)
     (of_kernel,) = jax.vjp(lambda k: window.convolve(inputs, k), kernel)[1](gradient)
     return of_inputs, of_kernel
+
+
+def _gradients_side_by_side(
+    window: Window, inputs: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> Gradients:
+    """That of the inputs is a convolution of the gradient with the window turned around."""
+    of_inputs, of_kernel = _gradients_through_product(window, inputs, kernel, gradient)
+    within = all(p < size for size, p in zip(window.sizes, window.padding, strict=True))
+    if window.strides == (1, 1) and within and kernel.shape[2] > _COLORS:
+        padding = tuple(size - 1 - p for size, p in zip(window.sizes, window.padding, strict=True))
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)  # [*sizes, O, I]
+        of_inputs = _choose(Window(window.sizes, (1, 1), padding), gradient, turned)
+    if (count := _side_by_side(window, kernel)) == 4:
+        form = partial(window.side_by_side, inputs, count=count)
+        (of_kernel,) = jax.vjp(form, kernel)[1](gradient)
+    return of_inputs, of_kernel
+
+
+def _gradients_of_tiles(
+    window: Window, inputs: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> Gradients:
+    return jax.vjp(convolve_tiles, inputs, kernel)[1](gradient)
 
 
 def _gradients_of_one_position(

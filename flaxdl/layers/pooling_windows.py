@@ -1,14 +1,17 @@
 """The windows that pooling slides over one to three spatial axes, forward and backward.
 
-XLA's own gradient of a maximum visits window after window on a CPU, and on a GPU adds to memory one
-by one. Here it is written position by position, which is faster by a factor of four to ten on the
-one and of almost two on the other: each position of the input asks the few windows that it lies in
-whether it was their maximum.
+On a CPU XLA visits window after window. Here pooling goes position by position, which is faster by
+a factor of two to five: the first positions of all windows, then the second ones. Likewise the
+gradient of a maximum, for which XLA on a GPU adds to memory one by one: each position of the input
+asks the few windows that it lies in whether it was their maximum, in a quarter to a tenth of the
+time on a CPU and in almost half of it on a GPU.
 
 Legend: B batch, *spatial one to three axes, C channels; *windows as many positions along each.
 """
 
+import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +24,9 @@ import numpy as np
 from flaxdl.layers.windows import check_window_fits, per_axis
 
 Sizes = int | Sequence[int]
+
+_MANY_POSITIONS = 100  # of a window, that a program is not made longer for
+_MANY_CHANNELS = 16  # that a processor computes with at once
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,17 @@ class Windows:
 
     def reduce(self, inputs: jax.Array, reduce: Callable, initial: float) -> jax.Array:
         """Reduces each window of [B, *spatial, C] to a number, [B, *windows, C]."""
+
+        def by_position(inputs: jax.Array) -> jax.Array:
+            return functools.reduce(reduce, self._slices(inputs, initial))
+
+        by_window = partial(self.reduce_by_window, reduce=reduce, initial=initial)
+        if math.prod(self.sizes) > _MANY_POSITIONS or inputs.shape[-1] < _MANY_CHANNELS:
+            return by_window(inputs)
+        return jax.lax.platform_dependent(inputs, cpu=by_position, default=by_window)
+
+    def reduce_by_window(self, inputs: jax.Array, reduce: Callable, initial: float) -> jax.Array:
+        """The same as XLA has it."""
         return jax.lax.reduce_window(
             inputs,
             np.array(initial, inputs.dtype),  # a constant: with a traced value, no gradient
@@ -63,6 +80,27 @@ class Windows:
             padding=[(0, 0), *((amount, amount) for amount in self.padding), (0, 0)],
         )
 
+    def _slices(self, inputs: jax.Array, fill: float) -> list[jax.Array]:
+        """What each position of the windows sees, [B, *windows, C], `fill` beyond the inputs."""
+        width = [(0, 0), *((amount, amount) for amount in self.padding), (0, 0)]
+        padded = jnp.pad(inputs, width, constant_values=fill)
+        counts = [
+            (size - window) // stride + 1
+            for size, window, stride in zip(
+                padded.shape[1:-1], self.sizes, self.strides, strict=True
+            )
+        ]
+        return [
+            padded[
+                :,
+                *(
+                    slice(start, start + (count - 1) * stride + 1, stride)
+                    for start, count, stride in zip(offset, counts, self.strides, strict=True)
+                ),
+            ]
+            for offset in np.ndindex(self.sizes)
+        ]
+
     def first_maximum(self, inputs: jax.Array) -> jax.Array:
         """The number of the first maximum in each window of [B, *spatial, C], [B, *windows, C].
 
@@ -70,27 +108,11 @@ class Windows:
         and not with a maximum from elsewhere, since a compiler that computes the inputs anew may
         round them otherwise.
         """
-        width = [(0, 0), *((amount, amount) for amount in self.padding), (0, 0)]
-        padded = jnp.pad(inputs, width, constant_values=-jnp.inf)
-        counts = [
-            (size - window) // stride + 1
-            for size, window, stride in zip(
-                padded.shape[1:-1], self.sizes, self.strides, strict=True
-            )
-        ]
-        best = first = None
-        for number, offset in enumerate(np.ndindex(self.sizes)):
-            slices = (
-                slice(start, start + (count - 1) * stride + 1, stride)
-                for start, count, stride in zip(offset, counts, self.strides, strict=True)
-            )
-            values = padded[:, *slices]
-            if best is None or first is None:
-                best, first = values, jnp.zeros(values.shape, jnp.int32)
-            else:
-                first = jnp.where(values > best, number, first)
-                best = jnp.maximum(values, best)
-        assert first is not None
+        best, *others = self._slices(inputs, -jnp.inf)
+        first = jnp.zeros(best.shape, jnp.int32)
+        for number, values in enumerate(others, start=1):
+            first = jnp.where(values > best, number, first)
+            best = jnp.maximum(values, best)
         return first
 
     def spread(self, gradient: jax.Array, chosen: jax.Array | None) -> jax.Array:
@@ -171,8 +193,8 @@ def _max_backward(windows: Windows, inputs: jax.Array, gradient: jax.Array) -> t
         return windows.spread(gradient, windows.first_maximum(inputs))
 
     def by_window(inputs: jax.Array, gradient: jax.Array) -> jax.Array:
-        _, pull_back = jax.vjp(partial(_max_alone, windows), inputs)
-        return pull_back(gradient)[0]
+        form = partial(windows.reduce_by_window, reduce=jax.lax.max, initial=-jnp.inf)
+        return jax.vjp(form, inputs)[1](gradient)[0]
 
     form = jax.lax.platform_dependent(
         inputs, gradient, cpu=by_position, cuda=by_position, default=by_window

@@ -119,7 +119,13 @@ def test_refuses_options_that_do_not_fit(options, message):
         ((2, 7, 7, 3), (3, 3, 3, 4), (2, 1), (1, 0)),  # few channels
         ((2, 5, 6, 9), (1, 1, 9, 4), (2, 2), (0, 0)),  # one position
         ((2, 5, 6, 9), (1, 1, 9, 4), (1, 1), (1, 1)),
-        ((2, 5, 6, 9), (3, 3, 9, 4), (1, 1), (1, 1)),  # XLA's own
+        ((2, 9, 11, 4), (5, 5, 4, 3), (1, 1), (0, 2)),  # four side by side
+        ((2, 9, 11, 4), (3, 2, 4, 3), (1, 3), (1, 1)),
+        ((2, 9, 11, 4), (1, 3, 4, 1), (1, 1), (1, 1)),  # of which zeros are cut off again
+        ((2, 9, 11, 6), (5, 5, 6, 16), (1, 1), (0, 0)),  # two side by side
+        ((2, 5, 6, 9), (3, 3, 9, 32), (1, 1), (1, 1)),  # XLA's own
+        ((1, 16, 17, 64), (3, 3, 64, 65), (1, 1), (1, 1)),  # tiles
+        ((2, 13, 12, 33), (3, 3, 33, 32), (1, 1), (1, 1)),  # tiles in the gradient
     ],
 )
 def test_all_forms_are_the_plain_convolution(images, kernel, strides, padding):
@@ -135,3 +141,41 @@ def test_all_forms_are_the_plain_convolution(images, kernel, strides, padding):
         ours = jax.jit(lambda: value_and_gradients(partial(convolve, window)))()
         plain = jax.jit(lambda: value_and_gradients(window.convolve))()
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10), ours, plain)
+
+
+def errors_in_float32():
+    """Errors of outputs and gradients in float32, of tiles and of the plain convolution."""
+    window = Window((3, 3), (1, 1), (1, 1))
+    rng = np.random.default_rng(0)
+    # Inputs as behind a ReLU: with a mean, which sums of tiles take away and add again.
+    x = np.abs(rng.standard_normal((2, 14, 15, 128)))
+    k = rng.standard_normal((3, 3, 128, 64)) / np.sqrt(9 * 128)
+    gradient = rng.standard_normal((2, 14, 15, 64))
+
+    def results(convolution, dtype):
+        outputs, pull_back = jax.vjp(convolution, x.astype(dtype), k.astype(dtype))
+        return outputs, *pull_back(gradient.astype(dtype))
+
+    with jax.enable_x64(True):
+        exact = [np.asarray(x) for x in jax.jit(lambda: results(window.convolve, np.float64))()]
+    found = (
+        jax.jit(partial(results, form, np.float32))()
+        for form in (partial(convolve, window), window.convolve)
+    )
+    return [
+        [np.abs(a - e).max() / np.abs(e).max() for a, e in zip(arrays, exact, strict=True)]
+        for arrays in found
+    ]
+
+
+def test_tiles_are_as_exact_as_the_plain_convolution():
+    for ours, plain in zip(*errors_in_float32(), strict=True):
+        assert 0 < ours < 1.2 * plain < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "convolves"), [(jnp.float32, False), (jnp.bfloat16, True)])
+def test_tiles_are_for_32_bits(dtype, convolves):
+    x, k = jnp.ones((1, 16, 16, 64), dtype), jnp.ones((3, 3, 64, 64), dtype)
+    window = Window((3, 3), (1, 1), (1, 1))
+    compiled = jax.jit(partial(convolve, window)).lower(x, k).compile().as_text()
+    assert (" convolution(" in compiled) == convolves
