@@ -195,12 +195,13 @@ class Loop:
             return sums.means()
 
     def _in_turn(self, results: Any) -> Any:
-        """Waits for the results where steps must not overlap.
+        """Waits for the results on CPUs, where steps gain nothing from overlapping.
 
         The CPU devices of one process share its threads: with two steps in flight, the devices of
-        one can hold all threads while they wait for the others of their kind.
+        one can hold all threads while they wait for the others of their kind. And a step whose
+        state is not there yet is left to another thread, which `compute_in_calling_thread` avoids.
         """
-        if self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu":
+        if self.mesh.devices.flat[0].platform == "cpu":
             jax.block_until_ready(results)
         return results
 
