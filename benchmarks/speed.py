@@ -244,6 +244,7 @@ def table(results: dict[str, Any]) -> str:
             ratios = [row[mode][side]["ratio"] for row in rows if side in row[mode]]
             means.append(f"{_geometric_mean(ratios):.2f}" if ratios else "")
     lines.append(f"| geometric mean | {' | '.join(means)} | | |")
+    lines += ["", "The share counts every product of a convolution, more than Winograd's need."]
     return "\n".join(lines) + "\n"
 
 

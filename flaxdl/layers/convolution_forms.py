@@ -17,18 +17,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from flaxdl.layers.windows import slices_of_windows
 from flaxdl.layers.winograd import convolve_tiles
 
-_FEW_POSITIONS = 25
+_FEW_POSITIONS = 25  # of a window: as many copies are still cheaper than a convolution
 _MANY_OUTPUTS = 16  # that a copy is scaled to at once
 _FEW_CHANNELS = 8
-_COLORS = 3
-_FEW_WEIGHTS = 256  # I O; two windows at once are faster, and four where there are fewer than
-_VERY_FEW_WEIGHTS = 96
+_COLORS = 3  # with so few, the gradient of a product is faster than a convolution of the gradient
+_FEW_WEIGHTS = 256  # I O, up to which two windows are taken at once
+_FEWEST_WEIGHTS = 96  # I O, below which four are, forward and in the gradient of the kernel
 _MANY_CHANNELS = 64  # products of tiles save more than the sums cost; half as many in gradients
-_LARGE_IMAGE = 36  # positions that a kernel is spread for
+_LARGE_IMAGE = 36  # positions, which are worth spreading a kernel for
+_MOST_VALUES = 2**21  # of an image: with their gradient tiles take 13 times its memory
 
 
 @dataclass(frozen=True)
@@ -61,21 +62,7 @@ class Window:
 
     def slices(self, inputs: jax.Array) -> list[jax.Array]:
         """What each position k of the window sees, [B, H, W, I] of the outputs' size."""
-        padded = jnp.pad(inputs, [(0, 0), *((p, p) for p in self.padding), (0, 0)])
-        counts = [
-            (size - reach) // stride + 1
-            for size, reach, stride in zip(padded.shape[1:3], self.sizes, self.strides, strict=True)
-        ]
-        return [
-            padded[
-                :,
-                *(
-                    slice(start, start + (count - 1) * stride + 1, stride)
-                    for start, count, stride in zip(offset, counts, self.strides, strict=True)
-                ),
-            ]
-            for offset in np.ndindex(self.sizes)
-        ]
+        return slices_of_windows(inputs, self.sizes, self.strides, self.padding)
 
     def as_copies(self, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
         """The convolution of a single channel: copies of the image, each scaled and moved."""
@@ -108,7 +95,7 @@ class Window:
             padding=[(self.padding[0], self.padding[0]), (padding, right)],
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # [B, H, steps, count O]
-        outputs = outputs.reshape(*outputs.shape[:2], steps * count, -1)
+        outputs = outputs.reshape(*outputs.shape[:2], steps * count, kernel.shape[-1])
         return outputs[:, :, :width]
 
 
@@ -123,31 +110,33 @@ def _choose(window: Window, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
         form = window.as_copies
     elif window.holds(inputs):
         form = window.as_product
-    elif count := _side_by_side(window, kernel):
+    elif count := _windows_at_once(window, kernel):
         form = partial(window.side_by_side, count=count)
-    elif _is_of_tiles(window, inputs) and min(channels, outputs) >= _MANY_CHANNELS:
+    elif _suits_tiles(window, inputs, kernel) and min(channels, outputs) >= _MANY_CHANNELS:
         form = convolve_tiles
     else:
         return window.convolve(inputs, kernel)
     return jax.lax.platform_dependent(inputs, kernel, cpu=form, default=window.convolve)
 
 
-def _side_by_side(window: Window, kernel: jax.Array) -> int:
-    """How many windows to take at once for their few channels, 0 for one."""
+def _windows_at_once(window: Window, kernel: jax.Array) -> int:
+    """How many windows to take side by side for their few channels; 0 for one."""
     weights = math.prod(kernel.shape[2:])
-    if math.prod(window.sizes) == 1 or weights > _FEW_WEIGHTS:
-        return 0
-    return 4 if weights < _VERY_FEW_WEIGHTS else 2
+    if window.strides[1] >= window.sizes[1] or weights > _FEW_WEIGHTS:
+        return 0  # windows that do not overlap would only be filled up with zeros
+    return 4 if weights < _FEWEST_WEIGHTS else 2
 
 
-def _is_of_tiles(window: Window, inputs: jax.Array) -> bool:
+def _suits_tiles(window: Window, inputs: jax.Array, kernel: jax.Array) -> bool:
     """Whether `convolve_tiles` convolves in this way, and images are worth it.
 
     The size of the batch does not count: in an exported program it is open.
     """
-    is_way = (window.sizes, window.strides, window.padding) == ((3, 3), (1, 1), (1, 1))
+    is_3x3 = (window.sizes, window.strides, window.padding) == ((3, 3), (1, 1), (1, 1))
     is_exact = inputs.dtype.itemsize >= 4  # in 16 bits the sums of tiles would be rounded
-    return is_way and is_exact and math.prod(inputs.shape[1:3]) >= _LARGE_IMAGE
+    positions = math.prod(inputs.shape[1:3])
+    fits = positions >= _LARGE_IMAGE and positions * max(kernel.shape[2:]) <= _MOST_VALUES
+    return is_3x3 and is_exact and fits
 
 
 def _forward(window: Window, inputs: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
@@ -160,11 +149,11 @@ def _backward(window: Window, saved: Any, gradient: jax.Array) -> tuple[jax.Arra
         form = _gradients_of_one_position
     elif window.holds(inputs):
         form = _gradients_through_product
-    elif _side_by_side(window, kernel):
+    elif _windows_at_once(window, kernel):
         form = _gradients_side_by_side
     elif kernel.shape[2] <= _FEW_CHANNELS:
         form = _gradients_through_product
-    elif _is_of_tiles(window, inputs) and 2 * min(kernel.shape[2:]) >= _MANY_CHANNELS:
+    elif _suits_tiles(window, inputs, kernel) and 2 * min(kernel.shape[2:]) >= _MANY_CHANNELS:
         form = _gradients_of_tiles
     else:
         form = _gradients_of_convolution
@@ -199,16 +188,21 @@ def _gradients_through_product(
 def _gradients_side_by_side(
     window: Window, inputs: jax.Array, kernel: jax.Array, gradient: jax.Array
 ) -> Gradients:
-    """That of the inputs is a convolution of the gradient with the window turned around."""
-    of_inputs, of_kernel = _gradients_through_product(window, inputs, kernel, gradient)
-    within = all(p < size for size, p in zip(window.sizes, window.padding, strict=True))
-    if window.strides == (1, 1) and within and kernel.shape[2] > _COLORS:
+    """That of the inputs may be a convolution of the gradient with the window turned around."""
+    can_turn = window.strides == (1, 1) and all(
+        padding < size for padding, size in zip(window.padding, window.sizes, strict=True)
+    )
+    if can_turn and kernel.shape[2] > _COLORS:
         padding = tuple(size - 1 - p for size, p in zip(window.sizes, window.padding, strict=True))
         turned = kernel[::-1, ::-1].swapaxes(2, 3)  # [*sizes, O, I]
         of_inputs = _choose(Window(window.sizes, (1, 1), padding), gradient, turned)
-    if (count := _side_by_side(window, kernel)) == 4:
-        form = partial(window.side_by_side, inputs, count=count)
-        (of_kernel,) = jax.vjp(form, kernel)[1](gradient)
+    else:
+        form = window.as_product if kernel.shape[2] <= _FEW_CHANNELS else window.convolve
+        (of_inputs,) = jax.vjp(lambda x: form(x, kernel), inputs)[1](gradient)
+    form = window.convolve
+    if math.prod(kernel.shape[2:]) < _FEWEST_WEIGHTS:
+        form = partial(window.side_by_side, count=_windows_at_once(window, kernel))
+    (of_kernel,) = jax.vjp(lambda k: form(inputs, k), kernel)[1](gradient)
     return of_inputs, of_kernel
 
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdl.layers.windows import check_window_fits, per_axis
+from flaxdl.layers.windows import check_window_fits, per_axis, slices_of_windows
 
 Sizes = int | Sequence[int]
 
@@ -81,25 +81,7 @@ class Windows:
         )
 
     def _slices(self, inputs: jax.Array, fill: float) -> list[jax.Array]:
-        """What each position of the windows sees, [B, *windows, C], `fill` beyond the inputs."""
-        width = [(0, 0), *((amount, amount) for amount in self.padding), (0, 0)]
-        padded = jnp.pad(inputs, width, constant_values=fill)
-        counts = [
-            (size - window) // stride + 1
-            for size, window, stride in zip(
-                padded.shape[1:-1], self.sizes, self.strides, strict=True
-            )
-        ]
-        return [
-            padded[
-                :,
-                *(
-                    slice(start, start + (count - 1) * stride + 1, stride)
-                    for start, count, stride in zip(offset, counts, self.strides, strict=True)
-                ),
-            ]
-            for offset in np.ndindex(self.sizes)
-        ]
+        return slices_of_windows(inputs, self.sizes, self.strides, self.padding, fill)
 
     def first_maximum(self, inputs: jax.Array) -> jax.Array:
         """The number of the first maximum in each window of [B, *spatial, C], [B, *windows, C].
@@ -150,7 +132,9 @@ class Windows:
             hit = numbers >= 0 if chosen is None else self._apart(chosen[:, *window]) == numbers
             total += jnp.where(hit, share, 0)
         padded = total.reshape(
-            len(total), *(q * s for q, s in zip(counts, self.strides, strict=True)), -1
+            len(total),
+            *(q * s for q, s in zip(counts, self.strides, strict=True)),
+            gradient.shape[-1],
         )
         inside = (slice(p, p + n) for p, n in zip(self.padding, self.spatial, strict=True))
         return padded[:, *inside]

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 
 def per_axis(name: str, value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
@@ -32,3 +34,37 @@ def check_window_fits(
             f"{name} must be at least as large as the window {list(window)}, "
             f"got {list(sizes)} with padding {list(padding)}"
         )
+
+
+def slices_of_windows(
+    inputs: jax.Array,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+    fill: float = 0.0,
+) -> list[jax.Array]:
+    """What each position of the windows sees of [B, *spatial, C], as [B, *windows, C].
+
+    Args:
+        inputs: the images, or whatever has as many spatial axes as there are numbers below.
+        sizes: positions of a window; they are counted with the last axis first.
+        strides: steps from window to window.
+        padding: positions added on both sides.
+        fill: what these hold.
+    """
+    width = [(0, 0), *((amount, amount) for amount in padding), (0, 0)]
+    padded = jnp.pad(inputs, width, constant_values=fill)
+    counts = [
+        (size - window) // stride + 1
+        for size, window, stride in zip(padded.shape[1:-1], sizes, strides, strict=True)
+    ]
+    return [
+        padded[
+            :,
+            *(
+                slice(start, start + (count - 1) * stride + 1, stride)
+                for start, count, stride in zip(offset, counts, strides, strict=True)
+            ),
+        ]
+        for offset in np.ndindex(*sizes)
+    ]

@@ -30,13 +30,13 @@ def convolve_tiles(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     tiles = [part for row in _of_tiles(jnp.pad(inputs, border), 1) for part in _of_tiles(row, 2)]
     windows = [part for row in _of_windows(kernel) for part in _of_windows(row)]
     products = [
-        (tile.reshape(-1, channels) @ window).reshape(*tile.shape[:3], -1)  # [B, h, w, O]
+        (tile.reshape(-1, channels) @ window).reshape(*tile.shape[:3], window.shape[-1])
         for tile, window in zip(tiles, windows, strict=True)
-    ]
+    ]  # [B, h, w, O]
     columns = [_outputs(products[column::4]) for column in range(4)]
     rows = [_outputs([column[row] for column in columns]) for row in range(2)]
     pairs = jnp.stack([jnp.stack(row, axis=3) for row in rows], axis=2)  # [B, h, 2, w, 2, O]
-    outputs = pairs.reshape(batch, height + fill[0], width + fill[1], -1)
+    outputs = pairs.reshape(batch, height + fill[0], width + fill[1], kernel.shape[-1])
     return outputs[:, :height, :width]
 
 

@@ -195,7 +195,7 @@ class Loop:
             return sums.means()
 
     def _in_turn(self, results: Any) -> Any:
-        """Waits for the results on CPUs, where steps gain nothing from overlapping.
+        """Waits for the results on CPUs, where steps that overlap lose more than they gain.
 
         The CPU devices of one process share its threads: with two steps in flight, the devices of
         one can hold all threads while they wait for the others of their kind. And a step whose

@@ -123,6 +123,8 @@ def test_refuses_options_that_do_not_fit(options, message):
         ((2, 9, 11, 4), (3, 2, 4, 3), (1, 3), (1, 1)),
         ((2, 9, 11, 4), (1, 3, 4, 1), (1, 1), (1, 1)),  # of which zeros are cut off again
         ((2, 9, 11, 6), (5, 5, 6, 16), (1, 1), (0, 0)),  # two side by side
+        ((2, 9, 11, 16), (3, 3, 16, 12), (2, 2), (1, 1)),
+        ((2, 8, 9, 3), (2, 2, 3, 16), (2, 2), (0, 0)),  # windows that do not overlap
         ((2, 5, 6, 9), (3, 3, 9, 32), (1, 1), (1, 1)),  # XLA's own
         ((1, 16, 17, 64), (3, 3, 64, 65), (1, 1), (1, 1)),  # tiles
         ((2, 13, 12, 33), (3, 3, 33, 32), (1, 1), (1, 1)),  # tiles in the gradient
@@ -141,6 +143,16 @@ def test_all_forms_are_the_plain_convolution(images, kernel, strides, padding):
         ours = jax.jit(lambda: value_and_gradients(partial(convolve, window)))()
         plain = jax.jit(lambda: value_and_gradients(window.convolve))()
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10), ours, plain)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 64, 64), (3, 3, 4, 4), (3, 3, 1, 16), (3, 3, 9, 32)])
+def test_an_empty_batch_has_empty_outputs(kernel):
+    x, k = jnp.ones((0, 8, 8, kernel[2])), jnp.ones(kernel)
+    outputs, pull_back = jax.vjp(partial(convolve, Window((3, 3), (1, 1), (1, 1))), x, k)
+    assert outputs.shape == (0, 8, 8, kernel[3])
+    of_inputs, of_kernel = pull_back(outputs)
+    assert of_inputs.shape == x.shape
+    np.testing.assert_array_equal(of_kernel, np.zeros(kernel))
 
 
 def errors_in_float32():

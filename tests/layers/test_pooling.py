@@ -1,5 +1,7 @@
 """Pooling against PyTorch's, in one to three dimensions, and its errors."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,3 +139,11 @@ def test_refuses_windows_that_do_not_fit(arguments, message):
     for pool in max_pool, avg_pool:
         with pytest.raises(ValueError, match=message):
             pool(jnp.ones((1, 8, 8, 1)), **arguments)
+
+
+@pytest.mark.parametrize("channels", [3, 17])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_batch_has_empty_outputs(kind, channels):
+    outputs, pull_back = jax.vjp(partial(KINDS[kind][0], window=2), jnp.ones((0, 4, 4, channels)))
+    assert outputs.shape == (0, 2, 2, channels)
+    assert pull_back(outputs)[0].shape == (0, 4, 4, channels)

@@ -20,10 +20,12 @@ from flaxdl.layers import (
 
 STEPS = np.random.default_rng(0).standard_normal((8, 6, 4), np.float32)
 IMAGES = np.random.default_rng(0).standard_normal((8, 5, 5, 3), np.float32)
+WIDE_IMAGES = np.random.default_rng(0).standard_normal((8, 6, 7, 64), np.float32)
 TOKENS = np.random.default_rng(0).integers(0, 5, (8, 6))
 LAYERS = {
     "linear": (Linear(3), STEPS),
     "convolution": (Conv(2, 3), IMAGES),
+    "convolution of tiles": (Conv(64, 3, padding=1), WIDE_IMAGES),
     "layer norm": (LayerNorm(), STEPS),
     "positions": (AddPositions("learned", max_length=7), STEPS),
     "small embedding": (Embedding(5, 3), TOKENS),
