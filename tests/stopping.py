@@ -207,6 +207,14 @@ def _train(config, workdir, flags, cache, log, phase):
         phase.value = b"compiling" if self._first is None else b"training"
         self._first = step
 
+    original_report = run.report_run
+
+    def report_run(*args, **kwargs):
+        with during(b"reporting"):
+            original_report(*args, **kwargs)
+        phase.value = b"ended"  # but for what is closed, so that a signal comes too late
+
+    run.report_run = report_run
     ConsoleWriter._first, ConsoleWriter.progress = None, progress
     wrapped(run, "set_up", b"preparing data")
     wrapped(Loop, "evaluate", b"evaluating")
