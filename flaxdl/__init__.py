@@ -1,8 +1,8 @@
 """The classic architectures of deep learning in Flax, number for number what PyTorch computes."""
 
-from flaxdl.xla_flags import avoid_faulty_cpu_fusions
+from flaxdl.xla_flags import set_cpu_flags
 
-avoid_faulty_cpu_fusions()  # before anything starts JAX's backend
+set_cpu_flags()  # before anything starts JAX's backend
 
 from flaxdl.config import Config, Init, load_config  # noqa: E402
 from flaxdl.prediction import Prediction, Sampling, Writing, predict  # noqa: E402
