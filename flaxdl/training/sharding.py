@@ -26,6 +26,7 @@ from flaxdl.weights.names import pytorch_key
 BATCH_AXES = ("data", "fsdp")
 """The mesh axes over which the examples of a batch are split."""
 
+_COPIED_AT_ONCE = 100_000  # bytes, which JAX copies in the thread that asks for it
 _SMALLEST_SHARDED = 4096  # elements; gathering less costs more than it saves
 
 # PyTorch name → the axis, in PyTorch's layout, that `tensor` splits: 0 outputs, 1 inputs. Between
@@ -193,7 +194,7 @@ def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, axis: int = 0) -> dict[str, Any]:
     """The rows of a batch that `process_rows` names as part of the global arrays.
 
-    On a single CPU device these are the arrays themselves.
+    On a single CPU device small arrays stay as they are.
 
     Args:
         batch: arrays with this process's examples along an axis.
@@ -201,7 +202,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, axis: int = 0) -> dic
         axis: 0, or 1 where the arrays are those of several batches, one behind the other.
     """
     if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
-        return batch  # which a compiled function takes as it is, in less time
+        return {name: _at_hand(array) for name, array in batch.items()}
     sharding = split_by_example(mesh, axis)
     if sharding.is_fully_addressable:
         return jax.device_put(batch, sharding)
@@ -219,6 +220,18 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, axis: int = 0) -> dic
         return jax.make_array_from_callback(shape, sharding, rows_at)
 
     return {name: place(array) for name, array in batch.items()}
+
+
+def _at_hand(array: np.ndarray) -> Any:
+    """What a function that is compiled for a single CPU device computes with at once.
+
+    A small array it takes as it is, in less time than `device_put` needs. A large one JAX copies
+    in another thread, and computes there as well if the copy is not ready, which
+    `compute_in_calling_thread` avoids.
+    """
+    if array.nbytes <= _COPIED_AT_ONCE:
+        return array
+    return jax.block_until_ready(jax.device_put(array))
 
 
 def create_on(mesh: Mesh, create: Callable[..., Any], *arguments: Any) -> Any:
