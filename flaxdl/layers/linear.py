@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxdl.layers.initializers import Initializer, kaiming_uniform, normal, uniform
+from flaxdl.layers.products import multiply
 from flaxdl.layers.shard_map import varying_like
 from flaxdl.layers.shared import add_shared
 from flaxdl.shapes import check_integers, check_shape
@@ -45,7 +46,8 @@ class Linear(nn.Module):
         in_features = inputs.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (in_features, self.features), jnp.float32)
         dtype = jnp.result_type(inputs, kernel)
-        outputs = inputs.astype(dtype) @ kernel.astype(dtype)  # [..., O]
+        inputs, kernel = inputs.astype(dtype), varying_like(kernel.astype(dtype), inputs)
+        outputs = multiply(inputs, kernel)  # [..., O]
         if self.use_bias:
             bias_init = self.bias_init or uniform(1 / math.sqrt(in_features))
             bias = self.param("bias", bias_init, (self.features,), jnp.float32)

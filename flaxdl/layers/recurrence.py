@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxdl.layers.channel_sums import sum_by_channel
+from flaxdl.layers.products import product_over_rows
 
 State = Any
 """What a cell remembers: hidden [B, H], in LSTM the pair of hidden and cell [B, H]."""
@@ -135,7 +136,7 @@ def _backward(cell: Cell, backward: bool, saved: Any, gradients: Any) -> tuple[A
     )
     of_both = kept if isinstance(kept, tuple) else (kept, kept)  # [T, B, G H] each
     of_weights = tuple(
-        jnp.einsum("tbg,tbi->gi", of_sums, factors)
+        product_over_rows(of_sums, factors)
         for of_sums, factors in zip(of_both, (inputs, hiddens), strict=True)
     )
     of_biases = tuple(

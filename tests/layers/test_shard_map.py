@@ -19,11 +19,13 @@ from flaxdl.layers import (
 )
 
 STEPS = np.random.default_rng(0).standard_normal((8, 6, 4), np.float32)
+WIDE_STEPS = np.random.default_rng(0).standard_normal((8, 6, 128), np.float32)
 IMAGES = np.random.default_rng(0).standard_normal((8, 5, 5, 3), np.float32)
 WIDE_IMAGES = np.random.default_rng(0).standard_normal((8, 6, 7, 64), np.float32)
 TOKENS = np.random.default_rng(0).integers(0, 5, (8, 6))
 LAYERS = {
     "linear": (Linear(3), STEPS),
+    "wide linear": (Linear(3), WIDE_STEPS),
     "convolution": (Conv(2, 3), IMAGES),
     "convolution of tiles": (Conv(64, 3, padding=1), WIDE_IMAGES),
     "layer norm": (LayerNorm(), STEPS),
