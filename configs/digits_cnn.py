@@ -2,7 +2,7 @@
 
 python train.py --config configs/digits_cnn.py
 
-99.44 % ± 0.28 of the test split (five seeds, 99.17 to 99.72), in 27 s from start to end on two
+99.44 % ± 0.28 of the test split (five seeds, 99.17 to 99.72), in 15 s from start to end on two
 CPU cores, everything compiled in that time (jax 0.10.2; benchmarks/whole_runs.py, median of three).
 """
 

@@ -54,6 +54,9 @@ def train(
     The best checkpoint on the validation split, or the last one where there is none, is evaluated
     on the test split once.
 
+    On a CPU JAX computes in the thread that calls, and the process keeps the memory that it frees,
+    from here on and after the run too (`flaxdl.allocation`).
+
     Args:
         config: the run.
         workdir: folder for checkpoints and metrics; made if it is missing.
