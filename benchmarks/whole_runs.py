@@ -119,7 +119,7 @@ def _loop_and_step(config: Config, rounds: int) -> dict[str, float]:
     setup = set_up(config)
     train = jax.jit(setup.steps.train, donate_argnums=0)
     with closing(setup.training_batches()) as batches:
-        # On the device already, which `put_batch` leaves to the step of a single CPU device.
+        # Small arrays too, which `put_batch` leaves to the step of a single CPU device.
         batch = jax.device_put(put_batch(next(batches), setup.mesh))
     ratios, steps, loops = [], [], []
     for _ in range(rounds):
