@@ -1,33 +1,119 @@
-"""Compiler flags that must be set before JAX starts its backend."""
+"""XLA's CPU compiler: the flag that keeps its numbers right, and a check that they are."""
 
+import functools
+import importlib.util
+import logging
+import mmap
 import os
+import re
+from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
-_VERSIONS_WITH_FAULTY_FUSION = frozenset({"0.10.2"})
-_LAST_VERSION_TRIED = (0, 12)
+import numpy as np
+
+_LOGGER = logging.getLogger(__name__)
+
+_FUSION_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+_FIRST_FAULTY = (0, 10, 2)
+_NEWEST_TESTED = (0, 12, 0, 1)
 
 
 def set_cpu_flags() -> None:
-    """Sets what XLA's compiler for CPUs should have and has not by itself.
+    """Turns off the fusions with which XLA's CPU compiler computes wrong numbers.
 
-    - Vectors of 512 bits, where the processor has them, instead of 256: networks are faster by 1 to
-      5 %. A jaxlib that does not know a flag ends the process, so one that is newer than those it
-      was tried with goes without.
-    - No fused reductions on the one release where they give wrong numbers: jaxlib 0.10.2 loses rows
-      when a reduction follows a matrix product in one fusion
-      (https://github.com/jax-ml/jax/issues/39103) and can crash on reductions of rank seven
-      (https://github.com/jax-ml/jax/issues/40412). 0.10.0, 0.10.1 and everything from 0.11.0 on
-      give the right numbers. Products stay in the fast library, which is right for them.
+    From jaxlib 0.10.2 on, the YNN library fuses matrix products with what follows them. A sum after
+    a product then loses rows (0.10.2, https://github.com/jax-ml/jax/issues/39103), and a batched
+    product with a constant matrix that is multiplied and summed reads memory that is not its own
+    (0.10.2 to 0.12.0.1): results up to 1e35, or NaN. With the flag set here, YNN computes single
+    products only, which it does right; networks are not slower for it.
 
-    A flag that the user has given in `XLA_FLAGS` is left alone.
+    Must run before JAX starts its backend. A flag that the user has set in `XLA_FLAGS` is kept.
+    A jaxlib ends the process on a flag that it does not know, so for a release newer than those
+    tested the flag is set only if the library contains its name; `warn_if_cpu_is_wrong` tells in
+    any case whether the numbers are right.
     """
-    version = metadata.version("jaxlib")
-    flags = {}
-    if tuple(map(int, version.split(".")[:2])) <= _LAST_VERSION_TRIED:
-        flags["--xla_cpu_prefer_vector_width"] = "512"
-    if version in _VERSIONS_WITH_FAULTY_FUSION:
-        flags["--xla_cpu_experimental_ynn_fusion_type"] = "individual_dot"
     given = os.environ.get("XLA_FLAGS", "")
-    ours = [f"{flag}={value}" for flag, value in flags.items() if flag not in given]
-    if ours:
-        os.environ["XLA_FLAGS"] = " ".join([*given.split(), *ours])
+    version = tuple(map(int, re.findall(r"\d+", metadata.version("jaxlib"))))
+    if _FUSION_FLAG in given or version < _FIRST_FAULTY:
+        return
+    if version <= _NEWEST_TESTED or _library_contains(_FUSION_FLAG.removeprefix("--")):
+        os.environ["XLA_FLAGS"] = " ".join([*given.split(), f"{_FUSION_FLAG}=individual_dot"])
+
+
+def _library_contains(name: str) -> bool:
+    """Whether one of jaxlib's shared libraries contains a name."""
+    spec = importlib.util.find_spec("jaxlib")
+    if spec is None or spec.origin is None:
+        return False
+    for library in Path(spec.origin).parent.glob("*.so"):
+        with (
+            library.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            if content.find(name.encode()) >= 0:
+                return True
+    return False
+
+
+@functools.cache
+def warn_if_cpu_is_wrong() -> None:
+    """Logs one warning per process if JAX's CPU backend computes wrong numbers.
+
+    That happens where `set_cpu_flags` came too late or `XLA_FLAGS` overrides it, or with a jaxlib
+    that has the fault but not the flag.
+    """
+    errors = {name: error for name, error in cpu_errors().items() if not error < 1e-4}
+    if errors:
+        found = " and ".join(f"{name} is off by {error:.1e}" for name, error in errors.items())
+        _LOGGER.warning(
+            "jaxlib %s computes wrong numbers on this CPU: %s (relative error). Do not trust the "
+            "results. Import flaxdl before anything uses JAX, or set XLA_FLAGS=%s=individual_dot "
+            "in the environment; if this warning stays, install jaxlib %s",
+            metadata.version("jaxlib"),
+            found,
+            _FUSION_FLAG,
+            ".".join(map(str, _NEWEST_TESTED)),
+        )
+
+
+def cpu_errors(calls: int = 5) -> dict[str, float]:
+    """Computes the two programs that faulty releases get wrong; returns their relative errors.
+
+    Args:
+        calls: number of calls per program; the faulty values differ from call to call.
+
+    Returns:
+        The largest relative error of each program; NaN if it computed NaN.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    rows = np.zeros((2**15 + 1, 3), np.float32)
+    rows[:, 0] = np.arange(len(rows))
+    matrices = np.random.default_rng(0).standard_normal((2, 64, 64)).astype(np.float32)
+    row_sums = matrices.astype(np.float64).sum(axis=-1, keepdims=True)  # those of E @ ones
+    programs = {
+        "a sum of squares after a product": (
+            jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)),
+            rows,
+            rows[:, 0].astype(np.float64) ** 2,
+        ),
+        "a batched product that is multiplied and summed": (
+            lambda E: jnp.sum((E @ jnp.ones_like(E)) * E, axis=-1),
+            matrices,
+            (row_sums * matrices).sum(axis=-1),
+        ),
+    }
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return {
+            name: _relative_error(jax.jit(program), inputs, expected, calls)
+            for name, (program, inputs, expected) in programs.items()
+        }
+
+
+def _relative_error(
+    program: Callable[[np.ndarray], object], inputs: np.ndarray, expected: np.ndarray, calls: int
+) -> float:
+    results = np.stack([np.asarray(program(inputs), np.float64) for _ in range(calls)])
+    return float(np.abs(results - expected).max() / np.abs(expected).max())
