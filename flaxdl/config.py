@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 
 from flaxdl.data import Source, Transform
+from flaxdl.spelling import did_you_mean
 from flaxdl.training.optimizers import AdamW, Optimizer
 from flaxdl.training.parallel import Parallel
 from flaxdl.training.precision import Precision
@@ -134,6 +136,14 @@ class Config:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
 
+    def best_step(self, validation: Sequence[dict[str, Any]]) -> int | None:
+        """The step of the best of these lines of validation metrics; None without lines.
+
+        Raises:
+            ValueError: if the lines lack `selection.metric`.
+        """
+        return self.selection.best_step(validation, self.task)
+
 
 def load_config(path: str | Path) -> Config:
     """Runs a config file, which is Python and may do anything, and returns its `config`.
@@ -219,7 +229,39 @@ def from_json(value: Any) -> Any:
     if "class" not in value:
         return {key: from_json(item) for key, item in value.items()}
     fields = {name: from_json(item) for name, item in value.items() if name != "class"}
-    return _public_class(value["class"])(**fields)
+    public_class = _public_class(value["class"])
+    known = [field.name for field in dataclasses.fields(public_class)]
+    for name in fields:
+        if name not in known:
+            raise ValueError(
+                f"config.json sets the field {name!r}, which {public_class.__name__} does not have"
+                f"{did_you_mean(name, known)}"
+            )
+    return public_class(**fields)
+
+
+def with_defaults(value: Any) -> Any:
+    """Adds the fields that a config's JSON lacks because its flaxdl did not have them yet.
+
+    They get their defaults, which stand for what earlier versions did.
+    """
+    if isinstance(value, list):
+        return [with_defaults(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    record = {name: with_defaults(item) for name, item in value.items()}
+    try:
+        public_class = _public_class(str(record.get("class")))
+    except ValueError:  # no dataclass, or one of the user's own
+        return record
+    names = _field_names(public_class)
+    for added in dataclasses.fields(public_class):
+        if added.name in names and added.name not in record:
+            if added.default is not dataclasses.MISSING:
+                record[added.name] = to_json(added.default)
+            elif added.default_factory is not dataclasses.MISSING:
+                record[added.name] = to_json(added.default_factory())
+    return record
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -234,9 +276,11 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 
 def _field_names(value: Any) -> list[str]:
-    # A Linen module's `parent` and `name` are its place in a tree, and what does not count when
-    # values are compared, such as arrays in memory beside their hash, is no setting either.
-    own = ("parent", "name") if isinstance(value, nn.Module) else ()
+    """The settings among the fields of a dataclass or of one of its values."""
+    # A Linen module's `parent` and `name` are its place in a tree. Fields that are not compared are
+    # no settings either, such as arrays in memory, whose hash is another field.
+    cls = value if isinstance(value, type) else type(value)
+    own = ("parent", "name") if issubclass(cls, nn.Module) else ()
     return [
         field.name for field in dataclasses.fields(value) if field.compare and field.name not in own
     ]

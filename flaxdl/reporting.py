@@ -15,8 +15,7 @@ from flaxdl.config import Config
 from flaxdl.data import Splits
 from flaxdl.report import charts, page
 from flaxdl.run_page import LAST_CHARTS, run_page, title_of
-from flaxdl.setup import load_splits
-from flaxdl.trained import Trained, outline, restore
+from flaxdl.trained import Trained, load_transformed, outline, restore
 from flaxdl.training.metrics import MetricsFile
 from flaxdl.workdir import Workdir
 
@@ -125,13 +124,13 @@ def _answers(
     if not metrics.lines:
         raise ValueError(f"{folder.path} has no metrics yet")
     lines = metrics.of_split("validation")
-    step = run.config.selection.best_step(lines) if lines else metrics.lines[-1]["step"]
+    step = run.config.best_step(lines) if lines else metrics.lines[-1]["step"]
     kept = answers.load(folder.predictions)
     if kept is not None and kept.step == step:
         return kept, None
     try:
         trained = restore(folder.path, config)
-        splits = load_splits(trained.config).map(trained.transform.apply)
+        splits = load_transformed(trained, folder)
         found = answers.answer(trained, splits)
     except ValueError:
         return None, _NOT_READ

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from flaxdl.allocation import compute_in_calling_thread, keep_freed_memory
 from flaxdl.config import Config, differences, to_json
+from flaxdl.data import facts
 from flaxdl.memory import memory_explained
 from flaxdl.reporting import report_run
 from flaxdl.setup import Setup, set_up
@@ -32,7 +33,7 @@ from flaxdl.workdir import Workdir, recorded_versions
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has come to."""
+    """The outcome of a run."""
 
     metrics: dict[str, Any]
     """The last line of `metrics.jsonl`: that of the test split, where there is one."""
@@ -49,7 +50,7 @@ def train(
     wandb: str | None = None,
     writers: Sequence[Writer] = (),
 ) -> Result:
-    """Trains to the end, going on from the newest checkpoint that the workdir holds.
+    """Trains to the end, resuming from the newest checkpoint in the workdir.
 
     The best checkpoint on the validation split, or the last one where there is none, is evaluated
     on the test split once.
@@ -60,7 +61,8 @@ def train(
     Args:
         config: the run.
         workdir: folder for checkpoints and metrics; made if it is missing.
-        accept_changes: goes on in a workdir that was begun with another config.
+        accept_changes: resume although the config, the data or the lines in `metrics.jsonl` are not
+            those that the run began with; each difference is logged.
         report: writes `report.html` at the end, a page to look at.
         wandb: project of Weights & Biases that gets the metrics as well.
         writers: where else they go, such as `flaxdl.report.LiveCurve`; closed at the end.
@@ -83,12 +85,14 @@ def train(
         stack.enter_context(interruption.listening())
         together(lambda: stack.enter_context(folder.locked()))
         setup = together(partial(set_up, config))
+        check_agreement(setup.facts(), facts.differences)
         if setup.mesh.devices.flat[0].platform == "cpu":
             keep_freed_memory()
         metrics = together(lambda: MetricsFile(folder.metrics, writes=is_first()))
         metrics.lines = of_first(metrics.lines)
         checkpoints = stack.enter_context(closing(open_checkpoints(folder, config, metrics)))
         start = checkpoints.recover()
+        together(partial(metrics.check_reaches, start, setup.log_every, accept=accept_changes))
         # Before the workdir is claimed, so that a mistake in --init leaves nothing behind.
         state = None if start else together(partial(initial_state, setup))
         if start and accept_changes:
@@ -100,8 +104,10 @@ def train(
 
         together(claim if is_first() else lambda: None)
         together(folder.check_shared)
-        is_over = start == setup.total_steps or config.selection.is_over(
-            metrics.of_split("validation", until=start), after=setup.steps.thaw_step or 0
+        is_over = start >= setup.total_steps or config.selection.is_over(
+            metrics.of_split("validation", until=start),
+            config.task,
+            after=setup.steps.thaw_step or 0,
         )
         metrics.rewind(start, keep_test=is_over)
         lines_before = len(metrics.lines)
@@ -111,7 +117,9 @@ def train(
             state = checkpoints.restore(setup.shapes(start), start)
         console.print(summary(setup), highlight=False, soft_wrap=True)
         if start:
-            console.print(f"going on from step {start} of {setup.total_steps}", highlight=False)
+            _announce(console, start, setup.total_steps)
+            if is_first() and not is_over:
+                folder.warn_of_other_versions()
 
         def all_writers() -> Iterator[Writer]:
             yield from writers
@@ -150,7 +158,7 @@ def train(
                 state = loop.run(state)
             state = restore_best(
                 checkpoints,
-                config.selection,
+                config,
                 metrics.of_split("validation"),
                 shapes=setup.shapes,
                 state=state,
@@ -177,6 +185,14 @@ def train(
     if report and folder.report.exists():
         console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
     return Result(last, {"params": state.params, **state.model_state})
+
+
+def _announce(console: Console, start: int, total_steps: int) -> None:
+    """Says from which checkpoint a run resumes."""
+    text = f"resuming from step {start} of {total_steps}"
+    if start > total_steps:
+        text = f"the newest checkpoint is of step {start}, after the last step {total_steps}"
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def initial_state(setup: Setup) -> TrainState:

@@ -62,7 +62,7 @@ def _results(run: Trained, metrics: MetricsFile, seconds: float) -> dict[str, st
     if test:
         line = test[-1]
     elif validation:
-        best = run.config.selection.best_step(validation)
+        best = run.config.best_step(validation)
         line = next(line for line in validation if line["step"] == best)
     else:
         line = metrics.lines[-1]
@@ -105,9 +105,8 @@ def _charts(run: Trained, metrics: MetricsFile) -> list[charts.Chart]:
         *(name for name in names if name not in LAST_CHARTS),
         *(name for name in LAST_CHARTS if name in names),
     ]
-    selection = run.config.selection
     lines = metrics.of_split("validation")
-    best = selection.best_step(lines) if lines else None
+    best = run.config.best_step(lines)
     drawn = []
     for name in ordered:
         series = [
@@ -118,7 +117,7 @@ def _charts(run: Trained, metrics: MetricsFile) -> list[charts.Chart]:
             )
             for split in splits
         ]
-        mark = (best, "best checkpoint") if best and name == selection.metric else None
+        mark = (best, "best checkpoint") if best and name == run.config.selection.metric else None
         drawn.append(charts.line_chart(title_of(name), [one for one in series if one.x], best=mark))
     return drawn
 

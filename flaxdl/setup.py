@@ -25,6 +25,7 @@ from flaxdl.training.parallel import check_parallel
 from flaxdl.training.sharding import check_batch_size, make_mesh, process_rows, shapes_on
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
+from flaxdl.xla_flags import warn_if_cpu_is_wrong
 
 Examples = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -44,6 +45,8 @@ class Setup:
     steps_per_epoch: int
     total_steps: int
     steps: Steps
+    identity: Mapping[str, Any]
+    """Of the raw data; see `Splits.identity`."""
 
     @property
     def log_every(self) -> int:
@@ -103,12 +106,12 @@ class Setup:
         return split_batches(self.splits, self.transform, batch_size, split, rows)
 
     def facts(self) -> dict[str, Any]:
-        """What later commands have to know about the data, as JSON."""
+        """Facts about the data as JSON: for later commands, and to notice other data on resume."""
         return {
-            "classes": self.splits.classes,
+            **self.identity,
             "steps_per_epoch": self.steps_per_epoch,
             "example": {
-                name: {"shape": x.shape[1:], "dtype": str(x.dtype)}
+                name: {"shape": list(x.shape[1:]), "dtype": str(x.dtype)}
                 for name, x in self.examples.items()
             },
         }
@@ -123,7 +126,10 @@ def set_up(config: Config) -> Setup:
     mesh = make_mesh(config.mesh)
     check_parallel(config.parallel, mesh, steps_per_call=config.steps_per_call)
     check_batch_size(config.batch_size, mesh, accumulate_steps=config.accumulate_steps)
+    if mesh.devices.flat[0].platform == "cpu":
+        warn_if_cpu_is_wrong()
     splits = load_splits(config)
+    identity = splits.identity()
     transform = config.transform.fit(splits.train)
     splits = splits.map(transform.apply)
     _check_tokens(config, transform, splits)
@@ -132,7 +138,7 @@ def set_up(config: Config) -> Setup:
     examples = _shapes(splits.train, transform)
     steps = make_steps(config, transform, total_steps=total_steps, steps_per_epoch=epoch)
     steps = replace(steps, mesh=mesh)
-    setup = Setup(config, splits, transform, mesh, examples, epoch, total_steps, steps)
+    setup = Setup(config, splits, transform, mesh, examples, epoch, total_steps, steps, identity)
     if steps.thaw_step is not None and not 0 < steps.thaw_step < total_steps:
         raise ValueError(
             f"freeze_epochs {config.freeze_epochs} must end between the first and the last step, "
@@ -141,7 +147,8 @@ def set_up(config: Config) -> Setup:
     outputs = jax.eval_shape(steps.predict, setup.shapes(), examples)
     config.task.check(outputs, None if splits.classes is None else len(splits.classes))
     if splits.validation is not None:
-        config.selection.check(jax.eval_shape(config.task.metrics, outputs, examples))
+        metrics = jax.eval_shape(config.task.metrics, outputs, examples)
+        config.selection.check(metrics, config.task)
     config.optimizer.schedule.check(total_steps)
     _check_steps_per_call(setup)
     _check_heads(config, mesh)

@@ -10,12 +10,11 @@ from typing import Any
 import jax
 
 from flaxdl.config import Config
-from flaxdl.data import Transform
+from flaxdl.data import Splits, Transform, facts
 from flaxdl.setup import Examples, load_splits, make_steps, split_batches, state_shapes
 from flaxdl.training.checkpoint_files import Damaged
 from flaxdl.training.checkpoints import Checkpoints
 from flaxdl.training.metrics import MetricsFile
-from flaxdl.training.selection import Selection
 from flaxdl.training.sharding import make_mesh
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
@@ -92,7 +91,7 @@ def restore(workdir: str | Path, config: Config | None = None) -> Trained:
         if not checkpoints.steps():
             raise ValueError(f"{folder.path} holds no checkpoint yet")
         lines = metrics.of_split("validation")
-        state = restore_best(checkpoints, run.config.selection, lines, shapes=shapes)
+        state = restore_best(checkpoints, run.config, lines, shapes=shapes)
     return replace(run, state=state)
 
 
@@ -107,10 +106,11 @@ def evaluate(
         config: the run's config, where config.json cannot bring it back.
 
     Raises:
-        ValueError: if there is no run, no checkpoint or no such split.
+        ValueError: if there is no run, no checkpoint or no such split, or the data have other
+            classes than the run was trained on.
     """
     trained = restore(workdir, config)
-    splits = load_splits(trained.config).map(trained.transform.apply)
+    splits = load_transformed(trained, Workdir(workdir))
     sums = trained.state.sums.emptied()
     add = jax.jit(trained.steps.evaluate)
     for batch in split_batches(splits, trained.transform, trained.config.batch_size, split):
@@ -118,9 +118,26 @@ def evaluate(
     return sums.means()
 
 
+def load_transformed(run: Trained, folder: Workdir) -> Splits:
+    """Loads the data of a run, transformed; warns if they are not those that it was trained on.
+
+    Raises:
+        ValueError: if the data cannot be loaded, or have other classes.
+    """
+    recorded = folder.data()
+    splits = load_splits(run.config)
+    changes = facts.differences(recorded, {**recorded, **splits.identity()})
+    if changes:
+        told = f"the data of {folder.path} are not those of the run:\n  " + "\n  ".join(changes)
+        if splits.identity()["classes"] != recorded["classes"]:
+            raise ValueError(told)
+        _LOGGER.warning("%s", told)
+    return splits.map(run.transform.apply)
+
+
 def restore_best(
     checkpoints: Checkpoints,
-    selection: Selection,
+    config: Config,
     lines: Sequence[dict[str, Any]],
     *,
     shapes: Callable[[int], TrainState],
@@ -132,7 +149,7 @@ def restore_best(
 
     Args:
         checkpoints: where states are.
-        selection: what is best.
+        config: the run, whose selection decides.
         lines: those of the validation split.
         shapes: gives the shapes of the state of a step.
         state: one that need not be read, where it is at hand.
@@ -144,7 +161,7 @@ def restore_best(
     available = {*checkpoints.steps(), *([] if at_hand is None else [at_hand])}
     while True:
         candidates = [line for line in lines if line["step"] in available]
-        best = selection.best_step(candidates)
+        best = config.best_step(candidates)
         step = max(available) if best is None else best
         if state is not None and step == at_hand:
             return state
@@ -162,5 +179,5 @@ def open_checkpoints(folder: Workdir, config: Config, metrics: MetricsFile) -> C
     return Checkpoints(
         folder.checkpoints,
         keep=config.keep_checkpoints,
-        best_step=lambda: config.selection.best_step(metrics.of_split("validation")),
+        best_step=lambda: config.best_step(metrics.of_split("validation")),
     )

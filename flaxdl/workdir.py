@@ -1,21 +1,25 @@
-"""The folder of a run: what lies where in it, and whose it is."""
+"""The folder of a run: its files, and the config and data that it belongs to."""
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from flaxdl.config import Config, differences, from_json, to_json
+from flaxdl.config import Config, differences, from_json, to_json, with_defaults
+from flaxdl.data import facts
+from flaxdl.training.checkpoint_files import CheckpointFolder, check_path
 from flaxdl.training.processes import is_first
 
+_LOGGER = logging.getLogger(__name__)
 _RECORDED_VERSIONS = ("flaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def recorded_versions() -> dict[str, str]:
-    """The versions of what decides the numbers of a run."""
+    """The versions of the packages that decide the numbers of a run."""
     return {name: metadata.version(name) for name in _RECORDED_VERSIONS}
 
 
@@ -41,10 +45,11 @@ class Workdir:
         not kept out. The lock is the first process's, and ends with it, however that ends.
 
         Raises:
-            ValueError: if another run is in the folder, or it cannot be written.
+            ValueError: if another run is in the folder, or it cannot be written or read back.
         """
         import filelock
 
+        check_path(self.checkpoints)
         lock = filelock.FileLock(self._lock)
         mask = os.umask(0o022)
         os.umask(mask | 0o002)
@@ -75,33 +80,48 @@ class Workdir:
     @property
     def has_checkpoints(self) -> bool:
         """Whether a run has saved its state here."""
-        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
+        if not self.checkpoints.is_dir():  # may be a file of weights, under any name
+            return False
+        return bool(CheckpointFolder(self.checkpoints).steps())
 
     def claim(
         self, config: Config, *, data: Mapping[str, Any], accept_changes: bool = False
     ) -> None:
-        """Makes the folder this config's, or checks that it already is.
+        """Records the config and data that the folder belongs to, or checks that it does.
 
         Args:
             config: the run.
-            data: facts about the data that later commands need, such as class names.
-            accept_changes: goes on in a folder whose config differs.
+            data: facts about the data, as JSON: those that later commands need, such as class
+                names, and those by which other data are noticed.
+            accept_changes: resume although config or data differ; each difference is logged.
 
         Raises:
-            ValueError: if the folder cannot be written, or belongs to another config; the
-                message lists what differs.
+            ValueError: if the folder cannot be written, or belongs to another config or other data;
+                the message lists what differs.
         """
         record = to_json(config)
-        if self._config.exists() and not accept_changes:
-            changes = differences(self._read()["config"], record)
-            if changes:
+        versions = recorded_versions()
+        if self._config.exists():
+            stored = self._read()
+            of_config = differences(with_defaults(stored["config"]), record)
+            of_data = facts.differences(stored["data"], data)
+            changes = [*of_config, *of_data]
+            if changes and not accept_changes:
+                other = [
+                    *(["another config"] if of_config else []),
+                    *(["other data"] if of_data else []),
+                ]
                 raise ValueError(
-                    f"{self.path} holds a run of another config:\n  "
+                    f"{self.path} holds a run of {' and '.join(other)}:\n  "
                     + "\n  ".join(changes)
-                    + "\nUse another --workdir, or --accept-changes to go on with the new values"
+                    + "\nUse another --workdir, or --accept-changes to resume with what is new"
                 )
-            return
-        values = {"config": record, "data": data, "versions": recorded_versions()}
+            if changes:
+                _LOGGER.warning("resuming with changes:\n  %s", "\n  ".join(changes))
+            elif stored["data"].keys() >= data.keys():
+                return
+            versions = self.versions()  # those with which the run began
+        values = {"config": record, "data": data, "versions": versions}
         text = json.dumps(values, indent=2)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -142,7 +162,7 @@ class Workdir:
         return config
 
     def versions(self) -> dict[str, str]:
-        """The versions of what decided the numbers of the run, as far as they are recorded.
+        """The versions with which the run began, as far as they are recorded.
 
         Raises:
             ValueError: if there is no run.
@@ -155,9 +175,28 @@ class Workdir:
         """The facts about the data that `claim` was given.
 
         Raises:
-            ValueError: if there is no run, or they are not those.
+            ValueError: if there is no run, or `config.json` does not hold them.
         """
         return self._read()["data"]
+
+    def warn_of_other_versions(self) -> None:
+        """Logs which packages have another version now than when the run began.
+
+        Raises:
+            ValueError: if there is no run.
+        """
+        now = recorded_versions()
+        changed = [
+            f"{name} {version} → {now[name]}"
+            for name, version in self.versions().items()
+            if now.get(name, version) != version
+        ]
+        if changed:
+            _LOGGER.warning(
+                "this run began with other versions: %s; its numbers may differ slightly from "
+                "those of a run that was not interrupted",
+                ", ".join(changed),
+            )
 
     def _unwritable(self, error: OSError) -> ValueError:
         return ValueError(
@@ -176,4 +215,7 @@ class Workdir:
         missing = [name for name in ("config", "data") if not isinstance(known.get(name), dict)]
         if missing:
             raise ValueError(f"{self._config} cannot be read: it has no {' and no '.join(missing)}")
+        fault = facts.fault_of(record["data"])
+        if fault is not None:
+            raise ValueError(f"{self._config} cannot be read: data.{fault}")
         return record

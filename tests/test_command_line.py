@@ -289,11 +289,11 @@ def test_terminated_and_started_again_from_the_shell(project):
     deadline = time.monotonic() + 120
     text = ""
     assert again.stdout is not None
-    while "going on from step" not in text and time.monotonic() < deadline:
+    while "resuming from step" not in text and time.monotonic() < deadline:
         text += again.stdout.readline()
     again.send_signal(signal.SIGINT)
     again.communicate(timeout=60)
-    assert "going on from step" in text
+    assert "resuming from step" in text
     assert again.returncode == 130
 
 

@@ -6,7 +6,7 @@ import pytest
 from small_runs import small_config
 
 from flaxdl import Config, load_config
-from flaxdl.config import differences, from_json, list_configs, to_json
+from flaxdl.config import differences, from_json, list_configs, to_json, with_defaults
 from flaxdl.data import Arrays, Images
 from flaxdl.models import SimpleCNN
 from flaxdl.training import SGD, Cosine, Selection
@@ -41,6 +41,28 @@ def test_differences_are_listed_by_field():
     new["seed"] = 1
     assert differences(old, new) == ["optimizer.schedule.warmup_steps: 5 → 9", "seed: 0 → 1"]
     assert differences(old, old) == []
+
+
+def test_fields_that_a_record_lacks_get_their_defaults():
+    record = to_json(full_config())
+    earlier = json.loads(json.dumps(record))
+    del earlier["rewind"], earlier["transform"]["rotation"], earlier["model"]["dropout"]
+    completed = with_defaults(earlier)
+    assert differences(completed, record) == ["model.dropout: 0.5 → 0.25"]
+    assert from_json(earlier) == from_json(completed)
+    own = {"class": "test_config.Mine", "nested": [{"class": "flaxdl.models.SimpleCNN"}]}
+    assert with_defaults(own)["nested"] == [
+        to_json(SimpleCNN()) | {"class": "flaxdl.models.SimpleCNN"}
+    ]
+    assert with_defaults({"class": 3}) == {"class": 3}
+
+
+def test_a_field_that_no_longer_exists_is_named():
+    record = to_json(full_config())
+    record["optimizer"]["momentums"] = 0.5
+    message = "the field 'momentums', which SGD does not have; did you mean 'momentum'?"
+    with pytest.raises(ValueError, match=message):
+        from_json(record)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from small_runs import small_config, train
 import flaxdl
 from flaxdl import Init
 from flaxdl.trained import restore
-from flaxdl.training import Interrupted, Selection
+from flaxdl.training import Classification, Interrupted, Selection
 from flaxdl.training.console import ConsoleWriter
 from flaxdl.weights import state_dict
 
@@ -131,10 +131,12 @@ def test_patterns_that_match_nothing_leave_no_workdir(tmp_path):
 def test_patience_waits_for_the_thaw():
     lines = [{"step": step, "accuracy": 1 / step} for step in (2, 4, 6, 8, 10, 12)]
     patient = Selection(patience=1)
-    over = [patient.is_over(lines[:count], after=8) for count in range(len(lines) + 1)]
+    over = [
+        patient.is_over(lines[:count], Classification(), after=8) for count in range(len(lines) + 1)
+    ]
     assert over == [False] * 6 + [True]  # worse at step 12 than at 10, the first after the thaw
-    assert patient.is_over(lines[:2])
-    assert patient.best_step(lines) == 2
+    assert patient.is_over(lines[:2], Classification())
+    assert patient.best_step(lines, Classification()) == 2
 
 
 @pytest.mark.parametrize(

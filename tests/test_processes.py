@@ -78,7 +78,7 @@ def test_it_goes_on_with_any_number_of_processes(
     shutil.copytree(stopped[0], workdir)
     ends = finish(start(config, workdir, *flags, count=count, devices=devices, told=told))
     assert [code for code, _ in ends] == [0] * count, ends
-    assert "going on from step" in ends[0][1]
+    assert "resuming from step" in ends[0][1]
     if flags[:1] != ["--parallel"]:  # pmap draws other dropout masks
         assert_same_run(workdir, alone)
     *_, line_before, last = metric_lines(workdir)

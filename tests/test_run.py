@@ -129,7 +129,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_before_it(
     whole, result = uninterrupted
     flip(finished / "checkpoints" / "18" / "_METADATA")
     again = train(small_config(), finished)
-    assert "that of step 18: _METADATA changed. The run goes on from step 15" in caplog.text
+    assert "that of step 18: _METADATA changed. The run resumes from step 15" in caplog.text
     assert_identical(again.variables, result.variables)
     assert metric_lines(finished) == metric_lines(whole)
     assert (finished / "checkpoints" / "damaged" / "18").is_dir()

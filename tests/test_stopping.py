@@ -53,11 +53,11 @@ class StuckImages(Images):
 
 @dataclass(frozen=True)
 class StuckSelection(Selection):
-    def best_step(self, lines):
+    def best_step(self, lines, task):
         if WHERE == "selection":
             Path("started").touch()
             time.sleep(1000)
-        return super().best_step(lines)
+        return super().best_step(lines, task)
 
 config = small_config(transform=StuckImages(crop_padding=1), selection=StuckSelection())
 """

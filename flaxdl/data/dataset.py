@@ -6,10 +6,12 @@ answer; any other name is handed to the model by keyword. N counts examples, n t
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
+from flaxdl.data import fingerprint
 from flaxdl.data.unreadable import Unreadable
 
 
@@ -38,6 +40,11 @@ class Dataset(ABC):
     def labels(self) -> np.ndarray | None:
         """All labels [N], where they are known without reading every example."""
         return self.arrays().get("label") if self.in_memory else None
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """A short text that other examples would not have; None if that is unknown."""
+        return fingerprint.of_arrays(self.arrays()) if self.in_memory else None
 
     def lengths(self) -> np.ndarray | None:
         """How long examples are, int[N], where those of a batch shall be of similar length."""
@@ -91,7 +98,8 @@ class RecordDataset(Dataset):
         fields: name in the batch -> name in the record, as in `{"inputs": "image"}`.
         num_classes: labels must be below it; None where labels are no classes.
         sizes_differ: the inputs have different shapes, and come as an array of arrays.
-        where: what error messages call these records, as in `split 'train' of mnist`.
+        where: name of the records in error messages, as in `split 'train' of mnist`.
+        version: text that other records would not have; None if that is unknown.
     """
 
     decodes_files = True
@@ -104,15 +112,24 @@ class RecordDataset(Dataset):
         num_classes: int | None = None,
         sizes_differ: bool = False,
         where: str = "the records",
+        version: str | None = None,
     ):
         self._records = records
         self._fields = dict(fields)
         self._num_classes = num_classes
         self._sizes_differ = sizes_differ
         self._where = where
+        self._version = version
 
     def __len__(self) -> int:
         return len(self._records)
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Covers the version that the records are known by, and which fields are read."""
+        if self._version is None:
+            return None
+        return fingerprint.of_texts([self._version, str(sorted(self._fields.items()))])
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Reads, decodes and stacks the records.
@@ -175,6 +192,14 @@ class Subset(Dataset):
         """The labels of the subset, where those of the whole are known."""
         labels = self._dataset.labels()
         return None if labels is None else labels[self._indices]
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Covers the whole dataset and which of its examples these are."""
+        if self._dataset.fingerprint is None:
+            return None
+        whole = np.array(self._dataset.fingerprint)
+        return fingerprint.of_arrays({"whole": whole, "indices": self._indices})
 
     def lengths(self) -> np.ndarray | None:
         """The lengths of the subset, where those of the whole count."""

@@ -4,10 +4,12 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from flaxdl.data import fingerprint
 from flaxdl.data.dataset import Dataset, rows
 from flaxdl.data.hash_split import check_fractions, split_of
 from flaxdl.data.image_files import SUFFIXES, read_image
@@ -83,7 +85,7 @@ class ImageFolder(Source):
     ) -> Splits:
         unreadable = Unreadable(self.max_unreadable, "images")
         datasets = {
-            split: FileDataset(files, channels=self.channels, unreadable=unreadable)
+            split: FileDataset(files, folder, channels=self.channels, unreadable=unreadable)
             for split, files in parts.items()
         }
         for split, dataset in datasets.items():
@@ -105,14 +107,23 @@ class FileDataset(Dataset):
 
     Args:
         files: those of class 0, of class 1, ...
+        folder: the folder that contains all of them.
         channels: 1 or 3.
         unreadable: where unreadable files are counted.
     """
 
     decodes_files = True
 
-    def __init__(self, files: Sequence[Sequence[Path]], *, channels: int, unreadable: Unreadable):
+    def __init__(
+        self,
+        files: Sequence[Sequence[Path]],
+        folder: Path,
+        *,
+        channels: int,
+        unreadable: Unreadable,
+    ):
         self.unreadable: Unreadable = unreadable
+        self._folder = folder
         self._files = [str(file) for of_class in files for file in of_class]
         self._labels = np.repeat(np.arange(len(files), dtype=np.int32), [len(f) for f in files])
         self._channels = channels
@@ -123,6 +134,12 @@ class FileDataset(Dataset):
     def labels(self) -> np.ndarray:
         """All labels, which the folders tell."""
         return self._labels
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Covers the names of the files within the folder, not their content, which is not read."""
+        names = "\n".join(self._files).replace(f"{self._folder}{os.sep}", "")
+        return fingerprint.of_texts([names])
 
     def files(self) -> list[str]:
         """The name of each file."""

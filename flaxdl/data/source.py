@@ -1,8 +1,9 @@
 """Sources: the config values that say where examples come from, and the splits they load."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,18 @@ class Splits:
             test=None if self.test is None else transform(self.test),
             classes=self.classes,
         )
+
+    def identity(self) -> Mapping[str, Any]:
+        """Classes, and size and fingerprint of each split, as JSON: equal for equal data."""
+        datasets = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            "classes": None if self.classes is None else list(self.classes),
+            "splits": {
+                name: {"examples": len(dataset), "fingerprint": dataset.fingerprint}
+                for name, dataset in datasets.items()
+                if dataset is not None
+            },
+        }
 
 
 @dataclass(frozen=True)

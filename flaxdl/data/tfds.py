@@ -88,6 +88,7 @@ class Tfds(Source):
             num_classes=getattr(features[fields["label"]], "num_classes", None),
             sizes_differ=sizes_differ,
             where=where,
+            version=f"{builder.info.full_name} {split}",
         )
         with quiet():  # the first record that is decoded brings a warning about OpenCV
             example = dataset.gather(np.zeros(1, np.int64))

@@ -1,13 +1,14 @@
 """The folder of a run's checkpoints: names, completeness, damage.
 
-A checkpoint is a folder named by its step. It is written under another name, gets a manifest of its
-files, and only then its own name: where the name is, all of it is. Damage after that is seen by the
-manifest.
+A checkpoint is a folder named after its step. It is written under a temporary name, gets a manifest
+of its files, and is then renamed, so a folder with its final name is complete. The manifest reveals
+later damage, and a checkpoint under the name of another step.
 """
 
 import errno
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,24 @@ _PARTIAL = ".partial"  # behind the name of what is being written or removed
 
 
 class Damaged(ValueError):
-    """The files of a checkpoint are not those that were written."""
+    """A checkpoint is not the one that was written under its name."""
+
+
+def check_path(path: Path) -> None:
+    """Checks that Orbax can read back what it writes below a path.
+
+    Orbax searches its folders with patterns that contain the path unescaped, and TensorStore reads
+    a backslash as a slash; checkpoints below such a path are written incomplete.
+
+    Raises:
+        ValueError: if the absolute path contains one of these characters.
+    """
+    found = sorted(set(str(path.absolute())) & set("[]*?\\"))
+    if found:
+        raise ValueError(
+            f"checkpoints cannot be kept in {path.absolute()}: a path must not contain "
+            f"[ ] * ? or \\, got {' '.join(found)}"
+        )
 
 
 class CheckpointFolder:
@@ -26,9 +44,13 @@ class CheckpointFolder:
 
     Args:
         path: the folder, which may be missing.
+
+    Raises:
+        ValueError: if Orbax cannot read back what it writes there.
     """
 
     def __init__(self, path: Path):
+        check_path(path)
         self.path = path.absolute()
         self._aside = self.path / "damaged"
 
@@ -54,7 +76,11 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, oldest first."""
-        return sorted(int(path.name) for path in self.path.glob("*") if path.name.isdigit())
+        return sorted(
+            int(path.name)
+            for path in self.path.glob("*")
+            if re.fullmatch("0|[1-9][0-9]{0,17}", path.name) and path.is_dir()
+        )
 
     def of(self, step: int) -> Path:
         """Where the checkpoint of a step is, or would be."""
@@ -66,7 +92,7 @@ class CheckpointFolder:
 
     def complete(self, step: int) -> None:
         """Gives what is written its manifest and its name."""
-        write_manifest(self.partial(step))
+        write_manifest(self.partial(step), step)
         self.partial(step).rename(self.of(step))
 
     def remove(self, step: int) -> None:
@@ -85,7 +111,7 @@ class CheckpointFolder:
         Raises:
             Damaged: naming those that are not as they were written.
         """
-        damage = damage_of(self.of(step))
+        damage = damage_of(self.of(step), step)
         if damage is not None:
             raise Damaged(f"the checkpoint of step {step} in {self.path} is damaged: {damage}")
 
@@ -95,21 +121,21 @@ class CheckpointFolder:
         Raises:
             Damaged: if there are checkpoints and none of them is sound; then nothing is changed.
         """
-        damages = {step: damage_of(self.of(step)) for step in self.steps()}
+        damages = {step: damage_of(self.of(step), step) for step in self.steps()}
         damages = {step: damage for step, damage in damages.items() if damage is not None}
         sound = [step for step in self.steps() if step not in damages]
         described = "; ".join(f"that of step {step}: {damage}" for step, damage in damages.items())
         if damages and not sound:
             raise Damaged(
                 f"all checkpoints in {self.path} are damaged; {described}. Nothing was changed: "
-                "bring a sound one back, or begin anew in another --workdir"
+                "restore a sound one, or start again in another --workdir"
             )
         self.remove_partial()
         for step in damages:
             self._set_aside(step)
         if damages:
             _LOGGER.warning(
-                "damaged checkpoints were moved to %s; %s. The run goes on from step %d",
+                "damaged checkpoints were moved to %s; %s. The run resumes from step %d",
                 self._aside,
                 described,
                 max(sound),

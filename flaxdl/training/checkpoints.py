@@ -93,7 +93,7 @@ class Checkpoints:
         """The state of a step, laid over the devices as the shapes in `like` say.
 
         Raises:
-            Damaged: if its files are not those that were written, or are gone.
+            Damaged: if its files are not those that were written, are gone, or hold another step.
             ValueError: if there is no such checkpoint, or it holds another state.
         """
         _from_first(lambda: self._folder.check(step))
@@ -105,6 +105,11 @@ class Checkpoints:
                 # The run that it belongs to went on and removed it while it was read here.
                 raise Damaged(f"the checkpoint of step {step} is gone") from error
             raise
+        if int(state.step) != step:  # its manifest may be older than steps in manifests
+            raise Damaged(
+                f"the checkpoint {self._folder.of(step)} holds the state of step "
+                f"{int(state.step)}; rename or remove it"
+            )
         return state
 
     def check(self, like: TrainState, step: int) -> None:

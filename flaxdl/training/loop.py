@@ -159,7 +159,7 @@ class Loop:
                     window_start += time.perf_counter() - paused
                     if self.is_over():
                         break
-                if step == self.steps.total_steps:
+                if step >= self.steps.total_steps:  # beyond it if the run was made shorter
                     break
                 self._stop_if_asked(state)
                 for writer in self.writers:
@@ -179,7 +179,7 @@ class Loop:
     def is_over(self) -> bool:
         """Whether the selection ends the run; what was frozen gets its time to learn first."""
         lines = self.metrics.of_split("validation")
-        return self.selection.is_over(lines, after=self.steps.thaw_step or 0)
+        return self.selection.is_over(lines, self.steps.task, after=self.steps.thaw_step or 0)
 
     def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
         """The metrics of a whole split, every example counted once.

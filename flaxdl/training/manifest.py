@@ -1,7 +1,7 @@
-"""The manifest of a checkpoint: a checksum of every file in it, as `sha256sum -c` reads it.
+"""The manifest of a checkpoint: its step and a checksum of every file, read by `sha256sum -c`.
 
 SHA-256, since no damage passes it by chance or by intent, processors have instructions for it (more
-than 1 GB a second, beside the Python interpreter), and anyone can check it without flaxdl.
+than 1 GB a second, outside the Python interpreter), and anyone can check it without flaxdl.
 """
 
 import hashlib
@@ -11,15 +11,15 @@ from pathlib import Path
 NAME = "SHA256SUMS"
 
 
-def write_manifest(folder: Path) -> None:
-    """Writes the checksums of all files of a folder, which nothing may change from now on."""
-    (folder / NAME).write_bytes(_text(_checksums(folder)))
+def write_manifest(folder: Path, step: int) -> None:
+    """Writes the step and the checksums of all files of a folder, which are then final."""
+    (folder / NAME).write_bytes(_header(step) + _text(_checksums(folder)))
 
 
-def damage_of(folder: Path) -> str | None:
-    """Says what is wrong with a folder: which files are not those of its manifest; None if all are.
+def damage_of(folder: Path, step: int) -> str | None:
+    """Describes how a folder differs from the checkpoint of a step; None if it does not.
 
-    Whatever can be read is judged; what cannot is damaged.
+    A manifest without a step, as written before there was one, fits any step.
     """
     try:
         manifest = (folder / NAME).read_bytes()
@@ -28,9 +28,13 @@ def damage_of(folder: Path) -> str | None:
         return f"its {NAME} is missing" if folder.is_dir() else "it is gone"
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
-    if manifest == _text(found):
+    if manifest in (_text(found), _header(step) + _text(found)):
         return None
-    lines = [re.fullmatch(rb"([0-9a-f]{64})  (.+)", line) for line in manifest.splitlines()]
+    header = re.match(rb"# checkpoint of step ([0-9]{1,18})\n", manifest)
+    if header and int(header[1]) != step:
+        return f"it is the checkpoint of step {int(header[1])} under another name"
+    checksums = manifest[header.end() :] if header else manifest
+    lines = [re.fullmatch(rb"([0-9a-f]{64})  (.+)", line) for line in checksums.splitlines()]
     listed = {line[2].decode(errors="replace"): line[1].decode() for line in lines if line}
     if None in lines or not listed:
         return f"its {NAME} is damaged"
@@ -39,12 +43,12 @@ def damage_of(folder: Path) -> str | None:
         "changed": sorted(n for n in listed.keys() & found.keys() if listed[n] != found[n]),
         "not in its manifest": sorted(found.keys() - listed.keys()),
     }
-    told = [f"{_some(names)} {kind}" for kind, names in kinds.items() if names]
-    return "; ".join(told) or f"its {NAME} is damaged"
+    described = [f"{_some(names)} {kind}" for kind, names in kinds.items() if names]
+    return "; ".join(described) or f"its {NAME} is damaged"
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """By path within the folder, the SHA-256 of each file but the manifest itself."""
+    """Path within the folder → SHA-256, for each file but the manifest itself."""
     checksums = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -52,6 +56,10 @@ def _checksums(folder: Path) -> dict[str, str]:
             with path.open("rb") as file:
                 checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return checksums
+
+
+def _header(step: int) -> bytes:
+    return f"# checkpoint of step {step}\n".encode()
 
 
 def _text(checksums: dict[str, str]) -> bytes:

@@ -98,6 +98,34 @@ class MetricsFile:
             ]
             self._written = len(self.lines)
 
+    def check_reaches(self, step: int, log_every: int, *, accept: bool) -> None:
+        """Checks that no line is missing before the checkpoint that a run resumes from.
+
+        Lines are written before the checkpoints that follow them, so they are missing only where
+        the file was deleted, or replaced by an older copy.
+
+        Args:
+            step: that of the checkpoint; 0 without one.
+            log_every: steps between two lines.
+            accept: log the fault instead of raising it.
+
+        Raises:
+            ValueError: if lines are missing.
+        """
+        newest = max((line["step"] for line in self.lines if line["step"] <= step), default=0)
+        if step - newest < log_every:
+            return
+        fault = (
+            f"{self._path} ends at step {newest}, but the newest checkpoint is of step {step}: "
+            "lines are missing, and with them which checkpoint is the best"
+        )
+        if not accept:
+            raise ValueError(
+                f"{fault}. Restore the file, or --accept-changes to resume without them"
+            )
+        if self._writes:
+            _LOGGER.warning("%s; resuming without them", fault)
+
     def rewind(self, step: int, *, keep_test: bool = True) -> None:
         """Drops the lines of later steps, which a resumed run is about to measure again.
 

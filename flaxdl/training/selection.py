@@ -1,18 +1,19 @@
-"""Which step is the best so far, and whether it is time to stop: decided on validation alone."""
+"""Selection of the best checkpoint, and early stopping: decided on the validation split alone."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flaxdl.spelling import did_you_mean
+from flaxdl.training.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """How the best checkpoint is chosen, and when a run without progress ends."""
+    """Criterion of the best checkpoint, and of ending a run that no longer improves."""
 
     metric: str = "accuracy"
-    """The validation metric that decides; of `loss` less is better, of all others more."""
+    """Validation metric that decides; the task says whether higher or lower is better."""
     patience: int | None = None
     """Evaluations without a new best after which the run ends early; None never ends it."""
 
@@ -20,41 +21,49 @@ class Selection:
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 or None, got {self.patience}")
 
-    def check(self, metrics: Collection[str]) -> None:
-        """Checks that the metric is one of those that validation gives.
+    def check(self, metrics: Collection[str], task: Task) -> None:
+        """Checks that the metric is computed on validation, and that its direction is known.
 
         Raises:
-            ValueError: with those.
+            ValueError: if it is not, listing the metrics that are.
         """
         if self.metric not in metrics:
             raise ValueError(
                 f"selection.metric is {self.metric!r}, but validation gives {', '.join(metrics)}"
                 f"{did_you_mean(self.metric, metrics)}"
             )
+        if self.metric not in task.better:
+            known = ", ".join(name for name in metrics if name in task.better)
+            raise ValueError(
+                f"selection.metric is {self.metric!r}, but {type(task).__name__}.better does not "
+                f"say whether higher or lower is better; it does for {known}"
+            )
 
-    def best_step(self, lines: Sequence[dict[str, Any]]) -> int | None:
+    def best_step(self, lines: Sequence[dict[str, Any]], task: Task) -> int | None:
         """The step of the best line, the latest of equals; None without lines.
 
         Raises:
-            ValueError: if the lines lack the metric, with those they have.
+            ValueError: if the lines lack the metric, or the task does not say which values of it
+                are better.
         """
-        return lines[self._best(lines)]["step"] if lines else None
+        return lines[self._best(lines, task)]["step"] if lines else None
 
-    def is_over(self, lines: Sequence[dict[str, Any]], *, after: int = 0) -> bool:
+    def is_over(self, lines: Sequence[dict[str, Any]], task: Task, *, after: int = 0) -> bool:
         """Whether as many evaluations as `patience` allows have passed since the best.
 
         Args:
             lines: the evaluations so far.
-            after: those up to this step do not count, such as those of a frozen network.
+            task: the run's task.
+            after: evaluations up to this step do not count, such as those of a frozen network.
         """
         lines = [line for line in lines if line["step"] > after]
         if self.patience is None or not lines:
             return False
-        return len(lines) - 1 - self._best(lines) >= self.patience
+        return len(lines) - 1 - self._best(lines, task) >= self.patience
 
-    def _best(self, lines: Sequence[dict[str, Any]]) -> int:
-        self.check([name for name in lines[0] if name not in ("step", "split")])
-        sign = -1.0 if self.metric == "loss" else 1.0
+    def _best(self, lines: Sequence[dict[str, Any]], task: Task) -> int:
+        self.check([name for name in lines[0] if name not in ("step", "split")], task)
+        sign = {"higher": 1.0, "lower": -1.0}[task.better[self.metric]]
 
         def goodness(index: int) -> tuple[float, int]:
             value = lines[index][self.metric]

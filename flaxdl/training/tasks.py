@@ -1,4 +1,4 @@
-"""What a model is trained for: the loss and the metrics of a batch.
+"""Training objectives: the loss and the metrics of a batch.
 
 B examples, K classes, T tokens, S target tokens, V vocabulary.
 """
@@ -6,7 +6,7 @@ B examples, K classes, T tokens, S target tokens, V vocabulary.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,19 @@ from flaxdl.shapes import check_shape
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 """Metric → its values and their weights, both of one shape."""
+Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Base class: how a batch becomes arguments of the model, and outputs become a loss."""
+    """Base class: turns a batch into arguments of the model, and its outputs into a loss.
+
+    A task with other metrics than loss and accuracy declares their direction in `better`, as in
+    `better = {**Task.better, "error": "lower"}`.
+    """
+
+    better: ClassVar[Mapping[str, Better]] = {"loss": "lower", "accuracy": "higher"}
+    """Metric → which values are better; `selection.metric` must be one of these."""
 
     def model_arguments(self, batch: Batch) -> tuple[jax.Array, dict[str, Any]]:
         """The positional argument `inputs`, and by keyword all that is not the task's own."""
@@ -52,6 +60,8 @@ class Task:
 @dataclass(frozen=True, kw_only=True)
 class Classification(Task):
     """One of K classes for each example: cross-entropy, and accuracy."""
+
+    better: ClassVar[Mapping[str, Better]] = {**Task.better, "top_5_accuracy": "higher"}
 
     label_smoothing: float = 0.0
     """Share of the target's probability that is spread over all classes while training."""
@@ -93,6 +103,8 @@ class LanguageModeling(Task):
     Of texts int32[B, T] with `lengths` only the real tokens count, and each as much as any other.
     """
 
+    better: ClassVar[Mapping[str, Better]] = {**Task.better, "bits_per_token": "lower"}
+
     prompt: str | None = None
     """What `train` has the model continue at its end, as a sample."""
 
@@ -124,6 +136,8 @@ class SequenceToSequence(Task):
 
     Both are as long as `target_lengths` say; every real token counts as much as any other.
     """
+
+    better: ClassVar[Mapping[str, Better]] = {**Task.better, "exact_match": "higher"}
 
     label_smoothing: float = 0.0
     """Share of the target's probability that is spread over all tokens while training."""

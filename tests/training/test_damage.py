@@ -38,12 +38,13 @@ def test_any_damage_is_noticed_and_the_checkpoint_before_it_used(saved, tmp_path
     for message, (_, file) in zip(caplog.messages, done, strict=True):
         assert "that of step 2: " in message
         assert file in message or file == "SHA256SUMS"  # with whatever it no longer lists
-        assert message.endswith("The run goes on from step 1")
+        assert message.endswith("The run resumes from step 1")
 
 
 def test_the_manifest_is_what_sha256sum_writes(saved):
     checkpoint = saved[0] / "2"
-    lines = (checkpoint / "SHA256SUMS").read_text().splitlines()
+    first, *lines = (checkpoint / "SHA256SUMS").read_text().splitlines()
+    assert first == "# checkpoint of step 2"  # a comment to sha256sum
     listed = {name: checksum for checksum, name in (line.split("  ") for line in lines)}
     files = {p.relative_to(checkpoint).as_posix() for p in checkpoint.rglob("*") if p.is_file()}
     assert set(listed) == files - {"SHA256SUMS"}

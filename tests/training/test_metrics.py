@@ -5,7 +5,7 @@ import os
 import jax.numpy as jnp
 import pytest
 
-from flaxdl.training import Selection
+from flaxdl.training import Classification, LanguageModeling, Selection, SequenceToSequence, Task
 from flaxdl.training.metrics import MetricsFile, MetricSums
 from flaxdl.training.unsaved import Unsaved
 
@@ -111,20 +111,101 @@ def validation(*accuracies):
     ]
 
 
+def best_step(selection, *accuracies):
+    return selection.best_step(validation(*accuracies), Classification())
+
+
+def is_over(patience, *accuracies):
+    return Selection(patience=patience).is_over(validation(*accuracies), Classification())
+
+
 def test_the_best_is_the_highest_and_the_latest_of_equals():
-    assert Selection().best_step(validation(0.5, 0.9, 0.7, 0.9, 0.8)) == 40
-    assert Selection(metric="loss").best_step(validation(0.5, 0.2, 0.7)) == 20
-    assert Selection().best_step(validation(None, 0.1, None)) == 20
-    assert Selection().best_step([]) is None
+    assert best_step(Selection(), 0.5, 0.9, 0.7, 0.9, 0.8) == 40
+    assert best_step(Selection(metric="loss"), 0.5, 0.2, 0.7) == 20
+    assert best_step(Selection(), None, 0.1, None) == 20
+    assert best_step(Selection()) is None
 
 
 def test_patience_counts_evaluations_since_the_best():
-    assert not Selection(patience=2).is_over(validation(0.5, 0.9, 0.7))
-    assert Selection(patience=2).is_over(validation(0.5, 0.9, 0.7, 0.8))
-    assert not Selection().is_over(validation(0.9, *[0.1] * 50))
-    assert not Selection(patience=1).is_over([])
+    assert not is_over(2, 0.5, 0.9, 0.7)
+    assert is_over(2, 0.5, 0.9, 0.7, 0.8)
+    assert not is_over(None, 0.9, *[0.1] * 50)
+    assert not is_over(1)
 
 
 def test_an_unknown_metric_is_named_with_those_there_are():
     with pytest.raises(ValueError, match="'acuracy', but validation gives accuracy, loss"):
-        Selection(metric="acuracy").best_step(validation(0.1))
+        best_step(Selection(metric="acuracy"), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "best"),
+    [
+        (Classification(), "loss", 10),
+        (Classification(), "accuracy", 40),
+        (Classification(), "top_5_accuracy", 40),
+        (LanguageModeling(), "bits_per_token", 10),
+        (LanguageModeling(), "accuracy", 40),
+        (SequenceToSequence(), "exact_match", 40),
+    ],
+)
+def test_each_metric_is_compared_in_its_direction(task, metric, best):
+    lines = [
+        {"step": step, "split": "validation", metric: value}
+        for step, value in ((10, 0.5), (20, 0.7), (30, 0.8), (40, 0.9))
+    ]
+    assert Selection(metric=metric).best_step(lines, task) == best
+    assert Selection(metric=metric, patience=3).is_over(lines, task) == (best == 10)
+
+
+def test_every_metric_of_a_task_has_a_direction():
+    logits, label = jnp.zeros((2, 3, 12)), jnp.zeros((2, 3), jnp.int32)
+    sequences = {"inputs": label, "label": label, "target_lengths": jnp.full(2, 3)}
+    examples = {"label": label[:, 0]}
+    for task, outputs, batch in (
+        (Classification(), logits[:, 0], examples),
+        (LanguageModeling(), logits, sequences),
+        (SequenceToSequence(), logits, sequences),
+    ):
+        metrics = task.metrics(outputs, {**batch, "weight": jnp.ones(2)})
+        assert metrics.keys() == task.better.keys()
+
+
+def test_a_metric_without_a_direction_is_refused():
+    lines = [{"step": 10, "split": "validation", "loss": 1.0, "regret": 0.1}]
+    message = "'regret', but Task.better does not say whether higher or lower is better; .* loss"
+    with pytest.raises(ValueError, match=message):
+        Selection(metric="regret").best_step(lines, Task())
+
+
+def lines_up_to(path, *steps):
+    file = MetricsFile(path)
+    for step in steps:
+        file.append(step, "train", {"loss": 1.0})
+    return file
+
+
+@pytest.mark.parametrize(
+    ("steps", "resumed_from", "is_complete"),
+    [
+        ((), 0, True),
+        ((), 9, True),  # stopped before the first line
+        ((), 10, False),
+        ((10, 20), 20, True),
+        ((10, 20), 29, True),
+        ((10, 20), 30, False),  # an older copy
+        ((10, 20, 30, 40), 20, True),
+        ((30, 40), 20, False),
+    ],
+)
+def test_missing_lines_are_noticed(tmp_path, caplog, steps, resumed_from, is_complete):
+    file = lines_up_to(tmp_path / "metrics.jsonl", *steps)
+    if is_complete:
+        file.check_reaches(resumed_from, 10, accept=False)
+        return
+    with pytest.raises(
+        ValueError, match=r"metrics.jsonl ends at step .* Restore the file, or --acc"
+    ):
+        file.check_reaches(resumed_from, 10, accept=False)
+    file.check_reaches(resumed_from, 10, accept=True)
+    assert "lines are missing" in caplog.text

@@ -1,0 +1,102 @@
+"""Facts about the data of a run, as its `config.json` stores them.
+
+They are a dict of `classes` (names or None), `splits` (by name the number of `examples` and their
+`fingerprint`), `steps_per_epoch`, and `example` (by name the `shape` and `dtype` of an array of one
+example). Runs of earlier versions have no `splits`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_SHOWN_CLASSES = 10
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines such as `classes: cat, dog → dog, zebra` for facts about data that differ.
+
+    Only facts that both have are compared, since earlier versions recorded fewer.
+    """
+    lines = _class_differences(old["classes"], new["classes"])
+    old_splits, new_splits = old.get("splits"), new.get("splits")
+    if old_splits is None or new_splits is None:
+        if old["steps_per_epoch"] != new["steps_per_epoch"]:
+            lines.append(f"steps per epoch: {old['steps_per_epoch']} → {new['steps_per_epoch']}")
+    else:
+        for name in {**old_splits, **new_splits}:
+            lines += _split_differences(name, old_splits.get(name), new_splits.get(name))
+    for name in {**old["example"], **new["example"]}:
+        shapes = [_shape(facts["example"].get(name)) for facts in (old, new)]
+        if shapes[0] != shapes[1]:
+            lines.append(f"shape of {name}: {shapes[0]} → {shapes[1]}")
+    return lines
+
+
+def _shape(array: Mapping[str, Any] | None) -> str:
+    return "none" if array is None else f"{array['dtype']}{list(array['shape'])}"
+
+
+def _class_differences(old: Sequence[str] | None, new: Sequence[str] | None) -> list[str]:
+    if old == new:
+        return []
+    if old is None or new is None or len(old) + len(new) <= 2 * _SHOWN_CLASSES:
+        shown = ["none" if names is None else _some(names) for names in (old, new)]
+        return [f"classes: {shown[0]} → {shown[1]}"]
+    gone, added = sorted(set(old) - set(new)), sorted(set(new) - set(old))
+    details = [
+        *([f"missing: {_some(gone)}"] if gone else []),
+        *([f"new: {_some(added)}"] if added else []),
+    ]
+    order = "the same in another order"
+    return [f"classes: {len(old):,} → {len(new):,} ({'; '.join(details) or order})"]
+
+
+def _split_differences(
+    name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None
+) -> list[str]:
+    sizes = ["none" if split is None else f"{split['examples']:,}" for split in (old, new)]
+    if old is None or new is None or old["examples"] != new["examples"]:
+        return [f"{name} examples: {sizes[0]} → {sizes[1]}"]
+    fingerprints = (old["fingerprint"], new["fingerprint"])
+    if None not in fingerprints and fingerprints[0] != fingerprints[1]:
+        return [f"{name} examples: others, as many as before ({sizes[0]})"]
+    return []
+
+
+def _some(names: Sequence[str]) -> str:
+    more = [f"{len(names) - _SHOWN_CLASSES:,} more"] if len(names) > _SHOWN_CLASSES else []
+    return ", ".join([*names[:_SHOWN_CLASSES], *more])
+
+
+def fault_of(data: Mapping[str, Any]) -> str | None:
+    """Describes the first entry of the data section that no version has written."""
+    classes, example = data.get("classes"), data.get("example")
+    if classes is not None and not (
+        isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    ):
+        return f"classes must be a list of names or null, got {classes!r:.80}"
+    steps = data.get("steps_per_epoch")
+    if type(steps) is not int or steps < 1:
+        return f"steps_per_epoch must be a positive integer, got {steps!r:.80}"
+    if not (isinstance(example, dict) and all(map(_is_array, example.values()))):
+        return f"example must describe arrays by shape and dtype, got {example!r:.80}"
+    splits = data.get("splits", {})
+    if not (isinstance(splits, dict) and all(map(_is_split, splits.values()))):
+        return f"splits must give the number of examples and a fingerprint, got {splits!r:.80}"
+    return None
+
+
+def _is_array(value: Any) -> bool:
+    try:
+        return np.dtype(value["dtype"]) != object and all(type(n) is int for n in value["shape"])
+    except (KeyError, TypeError):
+        return False
+
+
+def _is_split(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and type(value.get("examples")) is int
+        and isinstance(value.get("fingerprint"), str | None)
+    )

@@ -1,0 +1,331 @@
+"""Resuming in a workdir whose data, config, checkpoints or metrics have changed meanwhile."""
+
+import json
+import shutil
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import flaxdl
+from flaxdl import Config
+from flaxdl.data import Arrays, ImageFolder, Images, facts
+from flaxdl.layers import Linear
+from flaxdl.training.metrics import MetricsFile
+
+STEPS = 12  # of eight images each: three epochs of the 38 of 50 images that are for training
+
+
+class OneLayer(nn.Module):
+    """Logistic regression, which compiles fast."""
+
+    num_classes: int = 2
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return Linear(self.num_classes, name="fc")(images.reshape(len(images), -1))
+
+
+def config(folder, **changes):
+    settings = {
+        "model": OneLayer(),
+        "data": ImageFolder(str(folder)),
+        "transform": Images(size=8),
+        "batch_size": 8,
+        "epochs": 3.0,
+        "log_every": 2,
+    }
+    return Config(**(settings | changes))
+
+
+def write_image(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+class NoFurther:
+    """A writer that ends a run which trains beyond its end."""
+
+    def progress(self, step):
+        assert step < STEPS
+
+    def line(self, line):
+        pass
+
+    def close(self):
+        pass
+
+
+def train(*args, **keywords):
+    return flaxdl.train(*args, report=False, writers=[NoFurther()], **keywords)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A finished run, and its images beside it."""
+    folder = tmp_path_factory.mktemp("original")
+    for number in range(50):
+        write_image(folder / "images" / ("cat", "dog")[number % 2] / f"{number}.png", number)
+    train(config(folder / "images"), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def images(original, tmp_path, monkeypatch):
+    """A copy of the run and its images, the latter under the same name as the original."""
+    shutil.copytree(original, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    record = json.loads((tmp_path / "copy" / "run" / "config.json").read_text())
+    record["config"]["data"]["path"] = "images"
+    (tmp_path / "copy" / "run" / "config.json").write_text(json.dumps(record))
+    return tmp_path / "copy" / "images"
+
+
+@pytest.fixture
+def run(images):
+    return images.parent / "run"
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_refused(run, message, **changes):
+    """Training is refused with a message, and nothing has changed."""
+    before = contents(run)
+    with pytest.raises(ValueError, match=message):
+        train(config("images", **changes), run)
+    assert contents(run) == before
+
+
+def test_unchanged_it_was_already_finished(run, capsys):
+    before = (run / "metrics.jsonl").read_bytes()
+    train(config("images"), run)
+    assert "already finished" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def rename_class(images):
+    (images / "cat").rename(images / "zebra")
+
+
+def remove_image(images):
+    next(images.glob("dog/*.png")).unlink()
+
+
+def rename_image(images):
+    """Gives an image of the training split another name that stays in it."""
+    files = ImageFolder(str(images)).load(0).train.files()
+    for number in range(100):
+        (images.parent / files[0]).rename(images / "cat" / f"other{number}.png")
+        files[0] = images / "cat" / f"other{number}.png"
+        names = ImageFolder(str(images)).load(0).train.files()
+        if str(files[0]) in names:
+            return
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (rename_class, "classes: cat, dog → dog, zebra"),
+        (remove_image, "examples: [0-9]+ → [0-9]+"),
+        (rename_image, "train examples: others, as many as before"),
+    ],
+)
+def test_other_images_are_refused(images, run, caplog, change, message):
+    change(images)
+    assert_refused(run, f"holds a run of other data:\n.*{message}(.|\n)*--accept-changes")
+    train(config("images"), run, accept_changes=True)
+    assert "resuming with changes" in caplog.text
+    train(config("images"), run)  # the new data are now those of the run
+
+
+def test_evaluation_refuses_other_classes_and_warns_of_other_images(images, run, caplog):
+    before = flaxdl.evaluate(run, "train", config=config("images"))
+    assert caplog.text == ""
+    write_image(images / "dog" / "more.png", 1000)
+    write_image(images / "dog" / "more2.png", 1001)
+    write_image(images / "dog" / "more3.png", 1002)
+    assert flaxdl.evaluate(run, "train", config=config("images")) != before
+    assert "run are not those of the run:\n  " in caplog.text
+    rename_class(images)
+    with pytest.raises(ValueError, match="not those of the run:\n  classes: cat, dog → dog, zebra"):
+        flaxdl.evaluate(run, "train", config=config("images"))
+
+
+def test_another_file_of_arrays_under_the_same_name_is_refused(tmp_path):
+    inputs = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    arrays = {"train_inputs": inputs, "train_label": np.arange(40) % 2}
+    np.savez(tmp_path / "data.npz", **arrays)
+    of_arrays = config("", data=Arrays(str(tmp_path / "data.npz")), transform=Images())
+    train(of_arrays, tmp_path / "run")
+    inputs[0, 0, 0, 0] ^= 1
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(ValueError, match="other data:(.|\n)* examples: others, as many as before"):
+        train(of_arrays, tmp_path / "run")
+
+
+def test_a_workdir_of_an_earlier_version_learns_which_data_it_has(images, run):
+    record = json.loads((run / "config.json").read_text())
+    del record["data"]["splits"]
+    (run / "config.json").write_text(json.dumps(record))
+    train(config("images"), run)
+    assert "splits" in json.loads((run / "config.json").read_text())["data"]
+    remove_image(images)
+    assert_refused(run, "of other data")
+
+
+def test_without_fingerprints_classes_and_steps_are_compared(images, run):
+    record = json.loads((run / "config.json").read_text())
+    del record["data"]["splits"]
+    (run / "config.json").write_text(json.dumps(record))
+    for image in sorted(images.glob("dog/*.png"))[:12]:
+        image.unlink()
+    assert_refused(run, "steps per epoch: 4 → 3")
+    rename_class(images)
+    assert_refused(run, "classes: cat, dog → dog, zebra")
+
+
+def test_settings_that_a_run_did_not_have_yet_are_at_their_defaults(run):
+    record = json.loads((run / "config.json").read_text())
+    del record["config"]["rewind"], record["config"]["transform"]["smallest_area"]
+    (run / "config.json").write_text(json.dumps(record))
+    train(config("images"), run)
+    changed = Images(size=8, crop_padding=1)
+    assert_refused(run, "another config:\n  transform.crop_padding: 0 → 1\n", transform=changed)
+    record["config"]["old_setting"] = 3
+    (run / "config.json").write_text(json.dumps(record))
+    assert_refused(run, "another config:\n  old_setting: 3 → null\n")
+
+
+def test_a_run_made_shorter_ends_at_once_and_keeps_its_test_line(run, capsys):
+    before = (run / "metrics.jsonl").read_bytes()
+    steps = sorted(path.name for path in (run / "checkpoints").iterdir())
+    result = train(config("images", epochs=2.0), run, accept_changes=True)
+    assert "the newest checkpoint is of step 12, after the last step 8" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == steps
+    assert result.metrics["split"] == "test"
+
+
+def test_a_run_with_fewer_images_ends_at_once(images, run):
+    for image in sorted(images.glob("*/*.png"))[:20]:
+        image.unlink()
+    train(config("images"), run, accept_changes=True)
+    assert '"test"' in (run / "metrics.jsonl").read_text().splitlines()[-1]
+
+
+def test_other_versions_are_mentioned_where_training_continues(run, caplog, monkeypatch):
+    record = json.loads((run / "config.json").read_text())
+    record["versions"]["jax"] = "0.1.0"
+    (run / "config.json").write_text(json.dumps(record))
+    train(config("images"), run)
+    assert "other versions" not in caplog.text  # nothing was computed
+    flaxdl.train(config("images", epochs=3.5), run, accept_changes=True, report=False)
+    assert f"this run began with other versions: jax 0.1.0 → {jax.__version__};" in caplog.text
+    assert json.loads((run / "config.json").read_text())["versions"]["jax"] == "0.1.0"
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 200, None])
+def test_metrics_that_were_lost_are_noticed(run, caplog, kept_bytes):
+    metrics = run / "metrics.jsonl"
+    if kept_bytes is None:
+        metrics.unlink()
+    else:
+        metrics.write_bytes(metrics.read_bytes()[:kept_bytes])
+    assert_refused(run, "metrics.jsonl ends at step [0-4], but the newest checkpoint is of step 12")
+    train(config("images"), run, accept_changes=True)
+    assert "lines are missing, and with them which checkpoint is the best" in caplog.text
+    assert MetricsFile(metrics).of_split("test")
+
+
+def test_a_checkpoint_under_another_name_is_set_aside(run, caplog):
+    checkpoints = run / "checkpoints"
+    shutil.copytree(checkpoints / "8", checkpoints / "99999")
+    (checkpoints / "10").symlink_to(checkpoints / "8")
+    train(config("images"), run)
+    assert "that of step 10: it is the checkpoint of step 8 under another name" in caplog.text
+    assert "that of step 99999: it is the checkpoint of step 8 under another name" in caplog.text
+    assert {"8", "12", "damaged"} == {path.name for path in checkpoints.iterdir()}
+    assert {"10", "99999"} == {path.name for path in (checkpoints / "damaged").iterdir()}
+
+
+def forget_step(checkpoint):
+    """Removes the step from a manifest, as earlier versions wrote it."""
+    manifest = checkpoint / "SHA256SUMS"
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[1:]))
+
+
+def test_a_checkpoint_without_a_step_in_its_manifest_is_valid_under_its_own_name(run):
+    for step in (8, 12):
+        forget_step(run / "checkpoints" / f"{step}")
+    before = (run / "metrics.jsonl").read_bytes()
+    train(config("images"), run)
+    assert (run / "metrics.jsonl").read_bytes() == before
+    (run / "checkpoints" / "12").rename(run / "checkpoints" / "11")
+    with pytest.raises(ValueError, match="checkpoints/11 holds the state of step 12"):
+        train(config("images"), run)
+
+
+def test_names_that_are_no_steps_are_no_checkpoints(run):
+    for name in ("0012", "²", "-1", "12a"):
+        (run / "checkpoints" / name).mkdir()
+    (run / "checkpoints" / "13").write_text("a file")
+    before = (run / "metrics.jsonl").read_bytes()
+    train(config("images"), run)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["run [1]", "run*", "run?", "a\\b"])
+def test_a_path_that_orbax_cannot_read_back_is_refused(images, name):
+    message = r"checkpoints cannot be kept in .*: a path must not contain \[ \] \* \? or \\, got "
+    with pytest.raises(ValueError, match=message):
+        train(config("images"), images.parent / name)
+    assert not (images.parent / name).exists()
+
+
+@pytest.mark.parametrize("name", ["run 1", "übung", "a%20b", "{a}", "a#b", "a;b"])
+def test_other_unusual_paths_work(run, name):
+    shutil.copytree(run, run.parent / name)
+    assert flaxdl.evaluate(run.parent / name, config=config("images"))["loss"] > 0
+
+
+def damaged_data(key, value):
+    return lambda data: data | {key: value}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damaged_data("classes", "cat"),
+        damaged_data("classes", [1, 2]),
+        damaged_data("steps_per_epoch", 0),
+        damaged_data("steps_per_epoch", None),
+        damaged_data("example", None),
+        damaged_data("example", {"inputs": {"shape": [8], "dtype": "uint7"}}),
+        damaged_data("splits", {"train": 3}),
+        lambda data: {},
+    ],
+)
+def test_damaged_facts_about_the_data_are_named(run, damage):
+    record = json.loads((run / "config.json").read_text())
+    record["data"] = damage(record["data"])
+    (run / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"config.json cannot be read: data\."):
+        flaxdl.evaluate(run, config=config("images"))
+    with pytest.raises(ValueError, match=r"config.json cannot be read: data\."):
+        train(config("images"), run)
+
+
+def test_long_lists_of_classes_are_shortened():
+    others = {"steps_per_epoch": 1, "example": {}, "splits": {}}
+    names = [f"c{number:03}" for number in range(100)]
+    old, new = ({"classes": c, **others} for c in (names, [*names[:50], *names[51:], "zebra"]))
+    assert facts.differences(old, new) == ["classes: 100 → 100 (missing: c050; new: zebra)"]
+    (line,) = facts.differences(old, {"classes": names[::-1], **others})
+    assert line == "classes: 100 → 100 (the same in another order)"
+    (line,) = facts.differences(old, {"classes": names[:20], **others})
+    assert line.endswith("c028, c029, 70 more)")
