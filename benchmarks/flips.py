@@ -18,7 +18,7 @@ import tyro
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-import damage  # noqa: E402
+from helpers import damage  # noqa: E402
 
 RESULTS = HERE / "results" / "flips.json"
 

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-import stopping  # noqa: E402
+from helpers import stopping  # noqa: E402
 
 RESULTS = HERE / "results" / "kills.json"
 

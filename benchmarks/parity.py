@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 import reference  # noqa: E402
-from parity import reference_variables  # noqa: E402
+from helpers.parity import reference_variables  # noqa: E402
 
 RESULTS = HERE / "results" / "parity.json"
 BERT = json.loads((reference.FOLDER / "bert_small_config.json").read_text())

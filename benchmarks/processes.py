@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from launch import finish, start  # noqa: E402
+from helpers.launch import finish, start  # noqa: E402
 
 CONFIG = ROOT / "configs" / "digits_cnn.py"
 RESULTS = ROOT / "benchmarks" / "results" / "processes.json"

@@ -15,7 +15,7 @@ import tyro
 HERE = Path(__file__).parent
 sys.path[0] = str(HERE.parent / "tests")
 
-from soak import growth, soak  # noqa: E402
+from helpers.soak import growth, soak  # noqa: E402
 
 RESULTS = HERE / "results" / "soak.json"
 

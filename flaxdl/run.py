@@ -1,5 +1,6 @@
 """A run from end to end: config → data → model → state → loop."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from flaxdl.training.times import Times, load_times
 from flaxdl.training.weights_and_biases import WeightsAndBiasesWriter
 from flaxdl.weights import load_weights, state_dict
 from flaxdl.workdir import Workdir, recorded_versions
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(interruption.listening())
         together(lambda: stack.enter_context(folder.locked()))
-        setup = together(partial(set_up, config))
+        check_config = partial(folder.check_config, config, accept_changes=accept_changes)
+        together(check_config if is_first() else lambda: None)
+        setup = together(lambda: set_up(config, folder.fitted(config.transform)))
         check_agreement(setup.facts(), facts.differences)
         if setup.mesh.devices.flat[0].platform == "cpu":
             keep_freed_memory()
@@ -92,14 +97,18 @@ def train(
         metrics.lines = of_first(metrics.lines)
         checkpoints = stack.enter_context(closing(open_checkpoints(folder, config, metrics)))
         start = checkpoints.recover()
-        together(partial(metrics.check_reaches, start, setup.log_every, accept=accept_changes))
+        check_data = partial(folder.check_data, setup.facts(), accept_changes=accept_changes)
+        has_other_data = of_first(together(check_data if is_first() else lambda: False))
+        if start:
+            together(partial(_check_metrics, metrics, checkpoints.last_line(start), accept_changes))
         # Before the workdir is claimed, so that a mistake in --init leaves nothing behind.
-        state = None if start else together(partial(initial_state, setup))
-        if start and accept_changes:
-            checkpoints.check(setup.shapes(start), start)
+        if start:
+            state = checkpoints.restore(setup.shapes(start), start)
+        else:
+            state = together(partial(initial_state, setup))
 
         def claim() -> None:
-            folder.claim(config, data=setup.facts(), accept_changes=accept_changes)
+            folder.claim(config, setup.facts())
             setup.transform.save(folder.path)
 
         together(claim if is_first() else lambda: None)
@@ -109,12 +118,10 @@ def train(
             config.task,
             after=setup.steps.thaw_step or 0,
         )
-        metrics.rewind(start, keep_test=is_over)
+        metrics.rewind(start, keep_test=is_over and not has_other_data)
         lines_before = len(metrics.lines)
         if start:
             times.go_on(load_times(folder.times)[0])
-        if state is None:
-            state = checkpoints.restore(setup.shapes(start), start)
         console.print(summary(setup), highlight=False, soft_wrap=True)
         if start:
             _announce(console, start, setup.total_steps)
@@ -185,6 +192,17 @@ def train(
     if report and folder.report.exists():
         console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
     return Result(last, {"params": state.params, **state.model_state})
+
+
+def _check_metrics(metrics: MetricsFile, last_line: int | None, accept_changes: bool) -> None:
+    """Checks that the lines that were written before a checkpoint are there."""
+    fault = metrics.missing(last_line)
+    if fault is None:
+        return
+    if not accept_changes:
+        raise ValueError(f"{fault}. Restore the file, or --accept-changes to resume without them")
+    if is_first():
+        _LOGGER.warning("%s; resuming without them", fault)
 
 
 def _announce(console: Console, start: int, total_steps: int) -> None:

@@ -117,8 +117,12 @@ class Setup:
         }
 
 
-def set_up(config: Config) -> Setup:
+def set_up(config: Config, fitted: Transform | None = None) -> Setup:
     """Loads the data and checks that config, data and model fit together.
+
+    Args:
+        config: the run.
+        fitted: the transform as a run that is resumed has fitted it; by default it is fitted here.
 
     Raises:
         ValueError: if they do not, saying where.
@@ -126,11 +130,10 @@ def set_up(config: Config) -> Setup:
     mesh = make_mesh(config.mesh)
     check_parallel(config.parallel, mesh, steps_per_call=config.steps_per_call)
     check_batch_size(config.batch_size, mesh, accumulate_steps=config.accumulate_steps)
-    if mesh.devices.flat[0].platform == "cpu":
-        warn_if_cpu_is_wrong()
+    warn_if_cpu_is_wrong()
     splits = load_splits(config)
     identity = splits.identity()
-    transform = config.transform.fit(splits.train)
+    transform = fitted or config.transform.fit(splits.train)
     splits = splits.map(transform.apply)
     _check_tokens(config, transform, splits)
     epoch = steps_per_epoch(len(splits.train), config.batch_size)

@@ -19,6 +19,7 @@ from flaxdl.training.sharding import make_mesh
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 from flaxdl.workdir import Workdir
+from flaxdl.xla_flags import warn_if_cpu_is_wrong
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def outline(workdir: str | Path, config: Config | None = None) -> Trained:
     epoch = data["steps_per_epoch"]
     steps = make_steps(config, transform, total_steps=1, steps_per_epoch=epoch)
     classes = None if data["classes"] is None else tuple(data["classes"])
+    warn_if_cpu_is_wrong()
     shapes = state_shapes(steps, examples, make_mesh())
     return Trained(config, transform, classes, examples, steps, shapes)
 
@@ -180,4 +182,5 @@ def open_checkpoints(folder: Workdir, config: Config, metrics: MetricsFile) -> C
         folder.checkpoints,
         keep=config.keep_checkpoints,
         best_step=lambda: config.best_step(metrics.of_split("validation")),
+        last_line=lambda: metrics.last_written,
     )

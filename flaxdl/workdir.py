@@ -4,13 +4,13 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from flaxdl.config import Config, differences, from_json, to_json, with_defaults
-from flaxdl.data import facts
+from flaxdl.data import Transform, facts
 from flaxdl.training.checkpoint_files import CheckpointFolder, check_path
 from flaxdl.training.processes import is_first
 
@@ -84,49 +84,79 @@ class Workdir:
             return False
         return bool(CheckpointFolder(self.checkpoints).steps())
 
-    def claim(
-        self, config: Config, *, data: Mapping[str, Any], accept_changes: bool = False
-    ) -> None:
-        """Records the config and data that the folder belongs to, or checks that it does.
+    def fitted(self, transform: Transform) -> Transform | None:
+        """The transform as the run in the folder has fitted it; None before its first checkpoint.
+
+        A network that has learned token ids must see the same ones when its run is resumed, even if
+        the data that they were learned from, or the file that they came from, have changed.
+
+        Raises:
+            ValueError: if it cannot be read.
+        """
+        return transform.restore(self.path) if self.has_checkpoints else None
+
+    def check_config(self, config: Config, *, accept_changes: bool) -> None:
+        """Checks that the folder is free, or holds a run of this config.
 
         Args:
             config: the run.
-            data: facts about the data, as JSON: those that later commands need, such as class
-                names, and those by which other data are noticed.
-            accept_changes: resume although config or data differ; each difference is logged.
+            accept_changes: log the differences instead of raising them.
 
         Raises:
-            ValueError: if the folder cannot be written, or belongs to another config or other data;
-                the message lists what differs.
+            ValueError: if it belongs to another config, with what differs, or to an unknown one.
         """
-        record = to_json(config)
-        versions = recorded_versions()
         if self._config.exists():
-            stored = self._read()
-            of_config = differences(with_defaults(stored["config"]), record)
-            of_data = facts.differences(stored["data"], data)
-            changes = [*of_config, *of_data]
-            if changes and not accept_changes:
-                other = [
-                    *(["another config"] if of_config else []),
-                    *(["other data"] if of_data else []),
-                ]
-                raise ValueError(
-                    f"{self.path} holds a run of {' and '.join(other)}:\n  "
-                    + "\n  ".join(changes)
-                    + "\nUse another --workdir, or --accept-changes to resume with what is new"
-                )
-            if changes:
-                _LOGGER.warning("resuming with changes:\n  %s", "\n  ".join(changes))
-            elif stored["data"].keys() >= data.keys():
-                return
-            versions = self.versions()  # those with which the run began
-        values = {"config": record, "data": data, "versions": versions}
-        text = json.dumps(values, indent=2)
+            changes = differences(with_defaults(self._read()["config"]), to_json(config))
+            self._report("another config", changes, accept_changes)
+        elif self.has_checkpoints:
+            fault = f"no {self._config.name}, which says what it is a run of"
+            self._report("unknown origin", [fault], accept_changes)
+
+    def check_data(self, data: Mapping[str, Any], *, accept_changes: bool) -> bool:
+        """Checks that the run in the folder, if there is one, began with these data.
+
+        Args:
+            data: facts about the data, see `flaxdl.data.facts`.
+            accept_changes: log the differences instead of raising them.
+
+        Returns:
+            True if there are differences, which were accepted.
+
+        Raises:
+            ValueError: if the run began with other data, with what differs.
+        """
+        if not self._config.exists():
+            return False
+        changes = facts.differences(self.data(), data)
+        self._report("other data", changes, accept_changes)
+        return bool(changes)
+
+    def _report(self, what: str, changes: Sequence[str], accept_changes: bool) -> None:
+        if not changes:
+            return
+        listed = "\n  ".join(changes)
+        if not accept_changes:
+            raise ValueError(
+                f"{self.path} holds a run of {what}:\n  {listed}\n"
+                "Use another --workdir, or --accept-changes to resume all the same"
+            )
+        _LOGGER.warning("resuming a run of %s:\n  %s", what, listed)
+
+    def claim(self, config: Config, data: Mapping[str, Any]) -> None:
+        """Records the config and the data that the folder belongs to from now on.
+
+        Raises:
+            ValueError: if the folder cannot be written.
+        """
+        versions = self.versions() if self._config.exists() else recorded_versions()
+        values = {"config": to_json(config), "data": data, "versions": versions}
+        text = json.dumps(values, indent=2) + "\n"
+        if self._config.exists() and self._config.read_text() == text:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             unfinished = self._config.with_suffix(".tmp")
-            unfinished.write_text(text + "\n")
+            unfinished.write_text(text)
             unfinished.replace(self._config)
         except OSError as error:
             raise self._unwritable(error) from error

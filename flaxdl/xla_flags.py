@@ -42,27 +42,33 @@ def set_cpu_flags() -> None:
 
 
 def _library_contains(name: str) -> bool:
-    """Whether one of jaxlib's shared libraries contains a name."""
+    """Returns True if jaxlib's largest shared library, which holds XLA, contains a name."""
     spec = importlib.util.find_spec("jaxlib")
     if spec is None or spec.origin is None:
         return False
-    for library in Path(spec.origin).parent.glob("*.so"):
-        with (
-            library.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-        ):
-            if content.find(name.encode()) >= 0:
-                return True
-    return False
+    suffixes = (".so", ".dylib", ".pyd", ".dll")
+    files = [path for path in Path(spec.origin).parent.iterdir() if path.suffix in suffixes]
+    if not files:
+        return False
+    library = max(files, key=lambda path: path.stat().st_size)
+    with (
+        library.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return content.find(name.encode()) >= 0
 
 
 @functools.cache
 def warn_if_cpu_is_wrong() -> None:
-    """Logs one warning per process if JAX's CPU backend computes wrong numbers.
+    """Logs one warning per process if JAX computes on the CPU, and computes wrong numbers there.
 
     That happens where `set_cpu_flags` came too late or `XLA_FLAGS` overrides it, or with a jaxlib
     that has the fault but not the flag.
     """
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return
     errors = {name: error for name, error in cpu_errors().items() if not error < 1e-4}
     if errors:
         found = " and ".join(f"{name} is off by {error:.1e}" for name, error in errors.items())

@@ -1,9 +1,11 @@
-"""Eight simulated CPU devices for every test, and a compilation cache that all of them share."""
+"""Settings of the test suite: simulated devices, the compilation cache, threads."""
 
-import atexit
+import hashlib
 import os
-import shutil
-import tempfile
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
 
 # Most of the time goes into compilation, which LLVM's cheaper passes shorten. Of a flag that is
 # given twice the last counts, so XLA_FLAGS=--xla_backend_optimization_level=3 tests what users run.
@@ -16,20 +18,60 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+_KEPT_DAYS = 14  # since an entry of the compilation cache was last written
+
+
+def _compilation_cache():
+    """A private folder of compiled programs for this processor, jaxlib and these flags."""
+    cpuinfo = Path("/proc/cpuinfo")
+    processor = platform.processor()
+    if cpuinfo.exists():
+        of_one_core = cpuinfo.read_text().partition("\n\n")[0].splitlines()
+        processor = "".join(x for x in of_one_core if x.startswith(("model name", "flags")))
+    key = [processor, metadata.version("jaxlib"), metadata.version("jax"), os.environ["XLA_FLAGS"]]
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(root) / "flaxdl" / "tests" / hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 # Parallel workers, and the processes that tests start, inherit the first one's cache.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="flaxdl-compiled-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"])
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_compilation_cache())
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-import pytest
-from quick import is_quick
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
-import flaxdl  # noqa: F401  (before JAX, for the flags that it sets)
+import flaxdl  # noqa: E402, F401  (before JAX starts, for the flags that it sets)
+
+_DEVICES, _LOCAL_DEVICES = jax.devices, jax.local_devices
+_visible = 8
 
 
-def pytest_collection_modifyitems(items):
-    """Gives the tests that `quick.QUICK` names their mark."""
-    for item in items:
-        if is_quick(item.nodeid.removeprefix("tests/")):
-            item.add_marker(pytest.mark.quick)
+def _first(devices):
+    return lambda *args, **keywords: devices(*args, **keywords)[:_visible]
+
+
+jax.devices, jax.local_devices = _first(_DEVICES), _first(_LOCAL_DEVICES)
+
+
+def pytest_configure(config):
+    """Removes old entries from the compilation cache."""
+    if hasattr(config, "workerinput"):
+        return
+    oldest = time.time() - _KEPT_DAYS * 24 * 3600
+    for entry in Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).glob("*-cache"):
+        if entry.stat().st_mtime < oldest:
+            entry.unlink(missing_ok=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Shows one device to a test, before its fixtures are made, or eight where it asks for them.
+
+    Programs for eight simulated devices take longer to compile, and to run on two cores.
+    """
+    global _visible
+    _visible = 8 if item.get_closest_marker("eight_devices") else 1

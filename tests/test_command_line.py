@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers.small_runs import bright_quadrants
 from PIL import Image
-from small_runs import bright_quadrants
 
 from flaxdl.commands import COMMANDS, main
 from flaxdl.profiling import profile
@@ -179,7 +179,11 @@ def test_help_shows_every_field(project, capsys):
         (["train", "--config", "CONFIG", "--optimizer.learning-rat", "1"], "learning-rate"),
         (["train", "--config", "CONFIG", "--batch-size", "many"], "batch-size"),
         (["train", "--config", "CONFIG", "--precision", "float8"], "bfloat16"),
-        (["train", "--config", "CONFIG", "--batch-size", "20"], "multiple of the 8 devices"),
+        pytest.param(
+            ["train", "--config", "CONFIG", "--batch-size", "20"],
+            "multiple of the 8 devices",
+            marks=pytest.mark.eight_devices,
+        ),
         (["train", "--config", "CONFIG", "--data.path", "no.npz"], "no.npz"),
         (["train", "--config", "quadrant.py"], "did you mean 'quadrants.py'"),
         (["train", "--config", "CONFIG", "--workdir", "w", "--seed", "3"], "seed: 0 → 3"),
@@ -361,6 +365,7 @@ def test_the_shell_completes_commands_flags_and_values(project, capsys, monkeypa
     assert set(values.split()) == {"train", "test"}
 
 
+@pytest.mark.quick
 def test_inspect_prints_layers_and_totals(capsys):
     code, out, _ = run(capsys, "inspect", "LeNet5", "--shape", "32", "32", "1")
     assert code == 0
@@ -374,6 +379,7 @@ def test_inspect_prints_layers_and_totals(capsys):
     assert f"{50 * 8 + 2 * (3 * 16 * (8 + 16) + 2 * 3 * 16) + 32 * 3 + 3:,}" in out
 
 
+@pytest.mark.quick
 def test_the_list_names_every_config_with_a_summary(capsys, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     code, out, _ = run(capsys, "train", "--list")

@@ -3,13 +3,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from small_runs import small_config
+from helpers.small_runs import small_config
 
 from flaxdl import Config, load_config
 from flaxdl.config import differences, from_json, list_configs, to_json, with_defaults
 from flaxdl.data import Arrays, Images
 from flaxdl.models import SimpleCNN
 from flaxdl.training import SGD, Cosine, Selection
+
+pytestmark = pytest.mark.quick
 
 
 def full_config():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from small_runs import interrupt_at, small_config, train
+from helpers.small_runs import interrupt_at, small_config, train
 
 from flaxdl import device_data
 from flaxdl.config import Config, load_config
@@ -18,6 +18,8 @@ from flaxdl.setup import set_up
 from flaxdl.training import SGD, Diverged, Interrupted
 from flaxdl.training.parallel import look_up
 from flaxdl.training.sharding import MeshShape, make_mesh
+
+pytestmark = pytest.mark.eight_devices
 
 
 def source():

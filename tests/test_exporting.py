@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import bright_quadrants, small_config, train
+from helpers.small_runs import bright_quadrants, small_config, train
 
 import flaxdl
 from flaxdl import Config

@@ -12,8 +12,8 @@ import tracemalloc
 from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
-from broken_files import mutate
-from small_runs import small_config
+from helpers.broken_files import mutate
+from helpers.small_runs import small_config
 
 from flaxdl.commands import main
 from flaxdl.config import to_json
@@ -76,7 +76,7 @@ def test_broken_configs(tmp_path):
         data=Arrays("data.npz"), transform=Images(), model=SimpleCNN(num_classes=4)
     )
     folder = Workdir(tmp_path)
-    folder.claim(config, data={"classes": None, "steps_per_epoch": 3, "example": {}})
+    folder.claim(config, {"classes": None, "steps_per_epoch": 3, "example": {}})
     file = tmp_path / "config.json"
     sound = file.read_bytes()
     assert folder.config() == config

@@ -33,6 +33,7 @@ def test_every_room_is_known():
     assert rooms == {*ALLOWED, "commands"}  # commands tie everything together
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("room", sorted(ALLOWED))
 def test_rooms_import_only_what_they_may(room):
     for path in (PACKAGE / room).rglob("*.py"):
@@ -57,6 +58,7 @@ def in_a_fresh_process(code):
     return done.stdout.strip()
 
 
+@pytest.mark.quick
 def test_importing_loads_nothing_heavy():
     heavy = (
         "tensorflow",

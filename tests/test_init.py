@@ -8,9 +8,9 @@ import signal
 import jax
 import numpy as np
 import pytest
+from helpers.sampling import sampled
+from helpers.small_runs import small_config, train
 from safetensors.numpy import save_file
-from sampling import sampled
-from small_runs import small_config, train
 
 import flaxdl
 from flaxdl import Init

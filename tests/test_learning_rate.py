@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from helpers.small_runs import small_config
 from PIL import Image
-from small_runs import small_config
 
 from flaxdl.learning_rate import HIGHEST, LOWEST, LearningRateCurve, find_learning_rate
 from flaxdl.models import ResNet

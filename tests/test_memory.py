@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import small_config
+from helpers.small_runs import small_config
 
 import flaxdl
 from flaxdl.commands import main
@@ -20,6 +20,8 @@ from flaxdl.models import (
 )
 from flaxdl.setup import set_up
 from flaxdl.training.sharding import MeshShape
+
+pytestmark = pytest.mark.eight_devices
 
 
 class Terabytes(nn.Module):
@@ -77,7 +79,7 @@ def test_switches_that_are_set_are_not_offered():
 
 def test_inspect_prints_the_memory_of_a_config(tmp_path, capsys):
     file = tmp_path / "quadrants.py"
-    file.write_text("from small_runs import small_config\nconfig = small_config()\n")
+    file.write_text("from helpers.small_runs import small_config\nconfig = small_config()\n")
     assert main(["inspect", "--config", str(file), "--memory", "--batch-size", "32"]) == 0
     printed = capsys.readouterr().out
     for words in ("parameters", "optimizer", "batch", "activations", "total", "--accumulate-steps"):

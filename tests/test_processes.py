@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from launch import by_open_mpi, by_slurm, finish, start, write_config
+from helpers.launch import by_open_mpi, by_slurm, finish, start, write_config
 
 
 def metric_lines(workdir):
@@ -132,7 +132,7 @@ def test_a_mistake_of_one_process_ends_all(tmp_path):
     config.write_text(
         "import jax\n"
         "from dataclasses import dataclass\n"
-        "from small_runs import quadrant_source, small_config\n"
+        "from helpers.small_runs import quadrant_source, small_config\n"
         "from flaxdl.data import Arrays, Source\n"
         "@dataclass(frozen=True)\n"
         "class Half(Source):\n"

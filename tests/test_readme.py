@@ -11,6 +11,8 @@ import pytest
 from flaxdl import models
 from flaxdl.commands import COMMANDS
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.small_runs import bright_quadrants, small_config
 from PIL import Image
-from small_runs import bright_quadrants, small_config
 
 import flaxdl
 from flaxdl.data import Arrays, Text

@@ -9,7 +9,7 @@ from contextlib import closing
 import jax
 import numpy as np
 import pytest
-from small_runs import interrupt_at, small_config, train
+from helpers.small_runs import interrupt_at, small_config, train
 
 from flaxdl.data import Arrays, Transform
 from flaxdl.models import SimpleCNN

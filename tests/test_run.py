@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from helpers.sampling import sampled
+from helpers.small_runs import bright_quadrants, interrupt_at, quadrant_source, small_config, train
 from PIL import Image
-from sampling import sampled
-from small_runs import bright_quadrants, interrupt_at, quadrant_source, small_config, train
 
 import flaxdl
 from flaxdl.config import Init
@@ -48,6 +48,7 @@ def uninterrupted(tmp_path_factory):
     return workdir, flaxdl.train(small_config(), workdir)
 
 
+@pytest.mark.quick
 def test_a_run_leaves_what_it_promises(uninterrupted):
     workdir, result = uninterrupted
     lines = metric_lines(workdir)
@@ -297,7 +298,11 @@ def test_accepted_changes_go_on_from_the_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 20}, "batch_size must be a multiple of the 8 devices"),
+        pytest.param(
+            {"batch_size": 20},
+            "batch_size must be a multiple of the 8 devices",
+            marks=pytest.mark.eight_devices,
+        ),
         ({"batch_size": 80}, "batch_size must be between 1 and the 72 training examples, got 80"),
         ({"model": SimpleCNN(num_classes=7)}, "4 classes.* 7 outputs"),
         ({"optimizer": SGD(no_decay=("*.biass",))}, "optimizer.no_decay: the pattern"),

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-import stopping
-from soak import growth, soak
+from helpers import stopping
+from helpers.soak import growth, soak
 
 from flaxdl.training.interruption import Interrupted, Interruption
 
@@ -40,7 +40,7 @@ STUCK = """
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from small_runs import small_config
+from helpers.small_runs import small_config
 from flaxdl.data import Images
 from flaxdl.training import Selection
 

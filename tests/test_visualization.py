@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from helpers.small_runs import bright_quadrants, small_config
 from PIL import Image
-from small_runs import bright_quadrants, small_config
 
 import flaxdl
 from flaxdl.commands import main

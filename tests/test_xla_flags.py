@@ -43,6 +43,7 @@ def canary(before=""):
     return json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.quick
 def test_with_flaxdl_the_numbers_are_right():
     errors, warnings = canary()
     assert len(errors) == 2

@@ -29,7 +29,8 @@ class TrainArguments(ConfigArguments):
     workdir: Path | None = None
     """Where the run is kept; by default runs/NAME, and a mark of the changed fields behind it."""
     accept_changes: bool = False
-    """Go on in a workdir that was begun with another config."""
+    """Resume although config, data or metrics are not those that the run began with; each
+    difference is logged."""
     find_learning_rate: bool = False
     """Do not train, but try all learning rates for a few steps and draw the losses; what is frozen
     at first stays so."""

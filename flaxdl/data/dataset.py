@@ -41,10 +41,10 @@ class Dataset(ABC):
         """All labels [N], where they are known without reading every example."""
         return self.arrays().get("label") if self.in_memory else None
 
-    @cached_property
+    @property
     def fingerprint(self) -> str | None:
-        """A short text that other examples would not have; None if that is unknown."""
-        return fingerprint.of_arrays(self.arrays()) if self.in_memory else None
+        """A short text that other examples would not have; None if that is not known cheaply."""
+        return None
 
     def lengths(self) -> np.ndarray | None:
         """How long examples are, int[N], where those of a batch shall be of similar length."""
@@ -72,6 +72,11 @@ class ArrayDataset(Dataset):
 
     def __len__(self) -> int:
         return len(next(iter(self._arrays.values())))
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Covers the values of all arrays, or a sample of large ones."""
+        return fingerprint.of_arrays(self._arrays)
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Fetches rows; millions a second for small images."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from flaxdl.data import fingerprint
+
 _SHOWN_CLASSES = 10
 
 
@@ -58,8 +60,7 @@ def _split_differences(
     sizes = ["none" if split is None else f"{split['examples']:,}" for split in (old, new)]
     if old is None or new is None or old["examples"] != new["examples"]:
         return [f"{name} examples: {sizes[0]} → {sizes[1]}"]
-    fingerprints = (old["fingerprint"], new["fingerprint"])
-    if None not in fingerprints and fingerprints[0] != fingerprints[1]:
+    if not fingerprint.may_be_equal(old["fingerprint"], new["fingerprint"]):
         return [f"{name} examples: others, as many as before ({sizes[0]})"]
     return []
 
@@ -71,7 +72,7 @@ def _some(names: Sequence[str]) -> str:
 
 def fault_of(data: Mapping[str, Any]) -> str | None:
     """Describes the first entry of the data section that no version has written."""
-    classes, example = data.get("classes"), data.get("example")
+    classes, example = data.get("classes", ""), data.get("example")
     if classes is not None and not (
         isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     ):
@@ -89,8 +90,10 @@ def fault_of(data: Mapping[str, Any]) -> str | None:
 
 def _is_array(value: Any) -> bool:
     try:
-        return np.dtype(value["dtype"]) != object and all(type(n) is int for n in value["shape"])
-    except (KeyError, TypeError):
+        dtype, shape = value["dtype"], value["shape"]
+        is_dtype = isinstance(dtype, str) and not np.dtype(dtype).hasobject
+        return is_dtype and all(type(size) is int and size >= 0 for size in shape)
+    except Exception:  # NumPy parses the text, and raises all kinds
         return False
 
 
@@ -98,5 +101,6 @@ def _is_split(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and type(value.get("examples")) is int
-        and isinstance(value.get("fingerprint"), str | None)
+        and "fingerprint" in value
+        and isinstance(value["fingerprint"], str | None)
     )

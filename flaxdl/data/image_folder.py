@@ -138,8 +138,8 @@ class FileDataset(Dataset):
     @cached_property
     def fingerprint(self) -> str:
         """Covers the names of the files within the folder, not their content, which is not read."""
-        names = "\n".join(self._files).replace(f"{self._folder}{os.sep}", "")
-        return fingerprint.of_texts([names])
+        start = len(str(self._folder))
+        return fingerprint.of_texts(name[start:] for name in self._files)
 
     def files(self) -> list[str]:
         """The name of each file."""

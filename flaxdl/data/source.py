@@ -36,7 +36,7 @@ class Splits:
         """Classes, and size and fingerprint of each split, as JSON: equal for equal data."""
         datasets = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
-            "classes": None if self.classes is None else list(self.classes),
+            "classes": None if self.classes is None else list(map(str, self.classes)),
             "splits": {
                 name: {"examples": len(dataset), "fingerprint": dataset.fingerprint}
                 for name, dataset in datasets.items()

@@ -6,13 +6,14 @@ later damage, and a checkpoint under the name of another step.
 """
 
 import errno
+import fnmatch
 import logging
 import os
 import re
 import shutil
 from pathlib import Path
 
-from flaxdl.training.manifest import damage_of, write_manifest
+from flaxdl.training.manifest import damage_of, last_line, write_manifest
 
 _LOGGER = logging.getLogger(__name__)
 _PARTIAL = ".partial"  # behind the name of what is being written or removed
@@ -25,18 +26,19 @@ class Damaged(ValueError):
 def check_path(path: Path) -> None:
     """Checks that Orbax can read back what it writes below a path.
 
-    Orbax searches its folders with patterns that contain the path unescaped, and TensorStore reads
-    a backslash as a slash; checkpoints below such a path are written incomplete.
+    Orbax searches its folders with patterns that contain the path unescaped, and TensorStore takes
+    a backslash for a slash; checkpoints below such a path are written incomplete.
 
     Raises:
-        ValueError: if the absolute path contains one of these characters.
+        ValueError: if a part of the absolute path is a pattern that does not match itself, such as
+            `run[1]`, or contains a backslash.
     """
-    found = sorted(set(str(path.absolute())) & set("[]*?\\"))
-    if found:
-        raise ValueError(
-            f"checkpoints cannot be kept in {path.absolute()}: a path must not contain "
-            f"[ ] * ? or \\, got {' '.join(found)}"
-        )
+    for part in path.absolute().parts:
+        if "\\" in part or not fnmatch.fnmatchcase(part, part):
+            raise ValueError(
+                f"checkpoints cannot be kept in {path.absolute()}: Orbax cannot read them back "
+                f"from below a folder called {part!r}; rename it, without brackets and backslashes"
+            )
 
 
 class CheckpointFolder:
@@ -90,10 +92,19 @@ class CheckpointFolder:
         """Where the checkpoint of a step is written."""
         return self.path / f"{step}{_PARTIAL}"
 
-    def complete(self, step: int) -> None:
-        """Gives what is written its manifest and its name."""
-        write_manifest(self.partial(step), step)
+    def complete(self, step: int, last_line: int | None) -> None:
+        """Gives what is written its manifest and its name.
+
+        Args:
+            step: that of the checkpoint.
+            last_line: step of the newest line of metrics.
+        """
+        write_manifest(self.partial(step), step, last_line)
         self.partial(step).rename(self.of(step))
+
+    def last_line(self, step: int) -> int | None:
+        """The step of the newest line of metrics when a checkpoint was saved, if recorded."""
+        return last_line(self.of(step))
 
     def remove(self, step: int) -> None:
         """Removes a checkpoint; whoever looks finds all of it or nothing."""

@@ -29,11 +29,20 @@ class Checkpoints:
     Args:
         directory: where they lie, one folder a step.
         keep: how many of the newest are kept.
-        best_step: says which step is the best so far; its checkpoint is kept as well.
+        best_step: returns the best step so far, whose checkpoint is kept as well.
+        last_line: returns the step of the newest line of metrics.
+
+    Raises:
+        ValueError: if checkpoints cannot be read back from there.
     """
 
     def __init__(
-        self, directory: Path, *, keep: int = 2, best_step: Callable[[], int | None] = lambda: None
+        self,
+        directory: Path,
+        *,
+        keep: int = 2,
+        best_step: Callable[[], int | None] = lambda: None,
+        last_line: Callable[[], int | None] = lambda: None,
     ):
         import orbax.checkpoint as ocp
 
@@ -41,6 +50,7 @@ class Checkpoints:
         self._folder = CheckpointFolder(directory)
         self._keep = keep
         self._best_step = best_step
+        self._last_line = last_line
         self._serialize = ocp.tree.serialize_tree
         self._barrier: Any = ocp.multihost.get_barrier_sync_fn()
         self._barriers = itertools.count()
@@ -87,7 +97,11 @@ class Checkpoints:
         except Exception as error:
             self._fail(step, error)
         else:
-            self._saving = self._background.submit(self._finish, step, kept)
+            self._saving = self._background.submit(self._finish, step, kept, self._last_line())
+
+    def last_line(self, step: int) -> int | None:
+        """The step of the newest line of metrics when a checkpoint was saved, if recorded."""
+        return _from_first(lambda: self._folder.last_line(step))
 
     def restore(self, like: TrainState, step: int) -> TrainState:
         """The state of a step, laid over the devices as the shapes in `like` say.
@@ -166,13 +180,13 @@ class Checkpoints:
         self._background.shutdown()
         self._checkpointer.close()
 
-    def _finish(self, step: int, kept: set[int | None]) -> None:
+    def _finish(self, step: int, kept: set[int | None], last_line: int | None) -> None:
         """Waits for Orbax, completes the checkpoint, and removes what is not kept."""
         try:
             try:
                 self._checkpointer.wait_until_finished()
                 if is_first():
-                    self._folder.complete(step)
+                    self._folder.complete(step, last_line)
                     for other in self.steps():
                         if other not in kept:
                             self._folder.remove(other)

@@ -217,7 +217,7 @@ class Loop:
         return self.steps_per_call if after <= min(dues) else 1
 
     def _is_due(self, step: int, interval: int) -> bool:
-        return step > 0 and (step % interval == 0 or step == self.steps.total_steps)
+        return step > 0 and (step % interval == 0 or step >= self.steps.total_steps)
 
     def _log_training(self, state: TrainState, step: int, steps: int, seconds: float) -> None:
         values = state.sums.means() | {
@@ -329,6 +329,7 @@ class Loop:
         self._save(state)
         try:
             self.checkpoints.wait()
+            self.metrics.finish()
         except Unsaved as error:
             newest = max(self.checkpoints.steps(), default=0)
             where = f"{error}; the same line again goes on from step {newest}"

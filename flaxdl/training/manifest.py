@@ -1,25 +1,40 @@
-"""The manifest of a checkpoint: its step and a checksum of every file, read by `sha256sum -c`.
+"""The manifest of a checkpoint: its step, and a checksum of every file, read by `sha256sum -c`.
 
 SHA-256, since no damage passes it by chance or by intent, processors have instructions for it (more
 than 1 GB a second, outside the Python interpreter), and anyone can check it without flaxdl.
 """
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
 NAME = "SHA256SUMS"
+_FACTS = "flaxdl.json"
 
 
-def write_manifest(folder: Path, step: int) -> None:
-    """Writes the step and the checksums of all files of a folder, which are then final."""
-    (folder / NAME).write_bytes(_header(step) + _text(_checksums(folder)))
+def write_manifest(folder: Path, step: int, last_line: int | None = None) -> None:
+    """Writes the step and the checksums of all files of a folder, which are then final.
+
+    Args:
+        folder: the checkpoint.
+        step: its step.
+        last_line: step of the newest line of metrics at that time, None without any.
+    """
+    facts = {"step": step, "last_line": last_line}
+    (folder / _FACTS).write_text(json.dumps(facts) + "\n")
+    (folder / NAME).write_bytes(_text(_checksums(folder)))
+
+
+def last_line(folder: Path) -> int | None:
+    """The step of the newest line of metrics when a sound checkpoint was saved, if recorded."""
+    return _facts(folder).get("last_line")
 
 
 def damage_of(folder: Path, step: int) -> str | None:
     """Describes how a folder differs from the checkpoint of a step; None if it does not.
 
-    A manifest without a step, as written before there was one, fits any step.
+    Checkpoints of earlier versions, which do not state their step, fit any step.
     """
     try:
         manifest = (folder / NAME).read_bytes()
@@ -28,13 +43,10 @@ def damage_of(folder: Path, step: int) -> str | None:
         return f"its {NAME} is missing" if folder.is_dir() else "it is gone"
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
-    if manifest in (_text(found), _header(step) + _text(found)):
-        return None
-    header = re.match(rb"# checkpoint of step ([0-9]{1,18})\n", manifest)
-    if header and int(header[1]) != step:
-        return f"it is the checkpoint of step {int(header[1])} under another name"
-    checksums = manifest[header.end() :] if header else manifest
-    lines = [re.fullmatch(rb"([0-9a-f]{64})  (.+)", line) for line in checksums.splitlines()]
+    if manifest == _text(found):
+        stated = _facts(folder).get("step", step)
+        return None if stated == step else f"it is the checkpoint of step {stated}, renamed"
+    lines = [re.fullmatch(rb"([0-9a-f]{64})  (.+)", line) for line in manifest.splitlines()]
     listed = {line[2].decode(errors="replace"): line[1].decode() for line in lines if line}
     if None in lines or not listed:
         return f"its {NAME} is damaged"
@@ -47,6 +59,11 @@ def damage_of(folder: Path, step: int) -> str | None:
     return "; ".join(described) or f"its {NAME} is damaged"
 
 
+def _facts(folder: Path) -> dict[str, int | None]:
+    path = folder / _FACTS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def _checksums(folder: Path) -> dict[str, str]:
     """Path within the folder → SHA-256, for each file but the manifest itself."""
     checksums = {}
@@ -56,10 +73,6 @@ def _checksums(folder: Path) -> dict[str, str]:
             with path.open("rb") as file:
                 checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return checksums
-
-
-def _header(step: int) -> bytes:
-    return f"# checkpoint of step {step}\n".encode()
 
 
 def _text(checksums: dict[str, str]) -> bytes:

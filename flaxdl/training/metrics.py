@@ -98,33 +98,26 @@ class MetricsFile:
             ]
             self._written = len(self.lines)
 
-    def check_reaches(self, step: int, log_every: int, *, accept: bool) -> None:
-        """Checks that no line is missing before the checkpoint that a run resumes from.
+    @property
+    def last_written(self) -> int | None:
+        """The step of the newest line in the file; None without any."""
+        return self.lines[self._written - 1]["step"] if self._written else None
 
-        Lines are written before the checkpoints that follow them, so they are missing only where
-        the file was deleted, or replaced by an older copy.
+    def missing(self, last_line: int | None) -> str | None:
+        """Describes how the file falls short of a line that it once had; None if it does not.
+
+        That happens where the file was deleted, or replaced by an older copy.
 
         Args:
-            step: that of the checkpoint; 0 without one.
-            log_every: steps between two lines.
-            accept: log the fault instead of raising it.
-
-        Raises:
-            ValueError: if lines are missing.
+            last_line: the step of the line, None without any.
         """
-        newest = max((line["step"] for line in self.lines if line["step"] <= step), default=0)
-        if step - newest < log_every:
-            return
-        fault = (
-            f"{self._path} ends at step {newest}, but the newest checkpoint is of step {step}: "
-            "lines are missing, and with them which checkpoint is the best"
+        if last_line is None or any(line["step"] == last_line for line in self.lines):
+            return None
+        newest = max((line["step"] for line in self.lines), default=0)
+        return (
+            f"{self._path} ends at step {newest}, but lines up to step {last_line} were written: "
+            "some are lost, and with them which checkpoint is the best"
         )
-        if not accept:
-            raise ValueError(
-                f"{fault}. Restore the file, or --accept-changes to resume without them"
-            )
-        if self._writes:
-            _LOGGER.warning("%s; resuming without them", fault)
 
     def rewind(self, step: int, *, keep_test: bool = True) -> None:
         """Drops the lines of later steps, which a resumed run is about to measure again.

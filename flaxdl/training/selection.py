@@ -32,11 +32,11 @@ class Selection:
                 f"selection.metric is {self.metric!r}, but validation gives {', '.join(metrics)}"
                 f"{did_you_mean(self.metric, metrics)}"
             )
-        if self.metric not in task.better:
-            known = ", ".join(name for name in metrics if name in task.better)
+        if task.better.get(self.metric) not in ("higher", "lower"):
             raise ValueError(
                 f"selection.metric is {self.metric!r}, but {type(task).__name__}.better does not "
-                f"say whether higher or lower is better; it does for {known}"
+                f'say whether "higher" or "lower" is better, got {dict(task.better)}; set it as in '
+                f'`better = {{**Task.better, "{self.metric}": "lower"}}`'
             )
 
     def best_step(self, lines: Sequence[dict[str, Any]], task: Task) -> int | None:

@@ -5,6 +5,8 @@ import pytest
 
 from flaxdl.data import Arrays
 
+pytestmark = pytest.mark.quick
+
 
 def example(**changes):
     arrays = {

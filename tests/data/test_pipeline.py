@@ -14,6 +14,8 @@ from flaxdl.data import (
     training_batches,
 )
 
+pytestmark = pytest.mark.quick
+
 AUGMENT = Images(crop_padding=2, flip=True, rotation=15.0)
 
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from deadly import Deadly
+from helpers.deadly import Deadly
 from PIL import Image
 
 from flaxdl.config import load_config

@@ -18,6 +18,8 @@ from flaxdl.data.hash_split import split_of
 from flaxdl.data.table_files import read_table
 from flaxdl.data.unreadable import Unreadable
 
+pytestmark = pytest.mark.quick
+
 ROWS = [(f"review {number}, “{'very ' * (number % 3)}good”", number % 3) for number in range(60)]
 
 

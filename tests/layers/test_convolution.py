@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.image_parity import assert_live_parity
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_parity import assert_live_parity
 
 from flaxdl.layers import Conv
 from flaxdl.layers.convolution_forms import Window, convolve

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.image_parity import LIVE_TOLERANCE, assert_live_parity
+from helpers.parity import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_parity import LIVE_TOLERANCE, assert_live_parity
-from parity import assert_close
 
 from flaxdl.layers import Embedding, Linear
+
+pytestmark = pytest.mark.quick
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.image_parity import assert_live_parity
+from helpers.parity import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_parity import assert_live_parity
 from jax.sharding import NamedSharding, PartitionSpec
-from parity import assert_close
 
 from flaxdl.layers import BatchNorm, LayerNorm
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.image_parity import LIVE_TOLERANCE, channels_first, channels_last
+from helpers.parity import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_parity import LIVE_TOLERANCE, channels_first, channels_last
-from parity import assert_close
 
 from flaxdl.layers import adaptive_avg_pool, adaptive_max_pool, avg_pool, max_pool
 from flaxdl.layers.batch_statistics import normalize_batch

@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from parity import (
+from helpers.parity import (
     assert_close,
     assert_gradients_match,
     names_and_shapes,
     reference_variables,
     torch_variables,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flaxdl.layers import GRU, LSTM, RNN
 
@@ -32,6 +32,7 @@ def final_states(name, state):
     return dict(zip(("h_n", "c_n"), state, strict=True)) if name == "lstm" else {"h_n": state}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", CELLS)
 def test_golden_values(name):
     with jax.enable_x64(True):

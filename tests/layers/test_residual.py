@@ -5,8 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from image_parity import assert_live_parity, channels_first, reference_images, variable_shapes
-from parity import assert_close, names_and_shapes, reference_variables
+from helpers.image_parity import (
+    assert_live_parity,
+    channels_first,
+    reference_images,
+    variable_shapes,
+)
+from helpers.parity import assert_close, names_and_shapes, reference_variables
 
 from flaxdl.layers import ResidualBlock
 from flaxdl.weights import state_dict
@@ -21,6 +26,7 @@ def test_has_the_names_of_pytorch():
     )
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float64", 1e-7), ("float32", 1e-5), ("bfloat16", 3e-2)]
 )

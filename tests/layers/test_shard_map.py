@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.parity import assert_close
 from jax.sharding import Mesh, PartitionSpec
-from parity import assert_close
 
 from flaxdl.layers import (
     LSTM,
@@ -17,6 +17,8 @@ from flaxdl.layers import (
     MultiHeadAttention,
     PackedMultiHeadAttention,
 )
+
+pytestmark = pytest.mark.eight_devices
 
 STEPS = np.random.default_rng(0).standard_normal((8, 6, 4), np.float32)
 WIDE_STEPS = np.random.default_rng(0).standard_normal((8, 6, 128), np.float32)

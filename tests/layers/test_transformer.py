@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from parity import (
+from helpers.parity import (
     assert_close,
     assert_gradients_match,
     names_and_shapes,
     reference_variables,
     torch_variables,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flaxdl.layers import (
     AddPositions,
@@ -55,6 +55,7 @@ def test_golden_encoder_and_decoder_layers(order, activation, dtype, tolerance):
     assert_close(decoded, reference.golden(f"{name}/decoder"), tolerance)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 def test_golden_document_block(dtype, tolerance):
     block = TransformerBlock(**SIZES)

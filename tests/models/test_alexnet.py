@@ -4,9 +4,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 import reference
-from image_parity import count_parameters, reference_images, reference_logits, variable_shapes
-from learning import assert_every_parameter_learns
-from parity import assert_close, names_and_shapes
+from helpers.image_parity import (
+    count_parameters,
+    reference_images,
+    reference_logits,
+    variable_shapes,
+)
+from helpers.learning import assert_every_parameter_learns
+from helpers.parity import assert_close, names_and_shapes
 
 from flaxdl.models import AlexNet
 

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from learning import assert_every_parameter_learns, assert_no_second_trace, overfit
-from parity import (
+from helpers.learning import assert_every_parameter_learns, assert_no_second_trace, overfit
+from helpers.parity import (
     assert_close,
     names_and_shapes,
     reference_variables,
     result_dtypes,
     with_inputs,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flaxdl.models import (
     BERT_BASE,
@@ -57,7 +57,12 @@ TINY = {
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(jnp.float64, 1e-7), (jnp.float32, 1e-5), (jnp.bfloat16, 3e-2)]
+    ("dtype", "tolerance"),
+    [
+        (jnp.float64, 1e-7),
+        pytest.param(jnp.float32, 1e-5, marks=pytest.mark.quick),
+        (jnp.bfloat16, 3e-2),
+    ],
 )
 def test_golden_values(name, dtype, tolerance):
     kind, quantities = MODELS[name]

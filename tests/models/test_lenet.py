@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from image_parity import assert_live_parity, count_parameters
-from learning import assert_every_parameter_learns, assert_no_second_trace, overfit
-from parity import assert_close
+from helpers.image_parity import assert_live_parity, count_parameters
+from helpers.learning import assert_every_parameter_learns, assert_no_second_trace, overfit
+from helpers.parity import assert_close
 
 from flaxdl.models import LeNet5
 

@@ -6,10 +6,15 @@ import numpy as np
 import optax
 import pytest
 import reference
-from image_parity import count_parameters, reference_images, reference_logits, variable_shapes
-from learning import assert_every_parameter_learns, assert_no_second_trace, overfit
-from parity import assert_close, cast, names_and_shapes
-from sampling import sampled
+from helpers.image_parity import (
+    count_parameters,
+    reference_images,
+    reference_logits,
+    variable_shapes,
+)
+from helpers.learning import assert_every_parameter_learns, assert_no_second_trace, overfit
+from helpers.parity import assert_close, cast, names_and_shapes
+from helpers.sampling import sampled
 
 from flaxdl.models import ResNet, ResNet18, ResNet34, ResNet50, ResNet101, ResNet152
 from flaxdl.weights import load_weights, state_dict
@@ -27,6 +32,7 @@ SMALL = ResNet(10, depths=(1, 1, 1, 1), small_images=True)
 SMALL_IMAGES = jax.random.normal(jax.random.key(3), (8, 9, 8, 1))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", MODELS)
 def test_has_the_names_of_torchvision(name):
     model, parameters = MODELS[name]

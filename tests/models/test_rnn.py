@@ -5,10 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from learning import assert_every_parameter_learns, assert_no_second_trace, overfit
-from parity import (
+from helpers.learning import assert_every_parameter_learns, assert_no_second_trace, overfit
+from helpers.parity import (
     assert_close,
     assert_gradients_match,
     names_and_shapes,
@@ -17,6 +15,8 @@ from parity import (
     torch_variables,
     with_inputs,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flaxdl.models import SimpleRNN, TextRNN
 
@@ -25,7 +25,11 @@ TEXT = TextRNN(vocab_size=50, embedding_size=12, hidden_size=16, num_classes=4)
 TOKENS = reference.golden("TextRNN/token_ids").astype(np.int32)
 LENGTHS = np.array([7, 4, 2])
 SMALL = {"vocab_size": 9, "embedding_size": 4, "hidden_size": 6, "num_classes": 3}
-PRECISIONS = [(jnp.float64, 1e-7), (jnp.float32, 1e-5), (jnp.bfloat16, 3e-2)]
+PRECISIONS = [
+    (jnp.float64, 1e-7),
+    pytest.param(jnp.float32, 1e-5, marks=pytest.mark.quick),
+    (jnp.bfloat16, 3e-2),
+]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)

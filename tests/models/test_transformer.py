@@ -4,10 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from learning import assert_every_parameter_learns, assert_no_second_trace, overfit
-from parity import (
+from helpers.learning import assert_every_parameter_learns, assert_no_second_trace, overfit
+from helpers.parity import (
     assert_close,
     assert_gradients_match,
     cast,
@@ -15,6 +13,8 @@ from parity import (
     torch_variables,
     with_inputs,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flaxdl.layers import sinusoidal_positions
 from flaxdl.models import (

@@ -19,6 +19,7 @@ def totals(rows):
     return sum(row.parameters for row in rows), sum(row.flops for row in rows)
 
 
+@pytest.mark.quick
 def test_simple_cnn_by_hand():
     assert inspect(SimpleCNN(), images(32)) == [
         # 32 * 32 * 32 outputs of 3 * 3 * 3 multiply-adds; 16 * 16 * 64 of 3 * 3 * 32; ...

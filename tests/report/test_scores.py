@@ -6,6 +6,8 @@ from sklearn.calibration import calibration_curve
 
 from flaxdl.report.scores import calibrate, class_scores, confusion_matrix, most_confused
 
+pytestmark = pytest.mark.quick
+
 LABEL = np.array([0, 0, 0, 0, 1, 1, 2, 2])
 PREDICTED = np.array([0, 0, 0, 1, 1, 0, 2, 0])
 CLASSES = ("cat", "dog", "owl", "yak")

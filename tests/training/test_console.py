@@ -9,6 +9,8 @@ from rich.console import Console
 from flaxdl.training import console
 from flaxdl.training.console import ConsoleWriter
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def clock(monkeypatch):

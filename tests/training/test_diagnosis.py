@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import bright_quadrants
+from helpers.small_runs import bright_quadrants
 
 from flaxdl.layers import BatchNorm, Dropout, Linear
 from flaxdl.models import SimpleRNN

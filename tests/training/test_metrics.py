@@ -1,6 +1,8 @@
 import json
 import math
 import os
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from flaxdl.training import Classification, LanguageModeling, Selection, SequenceToSequence, Task
 from flaxdl.training.metrics import MetricsFile, MetricSums
 from flaxdl.training.unsaved import Unsaved
+
+pytestmark = pytest.mark.quick
 
 
 def test_means_are_weighted_each_by_its_own_weights_and_add_up_over_batches():
@@ -173,39 +177,37 @@ def test_every_metric_of_a_task_has_a_direction():
 
 def test_a_metric_without_a_direction_is_refused():
     lines = [{"step": 10, "split": "validation", "loss": 1.0, "regret": 0.1}]
-    message = "'regret', but Task.better does not say whether higher or lower is better; .* loss"
+    message = '\'regret\', but Task.better does not say whether .* set it as in .* "regret": "lower'
     with pytest.raises(ValueError, match=message):
         Selection(metric="regret").best_step(lines, Task())
 
 
-def lines_up_to(path, *steps):
+def test_a_direction_is_higher_or_lower():
+    @dataclass(frozen=True, kw_only=True)
+    class Mistaken(Task):
+        better: ClassVar = {"accuracy": "max"}
+
+    with pytest.raises(ValueError, match="Mistaken.better does not say .* got {'accuracy': 'max'}"):
+        Selection().check(["accuracy"], Mistaken())
+
+
+def test_lost_lines_are_noticed(tmp_path):
+    path = tmp_path / "metrics.jsonl"
     file = MetricsFile(path)
-    for step in steps:
+    assert file.last_written is None
+    assert file.missing(None) is None
+    for step in (10, 20, 30):
         file.append(step, "train", {"loss": 1.0})
-    return file
+    assert file.last_written == 30
+    assert file.missing(20) is None
+    path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"\n") + 1])
+    message = "metrics.jsonl ends at step 10, but lines up to step 30 were written: some are lost"
+    assert message in MetricsFile(path).missing(30)
+    path.unlink()
+    assert "ends at step 0" in MetricsFile(path).missing(30)
 
 
-@pytest.mark.parametrize(
-    ("steps", "resumed_from", "is_complete"),
-    [
-        ((), 0, True),
-        ((), 9, True),  # stopped before the first line
-        ((), 10, False),
-        ((10, 20), 20, True),
-        ((10, 20), 29, True),
-        ((10, 20), 30, False),  # an older copy
-        ((10, 20, 30, 40), 20, True),
-        ((30, 40), 20, False),
-    ],
-)
-def test_missing_lines_are_noticed(tmp_path, caplog, steps, resumed_from, is_complete):
-    file = lines_up_to(tmp_path / "metrics.jsonl", *steps)
-    if is_complete:
-        file.check_reaches(resumed_from, 10, accept=False)
-        return
-    with pytest.raises(
-        ValueError, match=r"metrics.jsonl ends at step .* Restore the file, or --acc"
-    ):
-        file.check_reaches(resumed_from, 10, accept=False)
-    file.check_reaches(resumed_from, 10, accept=True)
-    assert "lines are missing" in caplog.text
+def test_a_line_that_cannot_be_written_yet_does_not_count_as_written(tmp_path, caplog):
+    file = MetricsFile(tmp_path / "no folder" / "metrics.jsonl")
+    file.append(10, "train", {"loss": 1.0})
+    assert file.last_written is None

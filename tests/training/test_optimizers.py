@@ -66,6 +66,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_ten_steps_are_pytorchs(name):
     with jax.enable_x64(True):
@@ -107,6 +108,7 @@ def rates(schedule, steps, total_steps):
     return [float(schedule.factor(jnp.int32(step), total_steps)) for step in steps]
 
 
+@pytest.mark.quick
 def test_cosine_by_hand():
     np.testing.assert_allclose(rates(Cosine(), [0, 5, 10, 11], 10), [1, 0.5, 0, 0], atol=1e-7)
     halfway = rates(Cosine(decay_steps=4, final_factor=0.2), [0, 2, 4, 9], 10)
@@ -156,6 +158,7 @@ def test_a_pattern_that_matches_nothing_is_refused():
         AdamW(no_decay=("fc.bais",)).direction({"fc": {"bias": jnp.ones(2)}})
 
 
+@pytest.mark.quick
 def test_clipping_shortens_only_what_is_too_long():
     gradients = {"w": jnp.array([3.0, 4.0])}
     clipped = SGD(clip_norm=1.0).clip(gradients, optax.tree.norm(gradients))

@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from devices import Case, gradient_difference, trained_difference
+from helpers.devices import Case, gradient_difference, trained_difference
+from helpers.sampling import sampled
+from helpers.small_steps import assert_trees_close, make_steps, quadrant_batch, train_on
 from jax.sharding import PartitionSpec as P
-from sampling import sampled
-from small_steps import assert_trees_close, make_steps, quadrant_batch, train_on
 
 from flaxdl.layers import BatchNorm
 from flaxdl.models import (
@@ -34,7 +34,9 @@ from flaxdl.training.sharding import (
     shardings,
 )
 
-# `python tests/devices.py` runs every model on every mesh.
+pytestmark = pytest.mark.eight_devices
+
+# `python tests/helpers/devices.py` runs every model on every mesh.
 CASES = sampled(
     [
         Case("CNN", 2, 2, 2),

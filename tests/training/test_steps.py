@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_steps import NormalizedMlp, assert_trees_close, make_steps, quadrant_batch, train_on
+from helpers.small_steps import (
+    NormalizedMlp,
+    assert_trees_close,
+    make_steps,
+    quadrant_batch,
+    train_on,
+)
 
 from flaxdl.layers import Linear
 from flaxdl.models import SimpleCNN
@@ -16,6 +22,8 @@ from flaxdl.training import SGD, AdamW, Classification
 from flaxdl.training.global_norm import sum_of_squares
 from flaxdl.training.precision import LossScale
 from flaxdl.training.sharding import check_batch_size, create_on, make_mesh, put_batch, replicated
+
+pytestmark = pytest.mark.eight_devices
 
 
 @pytest.mark.parametrize("model", [NormalizedMlp(), SimpleCNN(num_classes=4)])

@@ -103,6 +103,7 @@ def test_smoothing_spreads_over_all_tokens(pairs):
     assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("task", [LanguageModeling(), SequenceToSequence()])
 def test_what_is_padding_or_without_weight_never_counts(task, texts, pairs):
     batch = texts | pairs

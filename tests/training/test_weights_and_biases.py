@@ -4,7 +4,7 @@ import sys
 from types import ModuleType
 
 import pytest
-from small_runs import small_config
+from helpers.small_runs import small_config
 
 import flaxdl
 from flaxdl.config import to_json

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 import reference
-from image_parity import channels_first
-from parity import assert_close
+from helpers.image_parity import channels_first
+from helpers.parity import assert_close
 from safetensors.numpy import load_file
 
 from flaxdl.layers import ResidualBlock, TransformerBlock

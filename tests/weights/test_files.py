@@ -15,7 +15,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from broken_files import FIXTURES, safetensors_bytes, sound_files
+from helpers.broken_files import FIXTURES, safetensors_bytes, sound_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open

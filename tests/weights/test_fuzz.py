@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken_files import mutate, sound_files
+from helpers.broken_files import mutate, sound_files
 
 from flaxdl.weights import read_weights
 from flaxdl.weights.pickles import read_pickle

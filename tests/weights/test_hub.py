@@ -8,6 +8,8 @@ import pytest
 from flaxdl.weights import hub
 from flaxdl.weights.hub import PUBLISHED, Published, imagenet_classes, locate, published
 
+pytestmark = pytest.mark.quick
+
 NAMES = [
     "alexnet",
     *(f"vgg{depth}{suffix}" for depth in (11, 13, 16, 19) for suffix in ("", "_bn")),

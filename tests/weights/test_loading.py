@@ -13,10 +13,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
-from image_parity import reference_images
-from parity import assert_close
+from helpers.image_parity import reference_images
+from helpers.parity import assert_close
+from helpers.sampling import sampled
 from safetensors.numpy import save_file
-from sampling import sampled
 
 from flaxdl.layers import (
     GRU,

@@ -4,6 +4,8 @@ import pytest
 
 from flaxdl.weights import load_weights, matching, pattern_mask, pytorch_key, state_dict
 
+pytestmark = pytest.mark.quick
+
 VARIABLES = {
     "params": {
         "layer1.0": {

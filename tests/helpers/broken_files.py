@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-FIXTURES = Path(__file__).parent / "weights" / "fixtures"
+FIXTURES = Path(__file__).parent.parent / "weights" / "fixtures"
 
 # Numbers that lengths, offsets and counts are likely to be checked against, or not.
 BORDERS = (0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)

@@ -6,7 +6,7 @@ import statistics
 import time
 from pathlib import Path
 
-import stopping
+from helpers import stopping
 
 ENDLESS = ("--epochs", "1e7", "--log-every", "250", "--evaluate-every", "25")
 

@@ -8,9 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from parity import assert_close, assert_gradients_match, reference_variables, torch_variables
 
 from flaxdl.weights import state_dict
+from helpers.parity import (
+    assert_close,
+    assert_gradients_match,
+    reference_variables,
+    torch_variables,
+)
 
 LIVE_TOLERANCE = 1e-9
 

@@ -5,11 +5,11 @@ from functools import partial
 import flax.linen as nn
 import jax
 import numpy as np
-from small_runs import bright_quadrants
 
 from flaxdl.layers import BatchNorm, Dropout, Linear
 from flaxdl.training import AdamW, Classification, Steps
 from flaxdl.training.sharding import create_on, put_batch, replicated
+from helpers.small_runs import bright_quadrants
 
 
 class NormalizedMlp(nn.Module):

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 
 CONFIG = """
-from small_runs import small_config
+from helpers.small_runs import small_config
 config = small_config(epochs=60, evaluate_every=15, log_every=25)
 """
 

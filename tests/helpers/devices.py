@@ -1,6 +1,6 @@
 """Whether a run comes to the same on any arrangement of devices: samples for the tests, or all.
 
-    python tests/devices.py 8
+    python tests/helpers/devices.py 8
 
 runs all cases of 2, 4 or 8 devices, which takes long, and prints a table: for each model and mesh
 the largest difference from one device, of the gradients of one step in float32 (by the largest
