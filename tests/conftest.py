@@ -13,10 +13,14 @@ os.environ["XLA_FLAGS"] = " ".join(
     (
         "--xla_force_host_platform_device_count=8",
         "--xla_backend_optimization_level=1",
+        "--xla_cpu_multi_thread_eigen=false",
         os.environ.get("XLA_FLAGS", ""),
     )
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Each worker has a core of its own.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 
 _KEPT_DAYS = 14  # since an entry of the compilation cache was last written
 

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from helpers.launch import by_open_mpi, by_slurm, finish, start, write_config
+from helpers.sampling import sampled
 
 
 def metric_lines(workdir):
@@ -66,7 +67,9 @@ def test_a_signal_to_one_stops_all_at_the_same_step(stopped):
     ("count", "devices", "told", "flags"),
     [
         (1, 4, None, []),
-        (2, 2, by_slurm, ["--mesh.fsdp", "2", "--mesh.tensor", "2"]),
+        pytest.param(
+            *(2, 2, by_slurm, ["--mesh.fsdp", "2", "--mesh.tensor", "2"]), marks=pytest.mark.whole
+        ),
         (4, 1, by_open_mpi, []),
         pytest.param(2, 2, by_slurm, ["--parallel", "pmap"], marks=pytest.mark.whole),
     ],
@@ -92,7 +95,7 @@ def test_it_goes_on_with_any_number_of_processes(
     assert ("several processes have trained it" in page) == (count > 1)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", sampled([0, 1], (1).__eq__))
 def test_when_one_is_killed_the_others_end(config, tmp_path, victim):
     workdir = tmp_path / "run"
     processes = start(config, workdir, "--epochs", "100000")
@@ -113,10 +116,15 @@ def test_when_one_is_killed_the_others_end(config, tmp_path, victim):
 @pytest.mark.parametrize(
     ("flags", "flags_of", "message"),
     [
-        (["--mesh.fsdp", "3"], {}, "the mesh must take all 4 devices, got data any, fsdp 3"),
-        (["--batch-size", "18"], {}, "batch_size must be a multiple of the 4 devices"),
-        ([], {1: ["--seed", "7"]}, "process 1: config.seed: 0 → 7"),
-        ([], {1: ["--mesh.fsdp", "2"]}, "process 1: mesh.fsdp: 1 → 2"),
+        pytest.param(
+            *(["--mesh.fsdp", "3"], {}, "the mesh must take all 4 devices, got data any, fsdp 3"),
+            marks=pytest.mark.whole,
+        ),
+        pytest.param(
+            *(["--batch-size", "18"], {}, "batch_size must be a multiple of the 4 devices"),
+            marks=pytest.mark.whole,
+        ),
+        ([], {1: ["--seed", "7", "--mesh.fsdp", "2"]}, "process 1: config.seed: 0 → 7"),
     ],
 )
 def test_a_mistake_is_told_by_every_process(config, tmp_path, flags, flags_of, message):

@@ -1,7 +1,6 @@
 """What tests of image layers and models share. PyTorch has channels first, we have them last."""
 
 import math
-import os
 
 import jax
 import jax.numpy as jnp
@@ -55,16 +54,16 @@ def sum_of_products(inputs, kernel, window_strides, padding, **_):
     return outputs
 
 
-def reference_logits(model, name, images, dtype):
+def reference_logits(model, name, images, dtype, *, as_products=True):
     """The logits that `model` computes in `dtype` with the reference weights of `name`.
 
     In float64, where XLA's convolution takes minutes on a CPU, an equal sum of matrix products
-    stands in for it unless FLAXDL_XLA_CONVOLUTIONS is set; the convolution layer itself is compared
-    with PyTorch's in float64 in `tests/layers`.
+    replaces it, unless `as_products` is False; the convolution layer itself is compared with
+    PyTorch's in float64 in `tests/layers`.
     """
     variables = reference_variables(model, name, dtype, images)
     with pytest.MonkeyPatch.context() as patch:
-        if dtype == "float64" and "FLAXDL_XLA_CONVOLUTIONS" not in os.environ:
+        if dtype == "float64" and as_products:
             patch.setattr(jax.lax, "conv_general_dilated", sum_of_products)
         logits = jax.jit(model.apply)(variables, jnp.asarray(images, dtype))
     assert logits.dtype == dtype

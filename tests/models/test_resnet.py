@@ -41,14 +41,22 @@ def test_has_the_names_of_torchvision(name):
     assert count_parameters(model, (1, 224, 224, 3)) == parameters
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sampled(MODELS, ("resnet18", "resnet50").__contains__))
 def test_reaches_the_stored_values(name):
     with jax.enable_x64(True):
         logits = reference_logits(MODELS[name][0], name, IMAGES, "float64")
     assert_close(logits, reference.golden(f"{name}/logits"), 1e-7)
 
 
-@pytest.mark.parametrize("name", sampled(MODELS, ("resnet18", "resnet152").__contains__))
+@pytest.mark.whole
+def test_reaches_the_stored_values_by_convolutions_of_xla():
+    with jax.enable_x64(True):
+        model = MODELS["resnet18"][0]
+        logits = reference_logits(model, "resnet18", IMAGES, "float64", as_products=False)
+    assert_close(logits, reference.golden("resnet18/logits"), 1e-7)
+
+
+@pytest.mark.parametrize("name", sampled(MODELS, "resnet18".__eq__))
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 3e-2)])
 def test_reaches_the_stored_values_in_lower_precision(name, dtype, tolerance):
     logits = reference_logits(MODELS[name][0], name, IMAGES, dtype)
