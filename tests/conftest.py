@@ -47,6 +47,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 import flaxdl  # noqa: E402, F401  (before JAX starts, for the flags that it sets)
 
@@ -79,3 +80,15 @@ def pytest_runtest_setup(item):
     """
     global _visible
     _visible = 8 if item.get_closest_marker("eight_devices") else 1
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """An empty compilation cache, for tests that look into what is compiled."""
+    kept = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "compiled"))
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", kept)
+    compilation_cache.reset_cache()

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers.own_cache import own_cache
 from helpers.small_runs import bright_quadrants
 from PIL import Image
 
@@ -270,7 +271,7 @@ def start(project, *arguments):
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *map(str, arguments)],
         cwd=project,
-        env=environment | {"PYTHONPATH": str(REPOSITORY)},
+        env=environment | {"PYTHONPATH": str(REPOSITORY), "JAX_COMPILATION_CACHE_DIR": own_cache()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -21,7 +21,7 @@ from flaxdl.models import (
 from flaxdl.setup import set_up
 from flaxdl.training.sharding import MeshShape
 
-pytestmark = pytest.mark.eight_devices
+pytestmark = [pytest.mark.eight_devices, pytest.mark.usefixtures("own_cache")]
 
 
 class Terabytes(nn.Module):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from helpers.own_cache import own_cache
+
 TESTS = Path(__file__).parent.parent
 
 CONFIG = """
@@ -68,6 +70,7 @@ def start(config, workdir, *flags, count=2, devices=2, told=by_flags, flags_of=N
         own = (flags_of or {}).get(process, ())
         environment = os.environ | variables | {"PYTHONPATH": str(TESTS)}
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        environment["JAX_COMPILATION_CACHE_DIR"] = own_cache()
         command = [sys.executable, "-m", "flaxdl", "train", "--config", str(config)]
         command += ["--workdir", str(workdir), *flags, *own, *words]
         pipe = subprocess.PIPE

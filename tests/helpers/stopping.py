@@ -18,6 +18,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from helpers.own_cache import own_cache
+
 CONFIGS = {path.stem: path for path in (Path(__file__).parent / "stopped_configs").glob("*.py")}
 WALL_CLOCK = {"examples_per_second"}
 BEFORE_TRAINING = ("starting", "preparing data", "compiling")
@@ -41,8 +43,8 @@ class Run:
 
     config: Path
     workdir: Path
-    cache: str | None = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    """Where compiled functions are kept; without, all is compiled anew at each start."""
+    cache: str | None = field(default_factory=own_cache)
+    """Folder of the compilation cache; None compiles again at each start."""
     flags: tuple[str, ...] = ()
     process: object = None
     _phase: object = field(default_factory=lambda: _FORKS.Array("c", 32))

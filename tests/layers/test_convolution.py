@@ -185,6 +185,7 @@ def test_tiles_are_as_exact_as_the_plain_convolution():
         assert 0 < ours < 1.2 * plain < 1e-5
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize(("dtype", "convolves"), [(jnp.float32, False), (jnp.bfloat16, True)])
 def test_tiles_are_for_32_bits(dtype, convolves):
     x, k = jnp.ones((1, 16, 16, 64), dtype), jnp.ones((3, 3, 64, 64), dtype)

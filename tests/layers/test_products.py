@@ -41,6 +41,7 @@ def test_the_gradient_has_a_gradient():
         np.testing.assert_allclose(norm(multiply), norm(jnp.matmul), rtol=1e-10)
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize(("features", "contracted"), [(128, 1), (127, 0)])
 def test_a_cpu_gets_wide_rows_transposed(features, contracted):
     x, y = jnp.ones((64, features)), jnp.ones((64, 8))

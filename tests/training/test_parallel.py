@@ -124,11 +124,13 @@ def test_running_means_lie_where_their_parameters_lie():
     assert layer["output.dense"]["bias"].sharding.is_fully_replicated
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_data_parallel_steps_exchange_gradients_once():
     _, _, compiled = on_mesh(MeshShape(), small_bert(), text_batch())
     assert set(collectives(compiled)) == {"all-reduce"}
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_fsdp_gathers_each_split_parameter_where_it_is_used():
     _, state, compiled = on_mesh(MeshShape(fsdp=8), small_bert(), text_batch())
     split = [x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated]
@@ -138,6 +140,7 @@ def test_fsdp_gathers_each_split_parameter_where_it_is_used():
     assert found["collective-permute"] == 0
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_tensor_parallel_layers_exchange_two_sums_each_way(num_layers):
     bert = small_bert(num_layers=num_layers)
@@ -146,6 +149,7 @@ def test_tensor_parallel_layers_exchange_two_sums_each_way(num_layers):
     assert collectives(compiled) == {"all-reduce": 2 * 2 * num_layers + 2}
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_packed_attention_is_split_by_heads_as_well():
     model = TransformerClassifier(
         vocab_size=64,
@@ -213,6 +217,7 @@ def test_accumulated_language_models_count_every_token_alike():
     assert_trees_close(ends[1], ends[0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_accumulation_takes_a_part_of_the_activations():
     batch = quadrant_batch(256)
     mesh = make_mesh(devices=jax.devices()[:1])

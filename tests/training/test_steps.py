@@ -196,6 +196,7 @@ class Wide(nn.Module):
         return Linear(4, name="out")(Linear(1024, name="wide")(inputs.reshape(len(inputs), -1)))
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("optimizer", [SGD(), SGD(nesterov=True), SGD(momentum=0), AdamW()])
 def test_parameters_and_means_are_written_in_place(optimizer):
     batch = {"inputs": np.zeros((4, 32, 32, 1), np.float32), "label": np.zeros(4, np.int32)}
