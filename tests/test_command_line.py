@@ -126,7 +126,7 @@ def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(project, capsys, 
     model, data, work, train, validation = out.splitlines()
     assert model == "SimpleCNN with 618,244 parameters (2.4 MiB)"
     assert data == "72 train, 8 validation, 24 test examples; trains on 1 batch only"
-    assert work.startswith("48 steps of 16 examples, 12 epochs; float32 on 8 x ")
+    assert work.startswith("48 steps of 16 examples, 12 epochs; float32 on 1 x ")
     assert train.startswith("train       loss 1.")
     assert validation.startswith("validation  loss 1.")
     assert sorted(project.rglob("*")) == before
