@@ -24,9 +24,10 @@ def set_cpu_flags() -> None:
 
     From jaxlib 0.10.2 on, the YNN library fuses matrix products with what follows them. A sum after
     a product then loses rows (0.10.2, https://github.com/jax-ml/jax/issues/39103), and a batched
-    product with a constant matrix that is multiplied and summed reads memory that is not its own
-    (0.10.2 to 0.12.0.1): results up to 1e35, or NaN. With the flag set here, YNN computes single
-    products only, which it does right; networks are not slower for it.
+    product with a constant matrix that is multiplied and summed gives garbage, up to 1e35 or NaN
+    (0.10.2 to 0.12.0.1). With the flag set here, YNN computes single products only, which it does
+    right. Training SimpleCNN, ResNet-18 and a Transformer encoder was not slower with it (jaxlib
+    0.12.0.1 on an AMD EPYC).
 
     Must run before JAX starts its backend. A flag that the user has set in `XLA_FLAGS` is kept.
     A jaxlib ends the process on a flag that it does not know, so for a release newer than those
