@@ -13,6 +13,7 @@ import numpy as np
 _VERSION = 1  # to be raised with any change of what is hashed, so that old runs can be resumed
 _MOST_BYTES = 2**30  # of an array; of a larger one as many rows are sampled
 _BLOCK_BYTES = 2**26
+_STABLE = (str, bytes, int, float, np.number, type(None))  # `str` of these is the same everywhere
 
 
 def of_arrays(arrays: Mapping[str, np.ndarray]) -> str | None:
@@ -66,7 +67,7 @@ def _add(digest: Any, array: np.ndarray) -> bool:
 def _add_object(digest: Any, item: Any) -> bool:
     if isinstance(item, np.ndarray):
         return _add(digest, item)
-    if not isinstance(item, str | bytes | int | float | np.number | None):
+    if not isinstance(item, _STABLE):
         return False
     content = item if isinstance(item, bytes) else str(item).encode("utf-8", "surrogatepass")
     digest.update(b"%d " % len(content))
