@@ -37,7 +37,7 @@ def of_texts(texts: Iterable[str]) -> str:
 
 
 def may_be_equal(one: str | None, other: str | None) -> bool:
-    """Whether two fingerprints may be of the same data: one is unknown, or they are equal."""
+    """Returns True if two fingerprints are equal, or cannot be compared."""
     if one is None or other is None or one.partition(":")[0] != other.partition(":")[0]:
         return True
     return one == other
