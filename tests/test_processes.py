@@ -70,7 +70,8 @@ def test_a_signal_to_one_stops_all_at_the_same_step(stopped):
         pytest.param(
             *(2, 2, by_slurm, ["--mesh.fsdp", "2", "--mesh.tensor", "2"]), marks=pytest.mark.whole
         ),
-        (4, 1, by_open_mpi, []),
+        (2, 2, by_open_mpi, []),
+        pytest.param(4, 1, by_open_mpi, [], marks=pytest.mark.whole),
         pytest.param(2, 2, by_slurm, ["--parallel", "pmap"], marks=pytest.mark.whole),
     ],
 )
