@@ -400,3 +400,43 @@ def test_the_list_goes_on_behind_a_config_that_cannot_be_read(capsys, monkeypatc
     first, *others = [line.split(maxsplit=1)[1] for line in out.splitlines()]
     assert first.startswith("(cannot be read: ")
     assert others == ["Something.", "(says nothing of itself)"]
+
+
+@pytest.mark.quick
+def test_closed_streams_are_no_error(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)  # as Python does for `>&-`
+    assert main(["inspect", "LeNet5", "--shape", "32", "32", "1"]) == 0
+    assert main(["inspect", "LeNet6"]) == 2
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()
+
+
+@pytest.mark.quick
+def test_output_that_cannot_be_written_is_one_message(monkeypatch, capsys):
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["inspect", "LeNet5", "--shape", "32", "32", "1"]) == 2
+    message = "standard output cannot be written (No space left on device)\n"
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.quick
+def test_names_that_the_terminal_cannot_show_are_no_error(monkeypatch, tmp_path):
+    with (tmp_path / "out").open("w", encoding="ascii") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setitem(COMMANDS, "inspect", lambda *_: print(os.fsdecode(b"\xff"), "ä"))
+        assert main(["inspect"]) == 0
+    assert (tmp_path / "out").read_text() == "\\udcff \\xe4\n"
+
+
+def test_only_the_first_process_draws_and_prints(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    module = importlib.import_module("flaxdl.commands.train")
+    monkeypatch.setattr(module, "is_first", lambda: False)
+    for name in ("find_learning_rate", "profile"):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    for flag in ("--find-learning-rate", "--profile"):
+        code, out, err = run(capsys, "train", "--config", "quadrants.py", flag, "--workdir", "new")
+        assert (code, out, err) == (0, "", "")
+    assert not (project / "new").exists()

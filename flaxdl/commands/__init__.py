@@ -3,6 +3,7 @@
 A command is a function of its arguments, as texts, and of how the program was called.
 """
 
+import io
 import logging
 import os
 import select
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
     0 done, 1 our fault (with a traceback), 2 the user's mistake or a disk that cannot be written,
     3 the numbers diverged, 130 and 143 interrupted or terminated, after saving.
     """
+    _prepare_streams()
     name, *rest = arguments or ["--help"]
     if name not in COMMANDS:
         print(_usage(program))
@@ -78,6 +80,20 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
     return 0
 
 
+def _prepare_streams() -> None:
+    """Discards what is written to a stream that is closed, and writes any name to an open one.
+
+    Python has no stream where the shell has closed it (`>&-`), and refuses names of files that are
+    not in the terminal's encoding.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _usage(program: str) -> str:
     lines = [f"usage: {program} COMMAND ...", ""]
     for name, command in COMMANDS.items():
@@ -97,16 +113,35 @@ def _show_warnings() -> None:
 def _run(
     command: Callable[[Sequence[str], str], None], arguments: Sequence[str], program: str
 ) -> None:
-    """Calls a command; who reads its output may stop reading, as `| head` does."""
+    """Calls a command; who reads its output may stop reading, as `| head` does.
+
+    Raises:
+        Unsaved: if standard output cannot be written.
+    """
     try:
         try:
             command(arguments, program)
         finally:
-            sys.stdout.flush()  # here, since Python itself complains when it does so at its end
+            _flush()
     except BrokenPipeError:
         if not _is_unread(sys.stdout.fileno()):
             raise  # of another pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
+
+
+def _flush() -> None:
+    """Flushes standard output here, since Python itself complains when it does so at its end."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise Unsaved(f"standard output cannot be written ({error.strerror})") from error
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_unread(file: int) -> bool:
