@@ -414,11 +414,12 @@ def test_closed_streams_are_no_error(monkeypatch):
 
 @pytest.mark.quick
 def test_output_that_cannot_be_written_is_one_message(monkeypatch, capsys):
-    with Path("/dev/full").open("w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        assert main(["inspect", "LeNet5", "--shape", "32", "32", "1"]) == 2
-    message = "standard output cannot be written (No space left on device)\n"
-    assert capsys.readouterr().err == message
+    for buffering in (1, -1):  # by line, or until the end
+        with Path("/dev/full").open("w", buffering) as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            assert main(["inspect", "LeNet5", "--shape", "32", "32", "1"]) == 2
+        message = "the output cannot be written (No space left on device)\n"
+        assert capsys.readouterr().err == message
 
 
 @pytest.mark.quick

@@ -3,6 +3,7 @@
 A command is a function of its arguments, as texts, and of how the program was called.
 """
 
+import errno
 import io
 import logging
 import os
@@ -116,32 +117,20 @@ def _run(
     """Calls a command; who reads its output may stop reading, as `| head` does.
 
     Raises:
-        Unsaved: if standard output cannot be written.
+        Unsaved: if there is no room for its output.
     """
     try:
         try:
             command(arguments, program)
         finally:
-            _flush()
-    except BrokenPipeError:
-        if not _is_unread(sys.stdout.fileno()):
-            raise  # of another pipe
-        _discard_output()
-
-
-def _flush() -> None:
-    """Flushes standard output here, since Python itself complains when it does so at its end."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
+            sys.stdout.flush()  # here, since Python itself complains when it does so at its end
     except OSError as error:
-        _discard_output()
-        raise Unsaved(f"standard output cannot be written ({error.strerror})") from error
-
-
-def _discard_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        is_unread = error.errno == errno.EPIPE and _is_unread(sys.stdout.fileno())
+        if not is_unread and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise  # of another pipe or file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not is_unread:
+            raise Unsaved(f"the output cannot be written ({error.strerror})") from error
 
 
 def _is_unread(file: int) -> bool:
