@@ -441,3 +441,25 @@ def test_only_the_first_process_draws_and_prints(project, capsys, monkeypatch):
         code, out, err = run(capsys, "train", "--config", "quadrants.py", flag, "--workdir", "new")
         assert (code, out, err) == (0, "", "")
     assert not (project / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("train", "--config", "NAME.py"),
+        ("train", "--config", "quadrants.py", "--workdir", "NAME"),
+        ("train", "--config", "quadrants.py", "--workdir", "new", "--data.path", "NAME"),
+        ("train", "--config", "quadrants.py", "--workdir", "new", "--init.weights", "NAME"),
+        ("evaluate", "--workdir", "NAME"),
+        ("predict", "--workdir", "w", "NAME"),
+        ("report", "--workdir", "NAME"),
+        ("export", "--workdir", "w", "--to", "NAME.safetensors"),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_message(project, capsys, monkeypatch, line):
+    monkeypatch.chdir(project)
+    code, _, err = run(capsys, *[word.replace("NAME", "n" * 300) for word in line])
+    assert code == 2
+    assert "File name too long" in err
+    assert "Traceback" not in err
+    assert not (project / "new").exists()

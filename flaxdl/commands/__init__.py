@@ -72,6 +72,10 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
         return _complain("interrupted", 130)
     except Unsaved as unsaved:
         return _complain(str(unsaved), 2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return _complain(f"{error.strerror}: {error.filename}", 2)
     except Diverged as diverged:
         return _complain(str(diverged), 3)
     except ValueError as error:
