@@ -3,7 +3,6 @@
 N: examples that were answered, M: those that are shown.
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxdl.atomic_write import atomic_write
 from flaxdl.data import Dataset, Splits, evaluation_batches
 from flaxdl.data.dataset import Subset
 from flaxdl.data.text import FittedText
@@ -95,15 +95,15 @@ def answer(trained: Trained, splits: Splits) -> Answers | Writings | None:
 
 def save(answers: Answers | Writings, path: Path) -> None:
     """Writes answers to an .npz file, whole or not at all."""
-    unfinished = path.with_suffix(".tmp")
     arrays = {field.name: getattr(answers, field.name) for field in fields(answers)}
-    with unfinished.open("wb") as file:
+    with atomic_write(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    os.replace(unfinished, path)
 
 
 def load(path: Path) -> Answers | Writings | None:
     """Reads what `save` has written; None where there is nothing, or nothing that can be read."""
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Any] = dict(file)

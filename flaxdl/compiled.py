@@ -12,7 +12,8 @@ def keep_compiled() -> None:
     """Turns on JAX's cache of compiled programs, in a private folder of the user.
 
     It is `flaxdl/compiled` in `$XDG_CACHE_HOME` or `~/.cache`. What lies in it is run as machine
-    code, so it is used only where it belongs to the user and nobody else can write it. A folder
+    code, so it is used only where it belongs to the user and nobody else can write it, or exchange
+    it by writing a folder above it. A folder
     that the user has given in `JAX_COMPILATION_CACHE_DIR` is left alone, and so is an empty name
     there, which turns the cache off.
     """
@@ -38,8 +39,22 @@ def _private_folder() -> Path | None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
+        parents = {*folder.absolute().parents, *folder.resolve().parents}  # of links, both ends
+        is_safe = all(map(_is_safe, parents))
     except OSError:
         return None
     mode = stat.S_IMODE(status.st_mode)
     is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not mode & 0o077
-    return folder if is_ours else None
+    return folder if is_ours and is_safe else None
+
+
+def _is_safe(parent: Path) -> bool:
+    """Whether nobody but the user and root can exchange what is in a folder."""
+    status = parent.stat()
+    if status.st_uid not in (0, os.getuid()):
+        return False
+    if status.st_mode & stat.S_ISVTX:  # as /tmp: only owners rename what is theirs
+        return True
+    # Many systems give each user a group of the same number, whose folders it may write.
+    is_of_own_group = status.st_gid == os.getgid() == os.getuid()
+    return not status.st_mode & (0o002 if is_of_own_group else 0o022)

@@ -294,7 +294,8 @@ def _public_class(name: str) -> type:
     ):
         with contextlib.suppress(ModuleNotFoundError):
             found = getattr(importlib.import_module(module_name), class_name, None)
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+    is_ours = getattr(found, "__module__", "").split(".")[0] == "flaxdl"  # not just imported there
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found) and is_ours):
         raise ValueError(
             f"config.json names {name!r}, which is no public class of flaxdl; "
             "give the config file that defines it with --config"

@@ -35,8 +35,8 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
     path = Path(to)
     if path.suffix not in (".safetensors", ".stablehlo", ""):
         raise ValueError(
-            f"to must be the name of a .safetensors or .stablehlo file, or of a folder, "
-            f"which is a name without a dot; got {str(path)!r}"
+            f"{path} must be the name of a .safetensors or .stablehlo file, or of a folder, "
+            "which is a name without a dot"
         )
     trained = restore(workdir, config)
     match path.suffix:

@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from rich.table import Table
 from flaxdl.config import Config
 from flaxdl.run import initial_state
 from flaxdl.setup import set_up
+from flaxdl.training.processes import is_first, together
 from flaxdl.training.sharding import put_batch, shardings
 
 STEPS = 5  # that are traced
@@ -70,6 +71,8 @@ class Profile:
 def profile(config: Config, workdir: Path) -> Profile:
     """Trains for a few steps under JAX's profiler, and forgets what it has trained.
 
+    Of several processes the first one is traced; in the others the profile has no operations.
+
     Args:
         config: the run; its step is compiled under `jit`.
         workdir: the trace is written into its folder `profile`.
@@ -86,14 +89,20 @@ def profile(config: Config, workdir: Path) -> Profile:
         step = train.lower(state, place(next(batches))).compile()
         for _ in range(_WARM_UP):
             state = jax.block_until_ready(step(state, place(next(batches))))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"{folder} cannot be written ({error.strerror})") from error
-        with jax.profiler.trace(folder):
+        together(partial(_make, folder) if is_first() else lambda: None)
+        with jax.profiler.trace(folder) if is_first() else nullcontext():
             for _ in range(STEPS):
                 state = jax.block_until_ready(step(state, place(next(batches))))
+    if not is_first():
+        return Profile([], folder)
     return Profile(_operations(folder, dict(_NAMED.findall(step.as_text() or ""))), folder)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written ({error.strerror})") from error
 
 
 def _operations(folder: Path, sources: dict[str, str]) -> list[Operation]:

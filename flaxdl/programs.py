@@ -3,7 +3,6 @@
 B: examples in a batch, which a program leaves open.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 import jax.export
 import numpy as np
 
+from flaxdl.atomic_write import atomic_write
 from flaxdl.layers.cudnn_attention import without_cudnn
 from flaxdl.training.precision import matmul_precision
 
@@ -81,17 +81,14 @@ def write_program(
     }
     function = jax.jit(lambda batch: predict(weights, batch))
     program = jax.export.export(function, platforms=PLATFORMS)(shapes)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        unfinished.write_bytes(program.serialize())
-        del program  # as large as the weights, and there will be another
-        again = jax.export.deserialize(bytearray(unfinished.read_bytes()))
-        _check_same(again.call(dict(example)), jax.jit(predict)(weights, dict(example)))
-        unfinished.replace(path)
+        with atomic_write(path) as unfinished:
+            unfinished.write_bytes(program.serialize())
+            del program  # as large as the weights, and there will be another
+            again = jax.export.deserialize(bytearray(unfinished.read_bytes()))
+            _check_same(again.call(dict(example)), jax.jit(predict)(weights, dict(example)))
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _check_same(exported: Any, expected: Any) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 
 from flaxdl import answers
 from flaxdl.answers import Answers, Writings
+from flaxdl.atomic_write import atomic_write
 from flaxdl.config import Config
 from flaxdl.data import Splits
 from flaxdl.report import charts, page
@@ -106,14 +106,9 @@ def _reason(error: Exception) -> str:
 
 
 def _write(text: str, path: Path) -> None:
-    """Writes a file, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    """Writes a file, whole or not at all; names that are not UTF-8 as their codes."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _answers(
@@ -132,7 +127,8 @@ def _answers(
         trained = restore(folder.path, config)
         splits = load_transformed(trained, folder)
         found = answers.answer(trained, splits)
-    except ValueError:
+    except ValueError as error:
+        _LOGGER.warning("the report of %s lacks answers: %s", folder.path, error)
         return None, _NOT_READ
     if found is not None:
         with contextlib.suppress(OSError):
@@ -141,24 +137,33 @@ def _answers(
 
 
 def _compared(folders: Sequence[Workdir], runs: Sequence[page.RunPage]) -> list[charts.Chart]:
-    """A chart for each metric of validation (or training, where there is none), a line a run."""
-    lines = []
-    for folder in folders:
+    """A chart for each metric of validation (or training, where there is none), a line a run.
+
+    Runs without a validation split are marked where they stand beside others.
+    """
+    lines, labels, splits = [], [], set()
+    for folder, run in zip(folders, runs, strict=True):
         metrics = MetricsFile(folder.metrics)
-        lines.append(metrics.of_split("validation") or metrics.of_split("train"))
+        validation = metrics.of_split("validation")
+        lines.append(validation or metrics.of_split("train"))
+        labels.append(run.name if validation else f"{run.name} (training)")
+        splits.add("validation" if validation else "training")
+    if splits == {"training"}:
+        labels = [run.name for run in runs]
     names = {name: None for found in lines for line in found for name in line}
     drawn = []
     for name in names:
         series = [
             charts.Series(
-                run.name,
+                label,
                 [line["step"] for line in found if name in line],
                 [line[name] for line in found if name in line],
             )
-            for run, found in zip(runs, lines, strict=True)
+            for label, found in zip(labels, lines, strict=True)
         ]
         if name not in ("step", "split", *LAST_CHARTS):
-            title = f"{title_of(name)} on validation"
+            where = "training" if splits == {"training"} else "validation"
+            title = f"{title_of(name)} on {where}"
             drawn.append(charts.line_chart(title, [one for one in series if one.x]))
     return drawn
 

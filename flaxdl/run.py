@@ -79,7 +79,7 @@ def train(
     """
     times = Times()
     compute_in_calling_thread()
-    console = Console(stderr=True, quiet=not is_first())
+    console = Console(stderr=True, quiet=not is_first(), markup=False)
     folder = Workdir(workdir)
     how = {"config": to_json(config), "mesh": to_json(config.mesh), "parallel": config.parallel}
     check_agreement(how | {"versions": recorded_versions()}, differences)
@@ -107,9 +107,12 @@ def train(
         else:
             state = together(partial(initial_state, setup))
 
+        wandb_writers = together(partial(_wandb_writers, wandb, folder, config, stack))
+
         def claim() -> None:
             folder.claim(config, setup.facts())
             setup.transform.save(folder.path)
+            folder.sync()
 
         together(claim if is_first() else lambda: None)
         together(folder.check_shared)
@@ -130,8 +133,6 @@ def train(
 
         def all_writers() -> Iterator[Writer]:
             yield from writers
-            if wandb is not None:
-                yield WeightsAndBiasesWriter(wandb, folder.path, config=to_json(config))
             yield TensorBoardWriter(folder.events, step=start)
             yield ConsoleWriter(setup.total_steps, console)
 
@@ -153,7 +154,10 @@ def train(
             metrics=metrics,
             checkpoints=checkpoints,
             shapes=setup.shapes,
-            writers=[stack.enter_context(closing(writer)) for writer in all_writers()]
+            writers=[
+                *wandb_writers,
+                *(stack.enter_context(closing(writer)) for writer in all_writers()),
+            ]
             if is_first()
             else (),
             interruption=interruption,
@@ -192,6 +196,20 @@ def train(
     if report and folder.report.exists():
         console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
     return Result(last, {"params": state.params, **state.model_state})
+
+
+def _wandb_writers(
+    project: str | None, folder: Workdir, config: Config, stack: ExitStack
+) -> list[Writer]:
+    """What sends metrics to Weights & Biases, in the first process and if it is asked for.
+
+    Raises:
+        ValueError: if it cannot be used.
+    """
+    if project is None or not is_first():
+        return []
+    writer = WeightsAndBiasesWriter(project, folder.path, config=to_json(config))
+    return [stack.enter_context(closing(writer))]
 
 
 def _check_metrics(metrics: MetricsFile, last_line: int | None, accept_changes: bool) -> None:

@@ -19,6 +19,7 @@ from flaxdl.weights.names import pytorch_key
 from flaxdl.workdir import Workdir
 
 LAST_CHARTS = ("learning_rate", "gradient_norm", "examples_per_second")
+_FRACTIONS = ("accuracy", "top_5_accuracy", "exact_match")  # shown as percent
 _PLACES = re.compile(r"[\\/]|^~|^[A-Za-z]:")  # what makes a text look like a path or an address
 
 
@@ -88,7 +89,7 @@ def _results(run: Trained, metrics: MetricsFile, seconds: float) -> dict[str, st
 def _figure(name: str, value: float | None) -> str:
     if value is None:
         return "not finite"
-    return f"{value:.2%}" if "accuracy" in name or "match" in name else f"{value:.4g}"
+    return f"{value:.2%}" if name in _FRACTIONS else f"{value:.4g}"
 
 
 def _charts(run: Trained, metrics: MetricsFile) -> list[charts.Chart]:

@@ -52,7 +52,7 @@ def outline(workdir: str | Path, config: Config | None = None) -> Trained:
         config: the run's config, where config.json cannot bring it back.
 
     Raises:
-        ValueError: if there is no run.
+        ValueError: if there is no run, or what is recorded of its data does not fit its config.
     """
     folder = Workdir(workdir)
     config = config or folder.config()
@@ -66,7 +66,14 @@ def outline(workdir: str | Path, config: Config | None = None) -> Trained:
     steps = make_steps(config, transform, total_steps=1, steps_per_epoch=epoch)
     classes = None if data["classes"] is None else tuple(data["classes"])
     warn_if_cpu_is_wrong()
-    shapes = state_shapes(steps, examples, make_mesh())
+    try:
+        shapes = state_shapes(steps, examples, make_mesh())
+        outputs = jax.eval_shape(steps.predict, shapes, examples)
+        config.task.check(outputs, None if classes is None else len(classes))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"the data that config.json in {folder.path} describes do not fit its config: {error}"
+        ) from error
     return Trained(config, transform, classes, examples, steps, shapes)
 
 
@@ -182,5 +189,5 @@ def open_checkpoints(folder: Workdir, config: Config, metrics: MetricsFile) -> C
         folder.checkpoints,
         keep=config.keep_checkpoints,
         best_step=lambda: config.best_step(metrics.of_split("validation")),
-        last_line=lambda: metrics.last_written,
+        last_line=metrics.sync,
     )

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from flaxdl.atomic_write import atomic_write, sync, sync_folder
 from flaxdl.config import Config, differences, from_json, to_json, with_defaults
 from flaxdl.data import Transform, facts
 from flaxdl.training.checkpoint_files import CheckpointFolder, check_path
@@ -54,7 +55,7 @@ class Workdir:
         mask = os.umask(0o022)
         os.umask(mask | 0o002)
         try:
-            is_new = is_first() and not self.path.exists()
+            is_new = is_first() and not os.path.lexists(self.path)
             try:
                 if is_first():
                     self.path.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ class Workdir:
     @property
     def has_checkpoints(self) -> bool:
         """Whether a run has saved its state here."""
-        if not self.checkpoints.is_dir():  # may be a file of weights, under any name
+        if not os.path.isdir(self.checkpoints):  # may be a file of weights, under any name
             return False
         return bool(CheckpointFolder(self.checkpoints).steps())
 
@@ -155,11 +156,18 @@ class Workdir:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            unfinished = self._config.with_suffix(".tmp")
-            unfinished.write_text(text)
-            unfinished.replace(self._config)
+            with atomic_write(self._config) as unfinished:
+                unfinished.write_text(text)
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def sync(self) -> None:
+        """Waits until the files in the folder itself are on disk, as far as that is possible."""
+        for path in self.path.iterdir():
+            if path.is_file():
+                with contextlib.suppress(OSError):
+                    sync(path)
+        sync_folder(self.path)
 
     def check_shared(self) -> None:
         """Checks that this process sees what another one has claimed.
@@ -236,6 +244,8 @@ class Workdir:
 
     def _read(self) -> dict[str, Any]:
         try:
+            if os.path.lexists(self._config) and not self._config.is_file():
+                raise ValueError("it is no file")  # a pipe would be waited for
             record = json.loads(self._config.read_text())
         except FileNotFoundError:
             raise ValueError(f"{self.path} holds no run: there is no {self._config}") from None

@@ -397,6 +397,11 @@ def damaged_data(key, value):
         damaged_data("example", {"inputs": {"shape": [8], "dtype": None}}),
         damaged_data("example", {"inputs": {"shape": [-1], "dtype": "f4"}}),
         damaged_data("example", {"inputs": {"shape": [8], "dtype": "f8,(2,"}}),
+        damaged_data("example", {"inputs": {"shape": [8], "dtype": "f4,f4"}}),
+        damaged_data("example", {"inputs": {"shape": [8], "dtype": "M8[s]"}}),
+        damaged_data("example", {"inputs": {"shape": [8], "dtype": "S4"}}),
+        damaged_data("example", {"inputs": {"shape": [8], "dtype": "complex64"}}),
+        damaged_data("example", {"inputs": {"shape": {"a": 1}, "dtype": "f4"}}),
         damaged_data("splits", {"train": 3}),
         damaged_data("splits", {"train": {"examples": 3}}),
         lambda data: {},
@@ -410,6 +415,29 @@ def test_damaged_facts_about_the_data_are_named(run, damage):
         flaxdl.evaluate(run, config=config("images"))
     with pytest.raises(ValueError, match=r"config.json cannot be read: data\."):
         train(config("images"), run)
+
+
+def damaged_example(**arrays):
+    return lambda data: data | {"example": {**data["example"], **arrays}}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damaged_data("example", {}),
+        damaged_example(label={"shape": [], "dtype": "float32"}),
+        damaged_example(label={"shape": [3], "dtype": "int32"}),
+        damaged_example(more={"shape": [3], "dtype": "int32"}),
+        damaged_data("classes", ["one"]),
+        damaged_data("classes", []),
+    ],
+)
+def test_facts_that_do_not_fit_the_config_are_named(run, damage):
+    record = json.loads((run / "config.json").read_text())
+    record["data"] = damage(record["data"])
+    (run / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="config.json in .* describes do not fit its config: "):
+        flaxdl.evaluate(run, config=config("images"))
 
 
 def test_long_lists_of_classes_are_shortened():

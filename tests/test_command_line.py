@@ -400,3 +400,66 @@ def test_the_list_goes_on_behind_a_config_that_cannot_be_read(capsys, monkeypatc
     first, *others = [line.split(maxsplit=1)[1] for line in out.splitlines()]
     assert first.startswith("(cannot be read: ")
     assert others == ["Something.", "(says nothing of itself)"]
+
+
+@pytest.mark.quick
+def test_closed_streams_are_no_error(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)  # as Python does for `>&-`
+    assert main(["inspect", "LeNet5", "--shape", "32", "32", "1"]) == 0
+    assert main(["inspect", "LeNet6"]) == 2
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()
+
+
+@pytest.mark.quick
+def test_output_that_cannot_be_written_is_one_message(monkeypatch, capsys):
+    for buffering in (1, -1):  # by line, or until the end
+        with Path("/dev/full").open("w", buffering) as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            assert main(["inspect", "LeNet5", "--shape", "32", "32", "1"]) == 2
+        message = "the output cannot be written (No space left on device)\n"
+        assert capsys.readouterr().err == message
+
+
+@pytest.mark.quick
+def test_names_that_the_terminal_cannot_show_are_no_error(monkeypatch, tmp_path):
+    with (tmp_path / "out").open("w", encoding="ascii") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setitem(COMMANDS, "inspect", lambda *_: print(os.fsdecode(b"\xff"), "ä"))
+        assert main(["inspect"]) == 0
+    assert (tmp_path / "out").read_text() == "\\udcff \\xe4\n"
+
+
+def test_only_the_first_process_draws_and_prints(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    module = importlib.import_module("flaxdl.commands.train")
+    monkeypatch.setattr(module, "is_first", lambda: False)
+    for name in ("find_learning_rate", "profile"):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    for flag in ("--find-learning-rate", "--profile"):
+        code, out, err = run(capsys, "train", "--config", "quadrants.py", flag, "--workdir", "new")
+        assert (code, out, err) == (0, "", "")
+    assert not (project / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("train", "--config", "NAME.py"),
+        ("train", "--config", "quadrants.py", "--workdir", "NAME"),
+        ("train", "--config", "quadrants.py", "--workdir", "new", "--data.path", "NAME"),
+        ("train", "--config", "quadrants.py", "--workdir", "new", "--init.weights", "NAME"),
+        ("evaluate", "--workdir", "NAME"),
+        ("predict", "--workdir", "w", "NAME"),
+        ("report", "--workdir", "NAME"),
+        ("export", "--workdir", "w", "--to", "NAME.safetensors"),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_message(project, capsys, monkeypatch, line):
+    monkeypatch.chdir(project)
+    code, _, err = run(capsys, *[word.replace("NAME", "n" * 300) for word in line])
+    assert code == 2
+    assert "File name too long" in err
+    assert "Traceback" not in err
+    assert not (project / "new").exists()

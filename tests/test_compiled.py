@@ -1,11 +1,13 @@
 """The cache of compiled programs: private, and the user's to choose."""
 
+import os
 import subprocess
 import sys
 
 import jax
 import pytest
 
+from flaxdl import compiled
 from flaxdl.compiled import keep_compiled
 
 NAMES = (
@@ -74,3 +76,35 @@ def test_a_second_process_compiles_nothing(home):
         for _ in range(2)
     ]
     assert found == ["False", "True"]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+@pytest.mark.parametrize("above", [".cache/flaxdl", ".cache", "."])
+def test_where_others_can_exchange_it_it_is_not_used(home, above, mode, monkeypatch):
+    monkeypatch.setattr(os, "getgid", lambda: 12345)  # no group of one's own
+    (home / ".cache" / "flaxdl").mkdir(parents=True)
+    (home / above).chmod(mode)
+    keep_compiled()
+    assert jax.config.jax_compilation_cache_dir is None
+    (home / above).chmod(0o755)
+    keep_compiled()
+    assert jax.config.jax_compilation_cache_dir is not None
+
+
+def test_a_link_above_is_followed_and_both_ends_are_looked_at(home, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "inner").mkdir()
+    (home / ".cache").symlink_to(elsewhere / "inner")
+    elsewhere.chmod(0o777)
+    keep_compiled()
+    assert jax.config.jax_compilation_cache_dir is None
+    elsewhere.chmod(0o700)
+    keep_compiled()
+    folder = home / ".cache" / "flaxdl" / "compiled"
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+
+
+def test_a_folder_of_somebody_else_is_no_place_for_it(tmp_path):
+    assert compiled._is_safe(tmp_path)
+    os.chown(tmp_path, 12345, -1)
+    assert not compiled._is_safe(tmp_path)

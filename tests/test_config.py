@@ -73,7 +73,17 @@ class Mine:
 
 
 @pytest.mark.parametrize(
-    "name", ["os.system", "flaxdl.config.load_config", "test_config.Mine", "flaxdl.nothing.Here"]
+    "name",
+    [
+        "os.system",
+        "flaxdl.config.load_config",
+        "test_config.Mine",
+        "flaxdl.nothing.Here",
+        "flaxdl.training.console.Column",  # rich's, which the module imports
+        "flaxdl.training.console.ConsoleOptions",
+        "flaxdl.training.console.Task",
+        "flaxdl.training.optimizers.optax.GradientTransformation",
+    ],
 )
 def test_only_public_classes_of_flaxdl_are_looked_up(name):
     with pytest.raises(ValueError, match=f"{name}.* no public class of flaxdl.*--config"):

@@ -431,7 +431,7 @@ def test_a_folder_is_replaced_only_if_it_is_an_export(bert_folder, bert_run, tmp
 def test_what_cannot_be_exported(run, tmp_path):
     folder, config = run
     for name in ("model.pth", "model.onnx", "model.bin"):
-        with pytest.raises(ValueError, match="to must be the name of a .safetensors or .stablehlo"):
+        with pytest.raises(ValueError, match="must be the name of a .safetensors or .stablehlo"):
             export(folder, tmp_path / name, config=config)
     with pytest.raises(ValueError, match="a folder is for a BERT .* transform is Images"):
         export(folder, tmp_path / "bert", config=config)

@@ -16,7 +16,7 @@ ALLOWED = {
     "weights": {"weights", "shapes", "spelling"},
     "data": {"data", "weights", "shapes", "spelling"},
     "report": {"report"},
-    "training": {"training", "shapes", "spelling", "weights"},
+    "training": {"training", "atomic_write", "shapes", "spelling", "weights"},
 }
 
 

@@ -1,14 +1,16 @@
 """The report of real, small runs: what is in it, what is not, and that no run fails for it."""
 
 import json
+import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.small_runs import bright_quadrants, small_config
 
 import flaxdl
-from flaxdl import answers, reporting
+from flaxdl import answers, reporting, run_page
 from flaxdl.commands import main
 from flaxdl.config import Init
 from flaxdl.data import Arrays, Dates, Documents, Text, TextPairs
@@ -136,7 +138,7 @@ def test_what_is_not_kept_or_broken_is_computed_again(run, tmp_path):
         np.testing.assert_allclose(again.confidence, kept.confidence, atol=1e-6)
 
 
-def test_without_the_data_there_are_still_the_curves(run, tmp_path):
+def test_without_the_data_there_are_still_the_curves(run, tmp_path, caplog):
     predictions, data = run / "predictions.npz", run.parent / "secret_data.npz"
     kept = predictions.read_bytes()
     predictions.unlink()
@@ -144,6 +146,7 @@ def test_without_the_data_there_are_still_the_curves(run, tmp_path):
     write_report([run], tmp_path / "a.html")
     (run.parent / "gone.npz").rename(data)
     predictions.write_bytes(kept)
+    assert f"the report of {run} lacks answers: no such file: {data}" in caplog.text
     html = (tmp_path / "a.html").read_text()
     assert "its data cannot be read" in html
     assert 'aria-label="Loss over steps.' in html
@@ -255,3 +258,51 @@ def test_a_run_knows_where_its_time_went(run):
     seconds, devices = load_times(Workdir(run).times)
     assert devices == "1 x cpu"
     assert all(seconds[name] > 0 for name in NAMES)
+
+
+def side_by_side(tmp_path, **splits):
+    """Titles and lines of the charts of runs that have these splits."""
+    folders = [Workdir(tmp_path / name) for name in splits]
+    for folder, names in zip(folders, splits.values(), strict=True):
+        folder.path.mkdir()
+        lines = [json.dumps({"step": 1, "split": name, "loss": 0.5}) + "\n" for name in names]
+        folder.metrics.write_text("".join(lines))
+    runs = [SimpleNamespace(name=name) for name in splits]
+    return [chart.words for chart in reporting._compared(folders, runs)]
+
+
+def test_curves_say_which_split_they_are_of(tmp_path):
+    both, train = ("train", "validation"), ("train",)
+    (words,) = side_by_side(tmp_path, a=both, b=both)
+    assert words.startswith("Loss on validation over steps. a: 0.5")
+    assert "(training)" not in words
+    (words,) = side_by_side(tmp_path, c=train, d=train)
+    assert words.startswith("Loss on training over steps. c: 0.5")
+    (words,) = side_by_side(tmp_path, e=both, f=train)
+    assert words.startswith("Loss on validation over steps. e: 0.5")
+    assert "f (training): 0.5" in words
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("accuracy", "25.00%"),
+        ("top_5_accuracy", "25.00%"),
+        ("exact_match", "25.00%"),
+        ("mismatches", "0.25"),
+        ("accuracy_in_meters", "0.25"),
+        ("matched_pairs", "0.25"),
+        ("loss", "0.25"),
+    ],
+)
+def test_only_fractions_are_shown_as_percent(name, shown):
+    assert run_page._figure(name, 0.25) == shown
+
+
+def test_pipes_in_place_of_files_are_not_waited_for(tmp_path):
+    for name in ("times.json", "predictions.npz", "config.json"):
+        os.mkfifo(tmp_path / name)
+    assert load_times(tmp_path / "times.json") == ({}, None)
+    assert answers.load(tmp_path / "predictions.npz") is None
+    with pytest.raises(ValueError, match="config.json cannot be read: it is no file"):
+        Workdir(tmp_path).config()

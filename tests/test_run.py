@@ -27,6 +27,8 @@ from flaxdl.models import SimpleCNN, TransformerClassifier
 from flaxdl.setup import _check_heads
 from flaxdl.training import SGD, AdamW, Cosine, Diverged, Interrupted, Selection
 from flaxdl.training.console import ConsoleWriter
+from flaxdl.training.loop import Loop
+from flaxdl.training.metrics import MetricsFile
 from flaxdl.training.unsaved import Unsaved
 from flaxdl.workdir import Workdir
 
@@ -479,3 +481,67 @@ def test_cudnn_is_not_asked_to_split_a_head(platform, precision, tensor, fits):
         else pytest.raises(ValueError, match="must divide the 4 heads")
     ):
         _check_heads(small_config(model=model, precision=precision), mesh)
+
+
+def signal_when(monkeypatch, owner, method, is_due=lambda *_: True):
+    """Sends the process SIGTERM when a method is called."""
+    original = getattr(owner, method)
+
+    def call(self, *args):
+        if is_due(*args):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(owner, method, call)
+
+
+def test_stopped_while_the_best_one_is_tested_the_newest_step_is_named(
+    uninterrupted, tmp_path, monkeypatch
+):
+    whole, _ = uninterrupted
+    monkeypatch.setattr(Selection, "best_step", lambda self, lines, task: lines and 15)
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(lines[:-1]))  # as before the test
+    with monkeypatch.context() as patch:
+        signal_when(patch, Loop, "evaluate", lambda state, split: int(state.step) == 15)
+        with pytest.raises(Interrupted, match="SIGTERM: saved at step 18; the same line again"):
+            train(small_config(), workdir)
+    assert train(small_config(), workdir).metrics["step"] == 15
+
+
+def test_a_signal_after_the_last_line_is_not_lost(uninterrupted, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], workdir)
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        signal_when(patch, MetricsFile, "finish")
+        with pytest.raises(Interrupted, match="SIGTERM: nothing was left to save") as stopped:
+            train(small_config(), workdir)
+    assert stopped.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("n" * 300, "File name too long"), (os.fsdecode(b"\xff"), "names in UTF-8, got b'\\\\xff'")],
+)
+def test_a_workdir_with_an_impossible_name_is_refused(tmp_path, name, message):
+    with pytest.raises(ValueError, match=message):
+        train(small_config(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError):  # noqa: PT011
+        flaxdl.evaluate(tmp_path / name)
+    assert not Workdir(tmp_path / name).has_checkpoints
+
+
+def test_everything_that_a_resumed_run_reads_is_on_disk(tmp_path, monkeypatch):
+    synced = set()
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda n: (synced.add(os.fstat(n).st_ino), fsync(n))[1])
+    folder = Workdir(tmp_path)
+    folder.claim(small_config(), {})
+    (tmp_path / "tokenizer.json").write_text("{}")
+    folder.sync()
+    assert {path.stat().st_ino for path in (tmp_path, *tmp_path.iterdir())} <= synced

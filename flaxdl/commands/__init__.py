@@ -3,6 +3,8 @@
 A command is a function of its arguments, as texts, and of how the program was called.
 """
 
+import errno
+import io
 import logging
 import os
 import select
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
     0 done, 1 our fault (with a traceback), 2 the user's mistake or a disk that cannot be written,
     3 the numbers diverged, 130 and 143 interrupted or terminated, after saving.
     """
+    _prepare_streams()
     name, *rest = arguments or ["--help"]
     if name not in COMMANDS:
         print(_usage(program))
@@ -69,6 +72,10 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
         return _complain("interrupted", 130)
     except Unsaved as unsaved:
         return _complain(str(unsaved), 2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return _complain(f"{error.strerror}: {error.filename}", 2)
     except Diverged as diverged:
         return _complain(str(diverged), 3)
     except ValueError as error:
@@ -76,6 +83,20 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
             raise
         return _complain(str(error), 2)
     return 0
+
+
+def _prepare_streams() -> None:
+    """Discards what is written to a stream that is closed, and writes any name to an open one.
+
+    Python has no stream where the shell has closed it (`>&-`), and refuses names of files that are
+    not in the terminal's encoding.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _usage(program: str) -> str:
@@ -97,16 +118,23 @@ def _show_warnings() -> None:
 def _run(
     command: Callable[[Sequence[str], str], None], arguments: Sequence[str], program: str
 ) -> None:
-    """Calls a command; who reads its output may stop reading, as `| head` does."""
+    """Calls a command; who reads its output may stop reading, as `| head` does.
+
+    Raises:
+        Unsaved: if there is no room for its output.
+    """
     try:
         try:
             command(arguments, program)
         finally:
             sys.stdout.flush()  # here, since Python itself complains when it does so at its end
-    except BrokenPipeError:
-        if not _is_unread(sys.stdout.fileno()):
-            raise  # of another pipe
+    except OSError as error:
+        is_unread = error.errno == errno.EPIPE and _is_unread(sys.stdout.fileno())
+        if not is_unread and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise  # of another pipe or file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not is_unread:
+            raise Unsaved(f"the output cannot be written ({error.strerror})") from error
 
 
 def _is_unread(file: int) -> bool:

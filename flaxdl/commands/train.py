@@ -71,16 +71,18 @@ def train(arguments: Sequence[str], program: str) -> None:
     given.distributed.connect()
     if given.find_learning_rate:
         curve = find_learning_rate(given.config)
-        picture = curve.draw(workdir)
-        print(f"steepest descent at --optimizer.learning-rate {curve.steepest:.1e}; see {picture}")
+        if is_first():
+            found = f"{curve.steepest:.1e}; see {curve.draw(workdir)}"
+            print(f"steepest descent at --optimizer.learning-rate {found}")
         return
     if given.dry_run:
         _dry_run(given.config)
         return
     if given.profile:
         found = profile(given.config, workdir)
-        rich.print(found.table())
-        print(f"the whole trace is in {found.folder}")
+        if is_first():
+            rich.print(found.table())
+            print(f"the whole trace is in {found.folder}")
         return
     run.train(
         given.config,

@@ -91,7 +91,11 @@ def fault_of(data: Mapping[str, Any]) -> str | None:
 def _is_array(value: Any) -> bool:
     try:
         dtype, shape = value["dtype"], value["shape"]
-        is_dtype = isinstance(dtype, str) and not np.dtype(dtype).hasobject
+        is_dtype = dtype == "bfloat16" or (
+            isinstance(dtype, str)
+            and np.dtype(dtype).kind in "biuf"
+            and np.dtype(dtype).itemsize <= 8
+        )
         return is_dtype and all(type(size) is int and size >= 0 for size in shape)
     except Exception:  # NumPy parses the text, and raises all kinds
         return False

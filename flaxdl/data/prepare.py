@@ -6,14 +6,17 @@ import io
 import logging
 import os
 import re
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from flaxdl.spelling import did_you_mean
 
 _LOGGER = logging.getLogger(__name__)
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def open_builder(name: str, data_dir: str | None) -> Any:
@@ -39,15 +42,46 @@ def open_builder(name: str, data_dir: str | None) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps TFDS from writing progress bars and warnings, which go to all three places."""
+    """Keeps TFDS from writing progress bars and warnings, which go to all three places.
+
+    Other threads that run already are heard as before; a thread that wants quiet too waits, since
+    it would put back the streams of this one.
+    """
+    others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
     logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+
+    def is_heard(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or record.thread in others
+
+    with (
+        _ONE_AT_A_TIME,
+        contextlib.redirect_stdout(_StreamOfOthers(sys.stdout, others)),
+        contextlib.redirect_stderr(_StreamOfOthers(sys.stderr, others)),
+    ):
+        logger.addFilter(is_heard)
+        try:
             yield
-    finally:
-        logger.setLevel(level)
+        finally:
+            logger.removeFilter(is_heard)
+
+
+class _StreamOfOthers(io.TextIOBase):
+    """Passes on what some threads write, and drops the rest."""
+
+    def __init__(self, stream: TextIO | None, threads: Collection[int | None]):
+        self._stream = stream
+        self._threads = threads
+
+    def write(self, text: str, /) -> int:
+        """Writes or drops a text."""
+        if self._stream is not None and threading.get_ident() in self._threads:
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes the stream, for those who may write."""
+        if self._stream is not None and threading.get_ident() in self._threads:
+            self._stream.flush()
 
 
 def _find_builder(name: str, data_dir: str | None) -> Any:

@@ -18,6 +18,7 @@ from flaxdl.layers.dropout import Dropout
 from flaxdl.layers.initializers import constant, xavier_uniform
 from flaxdl.layers.linear import Linear
 from flaxdl.layers.masks import check_mask
+from flaxdl.layers.positions import nan_outside
 from flaxdl.layers.shared import add_shared
 from flaxdl.shapes import check_shape
 
@@ -171,7 +172,8 @@ class PackedMultiHeadAttention(nn.Module):
 
     It can also read a sequence step by step. Given a `position`, the queries, keys and values are
     those of the steps from there on; `keys` and `values` [B, S, D] in the collection "cache", which
-    the caller provides and gets back, hold the earlier steps and take in these.
+    the caller provides and gets back, hold the earlier steps and take in these. A `position` for
+    which the cache is too short cannot raise under `jit` and makes NaN.
     """
 
     hidden_size: int
@@ -231,6 +233,7 @@ class PackedMultiHeadAttention(nn.Module):
         """
         for name, new in (("keys", key), ("values", value)):
             earlier = self.get_variable("cache", name)
+            new = nan_outside(new, position, earlier.shape[1] - new.shape[1])
             updated = jax.lax.dynamic_update_slice_in_dim(earlier, new, position, axis=1)
             self.put_variable("cache", name, updated)
         keys, values = self.get_variable("cache", "keys"), self.get_variable("cache", "values")

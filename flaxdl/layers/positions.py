@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from flaxdl.layers.choices import check_choice
 from flaxdl.layers.initializers import normal
@@ -24,6 +25,21 @@ def sinusoidal_positions(length: int, hidden_size: int) -> np.ndarray:
     features = np.arange(hidden_size)
     angles = np.arange(length)[:, None] / 10000 ** (features // 2 * 2 / hidden_size)
     return np.where(features % 2 == 0, np.sin(angles), np.cos(angles))
+
+
+def nan_outside(values: jax.Array, position: jax.Array | int, last: int) -> jax.Array:
+    """Returns the values, or NaN if their position is not from 0 to `last`.
+
+    JAX moves a slice that begins elsewhere back to where it fits, and cannot raise under `jit`.
+
+    Raises:
+        ValueError: if the position is known, and is elsewhere.
+    """
+    if isinstance(position, Tracer):
+        return jnp.where((position >= 0) & (position <= last), values, jnp.nan)
+    if not 0 <= int(position) <= last:
+        raise ValueError(f"position must be from 0 to {last}, got {int(position)}")
+    return values
 
 
 class AddPositions(nn.Module):
@@ -42,8 +58,10 @@ class AddPositions(nn.Module):
     def __call__(self, inputs: jax.Array, position: jax.Array | int = 0) -> jax.Array:
         """Adds to [B, T, D] the vectors of T positions, from `position` on.
 
+        A `position` without a vector cannot raise under `jit` and reads as NaN.
+
         Raises:
-            ValueError: if there are fewer positions than steps.
+            ValueError: if there are fewer positions than steps, or a known `position` has none.
         """
         check_choice("positions", self.kind, ("sinusoidal", "learned"))
         check_shape("inputs", inputs, "B T D")
@@ -57,4 +75,6 @@ class AddPositions(nn.Module):
             table = self.param("embedding", normal(1.0), shape, jnp.float32)
         else:
             table = jnp.asarray(sinusoidal_positions(self.max_length, hidden_size), inputs.dtype)
-        return add_shared(inputs, jax.lax.dynamic_slice_in_dim(table, position, num_steps))
+        last = self.max_length - num_steps
+        vectors = jax.lax.dynamic_slice_in_dim(table, position, num_steps)  # [T, D]
+        return add_shared(inputs, nan_outside(vectors, position, last))

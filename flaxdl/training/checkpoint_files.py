@@ -7,16 +7,20 @@ later damage, and a checkpoint under the name of another step.
 
 import errno
 import fnmatch
+import itertools
 import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from flaxdl.atomic_write import sync, sync_folder
 from flaxdl.training.manifest import damage_of, last_line, write_manifest
 
 _LOGGER = logging.getLogger(__name__)
-_PARTIAL = ".partial"  # behind the name of what is being written or removed
+_PARTIAL = ".partial"  # ends the name of what is being written or removed
+_FILES = 100  # that must be free on file systems that count them; Orbax writes about twenty
 
 
 class Damaged(ValueError):
@@ -26,14 +30,21 @@ class Damaged(ValueError):
 def check_path(path: Path) -> None:
     """Checks that Orbax can read back what it writes below a path.
 
-    Orbax searches its folders with patterns that contain the path unescaped, and TensorStore takes
-    a backslash for a slash; checkpoints below such a path are written incomplete.
+    Orbax searches its folders with patterns that contain the path unescaped, TensorStore takes a
+    backslash for a slash, and names are UTF-8; checkpoints below other paths are incomplete.
 
     Raises:
         ValueError: if a part of the absolute path is a pattern that does not match itself, such as
-            `run[1]`, or contains a backslash.
+            `run[1]`, contains a backslash, or is not UTF-8.
     """
     for part in path.absolute().parts:
+        try:
+            part.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"checkpoints cannot be kept in {str(path.absolute())!r}: Orbax needs names in "
+                f"UTF-8, got {os.fsencode(part)!r}; rename the folder"
+            ) from None
         if "\\" in part or not fnmatch.fnmatchcase(part, part):
             raise ValueError(
                 f"checkpoints cannot be kept in {path.absolute()}: Orbax cannot read them back "
@@ -48,13 +59,14 @@ class CheckpointFolder:
         path: the folder, which may be missing.
 
     Raises:
-        ValueError: if Orbax cannot read back what it writes there.
+        ValueError: if Orbax cannot read back what it writes there, or it is not a folder.
     """
 
     def __init__(self, path: Path):
         check_path(path)
         self.path = path.absolute()
-        self._aside = self.path / "damaged"
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            raise ValueError(f"{self.path} must be a folder of checkpoints, but it is none")
 
     def make_room(self, step: int, size: int) -> None:
         """Makes the folder in the workdir, if it is missing, but not the workdir.
@@ -73,6 +85,9 @@ class CheckpointFolder:
         disk = shutil.disk_usage(self.path)
         if disk.total > 0 and disk.free < size:  # file systems without an end have total 0
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if _free_files(self.path) < _FILES:
+            raise OSError(errno.ENOSPC, "The file system can hold hardly any more files")
+        self.remove_partial(step)  # of a removal that failed
         self.partial(step).mkdir()
         self.partial(step).rmdir()
 
@@ -93,14 +108,17 @@ class CheckpointFolder:
         return self.path / f"{step}{_PARTIAL}"
 
     def complete(self, step: int, last_line: int | None) -> None:
-        """Gives what is written its manifest and its name.
+        """Gives what is written its manifest and its name, once all of it is on disk.
 
         Args:
             step: that of the checkpoint.
             last_line: step of the newest line of metrics.
         """
         write_manifest(self.partial(step), step, last_line)
+        for path in [*self.partial(step).rglob("*"), self.partial(step)]:
+            sync_folder(path) if path.is_dir() else sync(path)
         self.partial(step).rename(self.of(step))
+        sync_folder(self.path)
 
     def last_line(self, step: int) -> int | None:
         """The step of the newest line of metrics when a checkpoint was saved, if recorded."""
@@ -108,12 +126,13 @@ class CheckpointFolder:
 
     def remove(self, step: int) -> None:
         """Removes a checkpoint; whoever looks finds all of it or nothing."""
+        self.remove_partial(step)  # what an earlier removal has left would be in the way
         self.of(step).rename(self.partial(step))
-        shutil.rmtree(self.partial(step), ignore_errors=True)
+        self.remove_partial(step)
 
-    def remove_partial(self) -> None:
-        """Removes what was not written, or not removed, to the end."""
-        for path in self.path.glob(f"*{_PARTIAL}*"):
+    def remove_partial(self, step: int | None = None) -> None:
+        """Removes what was not written, or not removed, to the end; of one step or of all."""
+        for path in self.path.glob(f"{'*' if step is None else step}{_PARTIAL}*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def check(self, step: int) -> None:
@@ -147,15 +166,34 @@ class CheckpointFolder:
         if damages:
             _LOGGER.warning(
                 "damaged checkpoints were moved to %s; %s. The run resumes from step %d",
-                self._aside,
+                self._aside(),
                 described,
                 max(sound),
             )
         return max(sound, default=0)
 
     def _set_aside(self, step: int) -> None:
-        self._aside.mkdir(exist_ok=True)
-        place, number = self._aside / f"{step}", 1
-        while place.exists():
-            place, number = self._aside / f"{step}.{number}", number + 1
-        self.of(step).rename(place)
+        aside = self._aside()
+        aside.mkdir(exist_ok=True)
+        places = _numbered(aside / f"{step}")
+        self.of(step).rename(next(place for place in places if not os.path.lexists(place)))
+
+    def _aside(self) -> Path:
+        """The folder of damaged checkpoints; a file may have its first name."""
+        places = _numbered(self.path / "damaged")
+        return next(place for place in places if place.is_dir() or not os.path.lexists(place))
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """The path itself, then `path.1`, `path.2` and so on."""
+    yield path
+    for number in itertools.count(1):
+        yield path.with_name(f"{path.name}.{number}")
+
+
+def _free_files(folder: Path) -> int:
+    """How many more files the file system can hold; enough where it does not count them."""
+    if not hasattr(os, "statvfs"):
+        return _FILES
+    status = os.statvfs(folder)
+    return status.f_favail if status.f_files else _FILES

@@ -21,19 +21,23 @@ _FEWEST_MEASURED = 10  # steps, on which an estimate may rest
 def describe(line: dict[str, Any]) -> str:
     """The metrics of a line as words: `loss 0.3120  accuracy 0.9200  lr 3.00e-04`."""
     return "  ".join(
-        f"{name} not finite"
-        if value is None
-        else _FORMATS.get(name, name.replace("_", " ") + " {:.4f}").format(value)
-        for name, value in line.items()
-        if name not in ("step", "split")
+        _described(name, value) for name, value in line.items() if name not in ("step", "split")
     )
+
+
+def _described(name: str, value: float | None) -> str:
+    if value is None:
+        return f"{name} not finite"
+    if name in _FORMATS:
+        return _FORMATS[name].format(value)
+    return f"{name.replace('_', ' ')} {value:.4f}"
 
 
 class _Cut(TextColumn):
     """A text that is cut where there is no room for it, so that the other columns have theirs."""
 
     def __init__(self, text: str):
-        super().__init__(text, table_column=Column())
+        super().__init__(text, table_column=Column(), markup=False)
 
     def render(self, task: Task) -> Text:
         """The text on one line."""
@@ -114,7 +118,10 @@ class ConsoleWriter:
     def _print(self, line: dict[str, Any]) -> None:
         step = f"step {line['step']:>{self._width}}/{self._total_steps}"
         self._console.print(
-            f"{step}  {line['split']:<10}  {describe(line)}", highlight=False, soft_wrap=True
+            f"{step}  {line['split']:<10}  {describe(line)}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
     def _tell_duration(self, step: int) -> None:

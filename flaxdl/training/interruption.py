@@ -28,6 +28,7 @@ class Interruption:
     """Which signal has asked the run to stop, if any."""
 
     _received: signal.Signals | None = None
+    _is_raised = False
     _at_once = True
     _polls = 0
 
@@ -53,6 +54,9 @@ class Interruption:
 
         A second SIGINT stops at once wherever it comes, by KeyboardInterrupt, as Python does.
         Outside the main thread, where Python allows no handlers, signals stay as they are.
+
+        Raises:
+            Interrupted: at the end, if a signal was only noted.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -73,7 +77,7 @@ class Interruption:
             if not isinstance(unraisable.exc_value, Interrupted):
                 hook(unraisable)
                 return
-            self._received = None
+            self._received, self._is_raised = None, False
             number = unraisable.exc_value.received
             threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
 
@@ -87,6 +91,8 @@ class Interruption:
             sys.unraisablehook = hook
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        if self._received is not None and not self._is_raised:
+            raise self._interrupted()
 
     @contextmanager
     def postponed(self) -> Iterator[None]:
@@ -111,5 +117,6 @@ class Interruption:
 
     def _interrupted(self) -> Interrupted:
         assert self._received is not None
+        self._is_raised = True
         message = f"{self._received.name}: nothing was left to save; the same line again goes on"
         return Interrupted(self._received, message)

@@ -22,7 +22,6 @@ from flaxdl.training.diagnosis import first_not_finite
 from flaxdl.training.interruption import Interrupted, Interruption
 from flaxdl.training.metrics import MetricsFile, MetricSums, Split
 from flaxdl.training.parallel import Parallel, compile_train, look_up
-from flaxdl.training.processes import of_first
 from flaxdl.training.rewind import Rewind
 from flaxdl.training.selection import Selection
 from flaxdl.training.sharding import create_on, put_batch, replicated
@@ -245,7 +244,7 @@ class Loop:
     def _can_rewind(self, step: int) -> bool:
         self.checkpoints.settle()
         start = self._due_before(step)
-        if of_first(start in self.checkpoints.steps()):
+        if start in self.checkpoints.steps():
             return True
         _LOGGER.warning(
             "the loss has jumped at step %d, but there is no checkpoint of step %d to go back to",
@@ -325,14 +324,17 @@ class Loop:
         received = self.interruption.poll()
         if received is None:
             return
-        step = int(state.step)
         self._save(state)
+        failure = None
         try:
             self.checkpoints.wait()
             self.metrics.finish()
         except Unsaved as error:
-            newest = max(self.checkpoints.steps(), default=0)
-            where = f"{error}; the same line again goes on from step {newest}"
+            failure = error
+        # At the end the state may be the best one, which is older than the newest checkpoint.
+        newest = max(self.checkpoints.steps(), default=0)
+        if failure is None:
+            where = f"saved at step {newest}; the same line again goes on from there"
         else:
-            where = f"saved at step {step}; the same line again goes on from there"
+            where = f"{failure}; the same line again goes on from step {newest}"
         raise Interrupted(received, f"{received.name}: {where}")

@@ -36,13 +36,16 @@ def damage_of(folder: Path, step: int) -> str | None:
 
     Checkpoints of earlier versions, which do not state their step, fit any step.
     """
+    if not (folder / NAME).is_file():
+        return f"its {NAME} is missing" if folder.is_dir() else "it is gone"
     try:
         manifest = (folder / NAME).read_bytes()
         found = _checksums(folder)
-    except FileNotFoundError:
-        return f"its {NAME} is missing" if folder.is_dir() else "it is gone"
     except OSError as error:
-        return f"it cannot be read ({error.strerror})"
+        if not folder.is_dir():
+            return "it is gone"
+        name = error.filename and Path(error.filename).relative_to(folder).as_posix()
+        return f"{name or 'it'} cannot be read ({error.strerror})"
     if manifest == _text(found):
         stated = _facts(folder).get("step", step)
         return None if stated == step else f"it is the checkpoint of step {stated}, renamed"

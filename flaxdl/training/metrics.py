@@ -4,6 +4,7 @@ Sums live on the device and are read only when a line is written. An evaluation 
 number of devices and any padding: padded examples have weight 0, and sums are divided once.
 """
 
+import contextlib
 import errno
 import json
 import logging
@@ -18,11 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from flaxdl.atomic_write import atomic_write, sync
 from flaxdl.training.unsaved import Unsaved
 
 _LOGGER = logging.getLogger(__name__)
 
-Split = str  # "train", "validation" or "test"
+SPLITS = ("train", "validation", "test")
+Split = str  # one of these
 
 
 class MetricSums(struct.PyTreeNode):
@@ -81,7 +84,7 @@ class MetricsFile:
         writes: whether to write it; of several processes one does, and all keep the lines.
 
     Raises:
-        ValueError: naming the line that is none of metrics.
+        ValueError: if the path is not a readable file, or naming the line that is none of metrics.
     """
 
     def __init__(self, path: Path, *, writes: bool = True):
@@ -89,9 +92,9 @@ class MetricsFile:
         self._writes = writes
         self._written = 0  # lines
         self.lines: list[dict[str, Any]] = []
-        if path.exists():
+        if os.path.lexists(path):
             # A line that the end of a machine left half-written is measured again.
-            whole, _, _ = path.read_bytes().rpartition(b"\n")
+            whole, _, _ = _read(path).rpartition(b"\n")
             self.lines = [
                 _parsed(line, f"{path}, line {number}")
                 for number, line in enumerate(whole.splitlines(), 1)
@@ -102,6 +105,13 @@ class MetricsFile:
     def last_written(self) -> int | None:
         """The step of the newest line in the file; None without any."""
         return self.lines[self._written - 1]["step"] if self._written else None
+
+    def sync(self) -> int | None:
+        """Waits until what was written is on disk; returns `last_written`."""
+        if self._writes and self._written:
+            with contextlib.suppress(OSError):  # a checkpoint is worth more than its last line
+                sync(self._path)
+        return self.last_written
 
     def missing(self, last_line: int | None) -> str | None:
         """Describes how the file falls short of a line that it once had; None if it does not.
@@ -135,10 +145,9 @@ class MetricsFile:
         self._written = len(self.lines)
         if not self._writes:
             return
-        unfinished = self._path.with_suffix(".tmp")
         try:
-            unfinished.write_bytes(_text(self.lines))
-            os.replace(unfinished, self._path)
+            with atomic_write(self._path) as unfinished:
+                unfinished.write_bytes(_text(self.lines))
         except OSError as error:
             raise Unsaved(f"{self._path} cannot be written ({error.strerror})") from error
 
@@ -202,6 +211,16 @@ def _text(lines: Iterable[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
+def _read(path: Path) -> bytes:
+    """The content of a file, but not of a pipe or a device, which may never end."""
+    if not path.is_file():
+        raise ValueError(f"{path} must be a file with lines of metrics, but it is none")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+
+
 def _parsed(text: bytes, place: str) -> dict[str, Any]:
     try:
         line = json.loads(text)
@@ -210,7 +229,8 @@ def _parsed(text: bytes, place: str) -> dict[str, Any]:
     if (
         not isinstance(line, dict)
         or type(line.get("step")) is not int
-        or type(line.get("split")) is not str
+        or line.get("split") not in SPLITS
+        or "loss" not in line
         or not all(value is None or type(value) in (int, float) for value in _values(line))
     ):
         raise ValueError(

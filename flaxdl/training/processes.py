@@ -5,7 +5,9 @@ ends the others within a minute when one of them dies.
 """
 
 import json
+import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +16,16 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from flaxdl.training.rendezvous import Rendezvous
+
+_START_SECONDS = 60  # for which processes wait for each other
+_NOTICE_SECONDS = 10
+_NOTICE = "waiting for the other processes that this cluster has started"
 _HEARTBEAT_SECONDS = 30  # after which a silent process counts as dead
 _SHUTDOWN_SECONDS = 120  # for which a finished process waits for the others
 _METADATA_SERVER = "metadata.google.internal"
+
+_LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -42,23 +51,39 @@ class Distributed:
                 "distributed takes coordinator, num_processes and process_id together, "
                 f"got {self.coordinator}, {self.num_processes} and {self.process_id}"
             )
+        if self.num_processes is not None and not 0 <= (self.process_id or 0) < self.num_processes:
+            raise ValueError(
+                f"distributed.process_id must be from 0 to num_processes - 1, got "
+                f"{self.process_id} of {self.num_processes}"
+            )
         if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
             raise ValueError(f"distributed.coordinator must be HOST:PORT, got {self.coordinator!r}")
 
     def connect(self) -> None:
         """Connects the processes, if there are several; before anything else is computed.
 
+        After ten seconds a warning says who is missing; it is an error after a minute.
+
         Raises:
-            ValueError: if they do not find each other.
+            ValueError: if they do not find each other, two have the same id, or they do not agree
+                about how many there are.
         """
         if self.coordinator is None and not _is_on_cluster():
             return
+        notice = threading.Timer(_NOTICE_SECONDS, _LOGGER.warning, [_NOTICE])
         try:
+            if self.coordinator is None:
+                notice.start()
+            else:
+                assert self.num_processes is not None
+                assert self.process_id is not None
+                Rendezvous(self.coordinator, self.num_processes, self.process_id).meet()
             jax.distributed.initialize(
                 self.coordinator,
                 self.num_processes,
                 self.process_id,
                 cluster_detection_method=None if self.coordinator is None else "deactivate",
+                initialization_timeout=_START_SECONDS,
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
             )
@@ -66,15 +91,16 @@ class Distributed:
             raise ValueError(
                 f"the processes of the run did not find each other: {error}"
             ) from error
+        finally:
+            notice.cancel()
 
 
 def _is_on_cluster() -> bool:
     """Whether the environment says that this is one of several processes."""
-    counts = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-    # Inside srun and mpirun only, not in a script that calls them.
-    ranks = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
-    for count, rank in zip(counts, ranks, strict=True):
-        if rank in os.environ and int(os.environ.get(count, 1)) > 1:
+    # Of what srun and mpirun start, and not of the script that calls them: in one of sbatch
+    # SLURM_NTASKS is that of the whole job, and SLURM_PROCID is 0.
+    for count in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        if int(os.environ.get(count, 1)) > 1:
             return True
     if "MEGASCALE_COORDINATOR_ADDRESS" in os.environ:
         return True

@@ -27,7 +27,7 @@ from flaxdl.training.precision import (
 )
 from flaxdl.training.sharding import gathered
 from flaxdl.training.state import TrainState
-from flaxdl.training.tasks import Task
+from flaxdl.training.tasks import Task, check_metrics
 
 Batch = Mapping[str, jax.Array]
 
@@ -90,7 +90,8 @@ class Steps:
 
         Raises:
             ValueError: if the model refuses the shapes, a pattern of the optimizer or of `freeze`
-                matches no parameter, or nothing is left to train.
+                matches no parameter, nothing is left to train, or the task's metrics lack a loss
+                or have a name that is taken.
         """
         batch = {  # as JAX takes it: 64-bit numbers of a user's own data become 32-bit ones
             name: jnp.zeros(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
@@ -102,6 +103,7 @@ class Steps:
         trainable, _ = split(params, self.freeze)
         outputs = self.model.apply({"params": params, **variables}, inputs, **keywords)
         metrics = self.task.metrics(outputs, batch)
+        check_metrics(self.task, metrics)
         return TrainState(
             step=jnp.int32(0),
             skipped=jnp.int32(0),

@@ -4,7 +4,7 @@ B examples, K classes, T tokens, S target tokens, V vocabulary.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +18,11 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 """Metric → its values and their weights, both of one shape."""
 Better = Literal["higher", "lower"]
+RESERVED_NAMES = (
+    *("step", "split", "learning_rate", "gradient_norm", "skipped_batches"),
+    "examples_per_second",
+)
+"""What a line of metrics holds besides the metrics of the task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,23 @@ class Task:
         Raises:
             ValueError: if the model cannot be trained on the data for this task.
         """
+
+
+def check_metrics(task: Task, metrics: Collection[Any]) -> None:
+    """Checks the names of a task's metrics.
+
+    Raises:
+        ValueError: if there is no `loss`, or a name is taken or no text.
+    """
+    owner = f"{type(task).__name__}.metrics"
+    if "loss" not in metrics:
+        raise ValueError(f"{owner} must return 'loss', got {', '.join(map(str, metrics))}")
+    for name in metrics:
+        if not isinstance(name, str) or name in RESERVED_NAMES:
+            raise ValueError(
+                f"{owner} must not name a metric {name!r}: names are texts, and every line of "
+                f"metrics has {', '.join(RESERVED_NAMES)} already"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

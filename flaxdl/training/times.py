@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from flaxdl.atomic_write import atomic_write
+
 NAMES: tuple[str, ...] = (
     "setting up",
     "compiling",
@@ -79,6 +81,8 @@ class Times:
 
 def load_times(path: Path) -> tuple[dict[str, float], str | None]:
     """Seconds by what they were spent on, and on which devices; nothing where nothing is known."""
+    if not path.is_file():  # a pipe would be waited for
+        return {}, None
     try:
         record = json.loads(path.read_text())
         seconds = {name: float(record["seconds"][name]) for name in NAMES}
@@ -89,5 +93,5 @@ def load_times(path: Path) -> tuple[dict[str, float], str | None]:
 
 def _save(seconds: dict[str, float], devices: str, path: Path) -> None:
     text = json.dumps({"devices": devices, "seconds": seconds}, indent=2)
-    with contextlib.suppress(OSError):  # the run does not hang on it
-        path.write_text(text + "\n")
+    with contextlib.suppress(OSError), atomic_write(path) as unfinished:  # the run can do without
+        unfinished.write_text(text + "\n")

@@ -1,5 +1,6 @@
 """Metrics on Weights & Biases, where somebody wants them there."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ class WeightsAndBiasesWriter:
             import wandb
         except ImportError:
             raise ValueError("--wandb needs Weights & Biases: pip install wandb") from None
+        folder = workdir / "wandb"
+        is_new = not folder.exists()
         try:
             self._run = wandb.init(
                 project=project,
@@ -34,6 +37,8 @@ class WeightsAndBiasesWriter:
                 config=config,
             )
         except wandb.Error as error:
+            if is_new:
+                shutil.rmtree(folder, ignore_errors=True)
             raise ValueError(f"Weights & Biases cannot be used: {error}") from error
         # An axis of our own, since wandb's takes nothing earlier than what it has, such as the
         # steps that a resumed run measures again or the line of test, which is of the best step.

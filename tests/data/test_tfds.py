@@ -2,6 +2,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from flaxdl.data import ArrayDataset, Tfds
 from flaxdl.data import tfds as tfds_module
 from flaxdl.data.dataset import RecordDataset
 from flaxdl.data.embedded.languages import LANGUAGES, content_hash, distinct_names, in_test_split
+from flaxdl.data.prepare import quiet
 
 
 def whole(split):
@@ -270,3 +272,35 @@ def test_importing_the_data_room_is_light():
     )
     out, err = run(code).communicate(timeout=60)
     assert out.strip() == "[]", err
+
+
+def test_quiet_is_for_one_thread_alone(capsys, caplog):
+    """Another thread is heard, and none is left with the streams of another one."""
+    before, streams = (threading.Event() for _ in range(2)), (sys.stdout, sys.stderr)
+    inside, said = before
+
+    def other():
+        inside.wait(5)
+        print("out")
+        print("err", file=sys.stderr)
+        logging.getLogger("absl").warning("a warning of another library")
+        said.set()
+        with quiet():
+            print("nothing")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with quiet():
+        inside.set()
+        assert said.wait(5)
+        print("progress")
+        print("progress", file=sys.stderr)
+        logging.getLogger("absl").warning("a warning of TFDS")
+        with quiet():
+            print("progress")
+    thread.join()
+    assert (sys.stdout, sys.stderr) == streams
+    assert capsys.readouterr() == ("out\n", "err\n")
+    assert [message for message in caplog.messages if "warning" in message] == [
+        "a warning of another library"
+    ]

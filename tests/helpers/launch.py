@@ -42,6 +42,7 @@ def by_slurm(process, count, port):
         "SLURM_JOB_ID": 1,
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_NTASKS": count,
+        "SLURM_STEP_NUM_TASKS": count,
         "SLURM_PROCID": process,
         "SLURM_LOCALID": process,
         "JAX_COORDINATOR_PORT": port,

@@ -16,7 +16,7 @@ from helpers.parity import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flaxdl.layers import sinusoidal_positions
+from flaxdl.layers import AddPositions, sinusoidal_positions
 from flaxdl.models import (
     Seq2SeqTransformer,
     TransformerClassifier,
@@ -24,7 +24,7 @@ from flaxdl.models import (
     generate,
     translate,
 )
-from flaxdl.models.generation import sample
+from flaxdl.models.generation import empty_cache, sample
 
 SMALL = {
     "vocab_size": 11,
@@ -200,6 +200,29 @@ def test_generation_from_the_cache_equals_reading_all_again(positions):
         for position in range(length, 9):
             expected[0, position] = apply(variables, expected)[0, position - 1].argmax()
         np.testing.assert_array_equal(ours[row], expected[0])
+
+
+@pytest.mark.parametrize(("length", "beyond"), [(16, (15, 16, -1)), (8, (7, 8))])
+def test_a_position_that_there_is_not_is_noticed(length, beyond):
+    """Two tokens are read: at the end of 16 positions, or of a cache of 8."""
+    model = LM.clone(num_layers=1)
+    variables = initial(model, TOKENS[:, :2])
+    variables |= {"cache": {"encoder": empty_cache(model, variables, len(TOKENS), length)}}
+
+    def read(position):
+        tokens = TOKENS[:, :2]
+        return model.apply(variables, tokens, position=position, mutable=["cache"])[0]
+
+    compiled = jax.jit(read)
+    assert np.isfinite(compiled(length - 2)).all()
+    for position in beyond:
+        assert np.isnan(compiled(position)).all()
+
+
+def test_a_known_position_that_there_is_not_is_an_error():
+    for position in (-1, 15, jnp.int32(15)):
+        with pytest.raises(ValueError, match=f"position must be from 0 to 14, got {position}"):
+            AddPositions("sinusoidal", 16).apply({}, np.zeros((1, 2, 8), np.float32), position)
 
 
 def test_translation_from_the_cache_equals_reading_all_again():

@@ -1,9 +1,12 @@
 """Where a run notices that it is one of several: what the environment says, and a server."""
 
 import http.server
+import socket
 import threading
+import time
 
 import pytest
+from helpers.launch import free_port
 
 from flaxdl.training import processes
 from flaxdl.training.processes import Distributed
@@ -11,7 +14,7 @@ from flaxdl.training.processes import Distributed
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch):
-    for name in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "MEGASCALE_COORDINATOR_ADDRESS"):
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_COORDINATOR_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES", "TPU_SKIP_MDS_QUERY"):
         monkeypatch.delenv(name, raising=False)
@@ -29,9 +32,12 @@ def connected(monkeypatch):
     ("variables", "is_cluster"),
     [
         ({}, False),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}, True),
-        ({"SLURM_NTASKS": "4"}, False),  # in a script of sbatch, outside srun
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, True),
+        # In a script of sbatch, outside srun.
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, False),
+        # In the shell of an allocation, and in a script that was sent off from such a shell.
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False),
         ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
@@ -94,3 +100,31 @@ def test_nobody_is_asked_where_it_is_known_to_be_alone(server, connected, monkey
     monkeypatch.setattr(processes, "_has_accelerator", lambda: False)
     Distributed().connect()
     assert not connected
+
+
+@pytest.mark.parametrize(("takes", "is_told"), [(0.0, False), (0.3, True)])
+def test_a_cluster_that_takes_long_is_told_of(monkeypatch, caplog, takes, is_told):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setattr(processes, "_NOTICE_SECONDS", 0.1)
+    initialize = lambda *_, **__: time.sleep(takes)  # noqa: E731
+    monkeypatch.setattr(processes.jax.distributed, "initialize", initialize)
+    Distributed().connect()
+    assert ("waiting for the other processes" in caplog.text) == is_told
+
+
+def test_processes_meet_before_jax_connects_them(monkeypatch, connected):
+    port = free_port()
+    given = Distributed(coordinator=f"localhost:{port}", num_processes=1, process_id=0)
+    given.connect()
+    assert [call["initialization_timeout"] for call in connected] == [60]
+    with socket.create_server(("localhost", port)):
+        message = f"did not find each other: process 0 cannot listen on port {port}"
+        with pytest.raises(ValueError, match=message):
+            given.connect()
+    assert len(connected) == 1
+
+
+@pytest.mark.parametrize(("process_id", "count"), [(2, 2), (-1, 2), (0, 0)])
+def test_an_id_that_no_process_can_have_is_refused(process_id, count):
+    with pytest.raises(ValueError, match=f"got {process_id} of {count}"):
+        Distributed(coordinator="localhost:1", num_processes=count, process_id=process_id)

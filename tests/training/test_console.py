@@ -108,3 +108,19 @@ def test_the_live_line_leaves_room_for_what_the_terminal_writes(clock):
     text = written(clock, narrow, until=21)
     lines = [re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", line) for line in re.split("[\r\n]", text)]
     assert max(len(line) for line in lines if "━" in line) == 38
+
+
+def test_any_name_of_a_metric_is_shown_as_it_is(clock):
+    line = {"step": 3, "split": "validation", "loss": 0.5, "f1{macro}": 0.25, "at [red] 5": None}
+    expected = "loss 0.5000  f1{macro} 0.2500  at [red] 5 not finite"
+    assert console.describe(line) == expected
+    for terminal in ({}, {"force_terminal": True, "_environ": {"TERM": "xterm"}}):
+        output = io.StringIO()
+        writer = ConsoleWriter(9, Console(file=output, width=200, **terminal))
+        writer.progress(3)
+        writer.line(line | {"split": "train"})
+        writer._progress.refresh()
+        writer.line(line)
+        writer.close()
+        plain = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", output.getvalue())
+        assert plain.count(expected) >= 2

@@ -1,17 +1,22 @@
 """Damaged checkpoints are noticed, named and set aside; benchmarks/flips.py does it more often."""
 
 import hashlib
+import os
 import shutil
 from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from helpers import damage
 
-from flaxdl.training.checkpoint_files import Damaged
+from flaxdl.training import checkpoints as checkpoints_module
+from flaxdl.training.checkpoint_files import CheckpointFolder, Damaged
 from flaxdl.training.checkpoints import Checkpoints
 from flaxdl.training.sharding import make_mesh, shapes_on
+from flaxdl.training.unsaved import Unsaved
 
 SHAPES = shapes_on(make_mesh(devices=jax.devices()[:1]), damage.CREATE)
 
@@ -99,3 +104,111 @@ def test_the_newest_and_the_best_are_kept(saved, tmp_path):
         checkpoints.wait()
         assert checkpoints.steps() == [2, 4, 5]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4", "5"]
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_named(copy, monkeypatch):
+    lost = copy / "2" / "_METADATA"
+
+    def is_file(path):
+        if path == lost:
+            lost.unlink()
+        return path == lost or os.path.isfile(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    message = "step 2 .* damaged: _METADATA cannot be read .No such file"
+    with closing(Checkpoints(copy)) as checkpoints, pytest.raises(Damaged, match=message):
+        checkpoints.restore(SHAPES, 2)
+
+
+def test_what_an_earlier_removal_has_left_is_not_in_the_way(saved, tmp_path):
+    _, (state, _) = saved
+    for step in (1, 2):
+        left = tmp_path / f"{step}.partial"
+        left.mkdir()
+        (left / "file").touch()
+    with closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state.replace(step=jax.numpy.int32(step)))
+        checkpoints.wait()
+    folder = CheckpointFolder(tmp_path)
+    assert folder.steps() == [2]
+    (tmp_path / "2.partial").mkdir()
+    (tmp_path / "2.partial" / "file").touch()
+    folder.remove(2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_called_damaged_is_left_alone(copy, caplog):
+    (copy / "damaged").write_text("mine")
+    (copy / "2" / "_METADATA").unlink()
+    with closing(Checkpoints(copy)) as checkpoints:
+        assert checkpoints.recover() == 1
+    assert (copy / "damaged").read_text() == "mine"
+    assert [path.name for path in (copy / "damaged.1").iterdir()] == ["2"]
+    assert f"were moved to {copy / 'damaged.1'}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["0006", "²", "6", "+6", "6 ", "1_0"])
+def test_other_names_and_files_are_no_checkpoints(copy, name):
+    if name == "6":
+        (copy / name).touch()
+    else:
+        shutil.copytree(copy / "2", copy / name)
+    assert CheckpointFolder(copy).steps() == [1, 2]
+    assert CheckpointFolder(copy).recover() == 2
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(ValueError, match="checkpoints must be a folder of checkpoints"):
+        Checkpoints(tmp_path / "checkpoints")
+
+
+def test_a_checkpoint_is_on_disk_before_it_has_its_name(saved, tmp_path, monkeypatch):
+    shutil.copytree(saved[0] / "2", tmp_path / "2.partial")
+    synced, fsync = set(), os.fsync
+
+    def note(number):
+        synced.add((os.fstat(number).st_ino, (tmp_path / "2").exists()))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", note)
+    CheckpointFolder(tmp_path).complete(2, None)
+    paths = [tmp_path / "2", *(tmp_path / "2").rglob("*")]
+    assert len(paths) > 8
+    expected = {(path.stat().st_ino, False) for path in paths}
+    assert synced == {*expected, (tmp_path.stat().st_ino, True)}
+
+
+def test_without_room_for_more_files_nothing_is_begun(saved, tmp_path, monkeypatch, caplog):
+    _, (state, _) = saved
+    usual = os.statvfs
+
+    def statvfs(path):
+        found = usual(path)
+        return SimpleNamespace(
+            **{name: getattr(found, name) for name in dir(found) if name.startswith("f_")}
+            | {"f_files": 5000, "f_favail": 3}
+        )
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(state)
+        with pytest.raises(Unsaved, match="step 1 cannot be written: The file system can hold"):
+            checkpoints.wait()
+    assert len(caplog.messages) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_processes_decide_by_what_the_first_one_lists(saved, tmp_path, monkeypatch):
+    _, (state, _) = saved
+
+    def of_first(value):  # which sees a checkpoint that is not visible here yet
+        return [1] if value == [] else value
+
+    monkeypatch.setattr(checkpoints_module, "of_first", of_first)
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        assert checkpoints.steps() == [1]
+        checkpoints.save(state)
+        checkpoints.wait()
+    assert list(tmp_path.iterdir()) == []

@@ -84,6 +84,9 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path, monkeypatch, caplog):
     [
         "[]",
         '{"step": 1}',
+        '{"step": 1, "split": "train", "accuracy": 0.5}',
+        '{"step": 1, "split": "dev", "loss": 0.5}',
+        '{"step": 1, "split": ["train"], "loss": 0.5}',
         '{"step": true, "split": "train"}',
         '{"step": 1e3, "split": "test"}',
         '{"step": 1, "split": "train", "loss": "1"}',
@@ -94,7 +97,8 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path, monkeypatch, caplog):
 )
 def test_what_is_no_line_of_metrics_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "split": "train"}\n' + line + "\n", encoding="latin-1")
+    sound = '{"step": 1, "split": "train", "loss": null}'
+    path.write_text(sound + "\n" + line + "\n", encoding="latin-1")
     with pytest.raises(ValueError, match="metrics.jsonl, line 2: a line of metrics is like"):
         MetricsFile(path)
 
@@ -106,6 +110,48 @@ def test_rewinding_drops_later_steps_from_the_file(tmp_path):
     file.rewind(2)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
+
+
+def test_rewinding_writes_through_no_link(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    for name in ("metrics.tmp", "metrics.jsonl.tmp"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append(1, "train", {"loss": 1.0})
+    file.rewind(0)
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+
+
+def make_folder(path):
+    path.mkdir()
+
+
+def make_endless(path):
+    path.symlink_to("/dev/zero")
+
+
+def make_dangling(path):
+    path.symlink_to(path.parent / "nowhere")
+
+
+@pytest.mark.parametrize("make", [make_folder, os.mkfifo, make_endless, make_dangling])
+def test_what_is_no_file_is_not_read(tmp_path, make):
+    make(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match="metrics.jsonl must be a file with lines of metrics"):
+        MetricsFile(tmp_path / "metrics.jsonl")
+
+
+def test_what_is_written_is_synced_before_a_checkpoint_counts_on_it(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    assert (file.sync(), synced) == (None, [])
+    file.append(10, "train", {"loss": 1.0})
+    assert file.sync() == 10
+    assert synced == [(tmp_path / "metrics.jsonl").stat().st_size]
+    MetricsFile(tmp_path / "metrics.jsonl", writes=False).sync()
+    assert len(synced) == 1
 
 
 def validation(*accuracies):

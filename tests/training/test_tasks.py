@@ -1,12 +1,17 @@
 """Losses and metrics of each task, against NumPy by hand."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.small_runs import small_config
 
-from flaxdl.training import Classification, LanguageModeling, SequenceToSequence
+from flaxdl.setup import set_up
+from flaxdl.training import Classification, LanguageModeling, SequenceToSequence, Task
 from flaxdl.training.metrics import MetricSums
+from flaxdl.training.tasks import check_metrics
 
 
 def random_logits(*shape):
@@ -122,3 +127,20 @@ def test_impossible_smoothing_is_named():
     for task in (Classification, SequenceToSequence):
         with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\), got 1.0"):
             task(label_smoothing=1.0)
+
+
+@pytest.mark.parametrize("name", ["step", "split", "learning_rate", "examples_per_second", 3])
+def test_a_metric_with_a_name_that_is_taken_is_refused(name):
+    with pytest.raises(ValueError, match=f"Task.metrics must not name a metric {name!r}"):
+        check_metrics(Task(), ["loss", name])
+
+
+def test_a_task_without_a_loss_among_its_metrics_is_refused():
+    @dataclass(frozen=True, kw_only=True)
+    class NoLoss(Classification):
+        def metrics(self, outputs, batch):
+            return {"accuracy": super().metrics(outputs, batch)["accuracy"]}
+
+    config = small_config(task=NoLoss())
+    with pytest.raises(ValueError, match="NoLoss.metrics must return 'loss', got accuracy"):
+        set_up(config)

@@ -8,6 +8,7 @@ from helpers.small_runs import small_config
 
 import flaxdl
 from flaxdl.config import to_json
+from flaxdl.training.weights_and_biases import WeightsAndBiasesWriter
 
 
 class FakeWandb(ModuleType):
@@ -22,6 +23,7 @@ class FakeWandb(ModuleType):
 
     def init(self, **settings):
         if settings["project"] == "forbidden":
+            (settings["dir"] / "wandb").mkdir(exist_ok=True)  # as wandb leaves it
             raise self.Error("no API key configured")
         self.begun.append(settings)
         (settings["dir"] / "wandb" / "offline-run-20260102_030405-abc123").mkdir(
@@ -69,7 +71,15 @@ def test_every_line_is_sent_and_a_run_goes_on_as_the_same(wandb, tmp_path):
 
 def test_a_refusal_is_one_message(wandb, tmp_path):
     with pytest.raises(ValueError, match="Weights & Biases cannot be used: no API key"):
-        flaxdl.train(small_config(), tmp_path, wandb="forbidden")
+        flaxdl.train(small_config(), tmp_path / "new", wandb="forbidden")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_takes_no_earlier_runs_away(wandb, tmp_path):
+    (tmp_path / "wandb").mkdir()
+    with pytest.raises(ValueError, match="no API key"):
+        WeightsAndBiasesWriter("forbidden", tmp_path, config={})
+    assert (tmp_path / "wandb").exists()
 
 
 def test_without_the_package_it_is_named(monkeypatch, tmp_path):
