@@ -9,9 +9,11 @@ import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset, class_labels
 from flaxdl.data.source import Source, Splits, hold_out
+from flaxdl.data.texts import as_texts
 from flaxdl.spelling import did_you_mean
 
 _SPLITS = ("train", "validation", "test")
+_MOST_PADDED = 2**28  # characters of an array of fixed width, 1 GiB
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,14 @@ class Arrays(Source):
         Example:
             Arrays.from_memory(train_inputs=x, train_label=y, test_inputs=u, test_label=v)
         """
-        copies = {name: _plain(array) for name, array in arrays.items()}
+        copies = {name: _plain(name, array) for name, array in arrays.items()}
         digest = hashlib.sha256()
         for name, array in sorted(copies.items()):
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(array.tobytes())
+            if array.dtype == object:
+                _add_texts(digest, name, array)
+            else:
+                digest.update(f"{name} {array.dtype} {array.shape}".encode())
+                digest.update(array.tobytes())
         path = f"memory:{digest.hexdigest()[:16]}"
         return cls(path, validation_fraction=validation_fraction, arrays=copies)
 
@@ -117,10 +122,25 @@ class Arrays(Source):
         return ArrayDataset(fields | {"label": label})
 
 
-def _plain(array: Any) -> np.ndarray:
-    """A NumPy array of its own; Python strings become NumPy's, whose bytes can be hashed."""
-    array = np.array(array)
-    return array.astype(str) if array.dtype == object else array
+def _plain(name: str, values: Any) -> np.ndarray:
+    """A NumPy array of its own; texts are Python strings, which may be of any length."""
+    if isinstance(values, list | tuple) and any(isinstance(v, str | bytes) for v in values):
+        return as_texts(values, name)
+    try:
+        array = np.array(values)
+    except ValueError as error:  # rows of different shapes
+        raise ValueError(f"{name} must be one array: {error}") from error
+    return as_texts(array, name) if array.dtype.kind in "OUST" else array
+
+
+def _add_texts(digest: Any, name: str, texts: np.ndarray) -> None:
+    """Adds texts to a digest as NumPy's array of fixed width, which is not made, would be added."""
+    longest = max(map(len, texts), default=0) or 1
+    width = longest if len(texts) * longest <= _MOST_PADDED else 0
+    digest.update(f"{name} <U{longest} {texts.shape}".encode())
+    for text in texts:
+        padded = text.ljust(width, "\0") if width else f"{len(text)} {text}"
+        digest.update(padded.encode("utf-32-le", "surrogatepass"))
 
 
 def _read(path: str) -> dict[str, np.ndarray]:
@@ -128,7 +148,7 @@ def _read(path: str) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} was in memory when the run was made; give the arrays again")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {name: _plain(name, array) for name, array in arrays.items()}
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
     except Exception as error:
