@@ -6,7 +6,7 @@ import pytest
 
 from flaxdl import Config, Init
 from flaxdl.config import to_json
-from flaxdl.data import ArrayDataset, Arrays, Images, Text
+from flaxdl.data import ArrayDataset, Arrays, Images, Text, TextTable
 from flaxdl.models import (
     BertForSequenceClassification,
     LeNet5,
@@ -14,6 +14,7 @@ from flaxdl.models import (
     TextRNN,
     TransformerLM,
 )
+from flaxdl.setup import set_up
 from flaxdl.tokens import check_tokens, fit_transform, with_tokenizer
 
 SEQ2SEQ = Seq2SeqTransformer(vocab_size=10, target_vocab_size=6, max_length=4)
@@ -161,3 +162,34 @@ def test_other_normalization_is_told(tmp_path, caplog):
     encoded(config(str(cased), weights))
     (message,) = warnings(caplog)
     assert "normalizes texts in another way than that of init.weights: BertNormalizer(" in message
+
+
+def table(path, content):
+    path.write_text(content)
+    return str(path)
+
+
+def test_text_rnn_takes_a_table_by_default(tmp_path):
+    content = "text,label\n" + "".join(f"word {n} {'ab'[n % 2]},{'ab'[n % 2]}\n" for n in range(60))
+    setup = set_up(
+        Config(
+            model=TextRNN(vocab_size=40, embedding_size=4, hidden_size=4, num_classes=2),
+            data=TextTable(table(tmp_path / "t.csv", content)),
+            transform=Text(max_length=12),
+            batch_size=8,
+        )
+    )
+    assert setup.examples["lengths"].shape == (1,)
+
+
+def test_pairs_for_a_bert_of_one_type_are_refused_at_setup(tmp_path):
+    content = "a,b,label\n" + "".join(f"good {n},bad,{'ab'[n % 2]}\n" for n in range(60))
+    data = TextTable(table(tmp_path / "t.csv", content), text="a", pair="b")
+    sizes = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "feed_forward_size": 8}
+    model = BertForSequenceClassification(num_classes=2, vocab_size=8, type_vocab_size=1, **sizes)
+    text = Text(str(folder(tmp_path / "bert")), max_length=12)
+    run = Config(model=model, data=data, transform=text, batch_size=8)
+    with pytest.raises(ValueError, match="but model.type_vocab_size is 1; set --model.type-vocab"):
+        set_up(run)
+    setup = set_up(replace(run, model=model.clone(type_vocab_size=2)))
+    assert setup.examples["token_types"].shape == (1, 12)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from flaxdl.spelling import did_you_mean
 
+_MOST_SHOWN = 20
+
 
 def find_columns(
     file: Path,
@@ -33,14 +35,19 @@ def find_columns(
                 break
         if not found:
             hint = did_you_mean(column, plain) if cause is None else cause(column)
-            shown = ", ".join(name if len(name) <= 60 else f"{name[:60]}..." for name in plain)
-            raise ValueError(f"{file} has the columns {shown}, got {column!r}{hint}")
+            raise ValueError(f"{file} has the columns {_shown(plain)}, got {column!r}{hint}")
         if len(found) > 1:
             raise ValueError(
                 f"{file} must have one column {column!r}, got {len(found)} of that name"
             )
         places += found
     return places
+
+
+def _shown(names: Sequence[str]) -> str:
+    shown = [name if len(name) <= 60 else f"{name[:60]}..." for name in names[:_MOST_SHOWN]]
+    more = [f"{len(names) - _MOST_SHOWN:,} more"] if len(names) > _MOST_SHOWN else []
+    return ", ".join(shown + more)
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,6 @@
 """Tables as text: records of fields with a separator between, as in CSV and TSV files."""
 
 import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ Rows = Iterator[tuple[int, list[str] | str]]
 _Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL, where quotes quote, and QUOTE_NONE
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SAMPLE = 20  # records that are looked at for the cause of a mistake
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # with its end
 _LONGEST_NAME = 60  # characters of the name of a column
 
 
@@ -118,14 +118,12 @@ class _Table:
     ) -> Iterator[tuple[int, int, list[str] | str]]:
         """Yields first line, last line, and fields or what is wrong with them."""
         skipped = 1 if self.start else 0
-        lines = io.StringIO(self._text, newline="")
-        lines.seek(self.start)
         recent: list[str] = []
 
         def remembered() -> Iterator[str]:
-            for line in lines:
-                recent.append(line)
-                yield line
+            for line in _LINE.finditer(self._text, self.start):
+                recent.append(line[0])
+                yield line[0]
 
         with _long_fields(len(self._text)):
             reader = csv.reader(remembered(), delimiter=separator, quoting=quoting, strict=True)

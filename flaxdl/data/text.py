@@ -63,6 +63,8 @@ class Text(Transform):
         """
         kind = self.tokenizer or CHARACTERS
         if kind not in LEARNT:
+            if self.lowercase:
+                _LOGGER.warning("lowercase has no effect: the tokenizer %s decides", kind)
             return self._fitted(load(kind))
         arrays = train.arrays()
         texts = [

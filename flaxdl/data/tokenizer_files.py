@@ -101,7 +101,15 @@ def _options(folder: Path) -> dict[str, Any]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file.name} must hold an object, got a {type(values).__name__}")
+    return values
 
 
 def _special(options: Mapping[str, Any]) -> dict[str, Any]:

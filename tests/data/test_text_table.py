@@ -529,6 +529,13 @@ def test_texts_of_other_files_that_are_in_training_are_told(tmp_path, caplog):
     assert "3 of 30 texts in" in warnings(caplog)[0]
 
 
+def test_few_of_many_columns_are_listed(tmp_path):
+    names = [f"c{number}" + "x" * 70 * (number == 1) for number in range(30)]
+    (tmp_path / "t.csv").write_text(",".join(names) + "\n" + ",".join("a" * 30) + "\n")
+    with pytest.raises(ValueError, match=r"columns c0, c1x{58}\.\.\., .*c19, 10 more, got 'text'"):
+        load(tmp_path / "t.csv")
+
+
 def test_folders_are_no_tables(tmp_path):
     with pytest.raises(ValueError, match=r"is a folder, needed a file of .csv, .tsv, "):
         load(tmp_path)

@@ -117,7 +117,7 @@ def test_added_tokens_are_counted_and_saved(tmp_path):
     [
         ({"added_tokens.json": {"<e>": 50}}, "its added token '<e>' must have id 50, got 19"),
         ({"added_tokens.json": {"run": 6}}, r"its added token 'run' must have id 6, got 5"),
-        ({"added_tokens.json": ["run"]}, "bert.vocab.txt cannot be read as a tokenizer"),
+        ({"added_tokens.json": ["run"]}, "vocab.txt cannot .* added_tokens.json must hold an obj"),
         ({"tokenizer_config.json": {"added_tokens_decoder": {"19": {"special": True}}}},
          "cannot be read as a tokenizer: 'content'"),
         ({"tokenizer_config.json": {"cls_token": "<s>"}}, "the word pieces lack <s>"),
