@@ -9,6 +9,7 @@ import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = 3  # tokens named in a message
+_EMBEDDINGS = (
+    "embedding.weight",
+    "embeddings.word_embeddings.weight",
+    "bert.embeddings.word_embeddings.weight",
+)
 
 
 def with_tokenizer(config: Config) -> Config:
@@ -58,8 +64,9 @@ def fit_transform(config: Config, train: Dataset) -> Transform:
         _LOGGER.info("tokenizer: that of init.weights, in %s", folder)
         return replace(text, tokenizer=str(folder)).fit(train)
     fitted = text.fit(train)
-    # Embeddings that are not taken from the weights have no meaning yet.
-    if isinstance(fitted, FittedText) and not any("embedding" in key for key in config.init.omit):
+    # Embeddings that are drawn at random suit any tokenizer.
+    is_drawn = any(fnmatchcase(name, key) for name in _EMBEDDINGS for key in config.init.omit)
+    if isinstance(fitted, FittedText) and not is_drawn:
         name = f"transform.tokenizer {text.tokenizer!r}"
         _compare(fitted.vocabulary, read_tokenizer(folder), name, weights)
     return fitted
@@ -81,7 +88,7 @@ def _compare(ours: "Tokenizer", theirs: "Tokenizer", name: str, weights: str) ->
     """Checks that tokens have the ids with which weights were trained.
 
     Raises:
-        ValueError: if a token of both has another id.
+        ValueError: if a token of both has another id, or they have few tokens in common.
     """
     ids, trained_ids = ours.get_vocab(), theirs.get_vocab()
     moved = sorted(token for token in ids.keys() & trained_ids if ids[token] != trained_ids[token])
@@ -95,16 +102,15 @@ def _compare(ours: "Tokenizer", theirs: "Tokenizer", name: str, weights: str) ->
             f"{name} is not the tokenizer of init.weights: {len(moved):,} tokens have other ids, "
             f"such as {shown}; {remedy}"
         )
-    missing = trained_ids.keys() - ids
+    missing = sorted(trained_ids.keys() - ids)
     if missing:
-        _LOGGER.warning(
-            "%s lacks %s of the %s tokens of init.weights, such as %s; %s",
-            name,
-            f"{len(missing):,}",
-            f"{len(trained_ids):,}",
-            ", ".join(map(repr, sorted(missing)[:_SHOWN])),
-            remedy,
+        fault = (
+            f"{name} lacks {len(missing):,} of the {len(trained_ids):,} tokens of init.weights, "
+            f"such as {', '.join(map(repr, missing[:_SHOWN]))}; {remedy}"
         )
+        if 2 * len(missing) > len(trained_ids):
+            raise ValueError(fault)
+        _LOGGER.warning("%s", fault)
     if str(ours.normalizer) != str(theirs.normalizer):
         _LOGGER.warning(
             "%s normalizes texts in another way than that of init.weights: %s in place of %s",

@@ -139,6 +139,8 @@ def test_another_tokenizer_is_refused_where_tokens_have_other_ids(tmp_path, capl
         encoded(config(str(other), weights))
     with pytest.raises(ValueError, match="transform.tokenizer 'characters' is not the tokenizer"):
         encoded(config("characters", weights))
+    with pytest.raises(ValueError, match="4 tokens have other ids"):
+        encoded(config(str(other), weights, omit=("*position_embeddings*",)))
     # Embeddings that are drawn at random suit any tokenizer.
     assert encoded(config(str(other), weights, omit=("*embedding*",))) == [2, 7, 5, 3, 0]
     assert warnings(caplog) == []
@@ -153,6 +155,10 @@ def test_a_superset_is_accepted_and_a_subset_told(tmp_path, caplog):
     assert encoded(config(str(smaller), weights)) == [2, 4, 1, 3, 0]
     (message,) = warnings(caplog)
     assert "lacks 2 of the 8 tokens of init.weights, such as 'bad', 'good'; leave" in message
+    strange = folder(tmp_path / "strange", [*PIECES[:4], *"uvwxyz"])
+    more = folder(tmp_path / "more", [*PIECES, "c"])
+    with pytest.raises(ValueError, match="lacks 5 of the 9 tokens of init.weights, such as 'a'"):
+        encoded(config(str(strange), more))
 
 
 def test_other_normalization_is_told(tmp_path, caplog):

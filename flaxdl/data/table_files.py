@@ -94,7 +94,10 @@ def _check_file(file: Path, path: str, *, needs_suffix: bool) -> None:
 def _json_rows(text: str, file: Path, columns: Sequence[str]) -> _Rows:
     """Yields the rows of JSON Lines; a column that a row lacks is None there."""
     if text.lstrip().startswith("["):
-        raise ValueError(f"{file} must hold one object a line, {{...}}, got a list of them")
+        raise ValueError(
+            f"{file} must hold one object a line, {{...}}, got a list of them; "
+            'pandas writes them with to_json(..., orient="records", lines=True)'
+        )
     rows = list(_json_objects(text))
     names = list(dict.fromkeys(name for _, row in rows if isinstance(row, dict) for name in row))
     if rows and not names:

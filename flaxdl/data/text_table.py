@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -84,6 +85,7 @@ class TextTable(Source):
                 f"{self.path} must have two classes or more in column {self.label!r}, "
                 f"has only {', '.join(classes)}"
             )
+        _warn_of_literals(self.path, rows)
         parts = self._split(rows)
         for split, path in (("validation", self.validation), ("test", self.test)):
             if path is not None:
@@ -188,6 +190,20 @@ class TextTable(Source):
         if self.pair:
             arrays["pair"] = np.array([row[1] for row in rows], dtype=object)
         return ArrayDataset(arrays)
+
+
+def _warn_of_literals(path: str, rows: list[list[str]]) -> None:
+    """Warns of texts such as `b'good'`, which Python makes of bytes that are written as text."""
+    found = [row[0] for row in rows if re.fullmatch(r"b'.*'|b\".*\"", row[0], re.DOTALL)]
+    if 2 * len(found) > len(rows):
+        _LOGGER.warning(
+            "%s of %s texts in %s are Python's notation of bytes, such as %.40s; "
+            "decode them before the table is written",
+            f"{len(found):,}",
+            f"{len(rows):,}",
+            path,
+            found[0],
+        )
 
 
 _Written = str | int | float | Decimal | date  # bool is an int, and datetime a date

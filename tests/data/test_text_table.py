@@ -508,6 +508,13 @@ def test_bytes_in_parquet_are_texts(tmp_path):
     assert rows(whole(path).train, "ab") == [("été", "a"), ("hiver", "b")]
 
 
+def test_bytes_in_python_s_notation_are_told(tmp_path, caplog):
+    whole(write(tmp_path / "t.csv", [("b'good'", "a"), ('b"bad"', "b"), ("fine", "a")]))
+    (message,) = warnings(caplog)
+    assert "2 of 3 texts" in message
+    assert "bytes, such as b'good'; decode them" in message
+
+
 def test_classes_that_are_held_out_are_named_together(tmp_path):
     table = [(f"text number {n}", f"k{n:02}") for n in range(40)]
     held_out = [label for text, label in table if split_of(text, 0.1, 0.1) != "train"]
