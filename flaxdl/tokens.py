@@ -36,9 +36,9 @@ _EMBEDDINGS = (
 
 
 def with_tokenizer(config: Config) -> Config:
-    """Names the tokenizer of a config that has neither one nor weights that could bring one.
+    """Sets the tokenizer of a config without `init.weights` that names none.
 
-    So the run is the same as one of an earlier version, whose default was a name.
+    Runs of earlier versions, which had this default, are resumed by the same config.
     """
     text = config.transform
     if isinstance(text, Text) and text.tokenizer is None and config.init.weights is None:

@@ -57,7 +57,11 @@ class Arrays(Source):
         Raises:
             ValueError: naming the file and the array that is missing, misnamed, empty or wrong.
         """
-        arrays = dict(self.arrays) if self.arrays is not None else _read(self.path)
+        arrays = self.arrays if self.arrays is not None else _read(self.path)
+        arrays = {
+            name: as_texts(array, name) if array.dtype.kind in "OUST" else array
+            for name, array in arrays.items()
+        }
         names: Any = arrays.pop("classes", None)
         self._check_names(arrays)
         splits = {
@@ -148,7 +152,7 @@ def _read(path: str) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} was in memory when the run was made; give the arrays again")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: _plain(name, array) for name, array in arrays.items()}
+            return dict(arrays)
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
     except Exception as error:

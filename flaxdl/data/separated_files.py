@@ -1,6 +1,7 @@
 """Tables as text: records of fields with a separator between, as in CSV and TSV files."""
 
 import csv
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from flaxdl.data.columns import find_columns
 from flaxdl.data.text_files import setting
 from flaxdl.spelling import did_you_mean
 
+_LOGGER = logging.getLogger(__name__)
+
 # Number of a row's first line, and the values of the wanted columns, or what is wrong with it.
 Rows = Iterator[tuple[int, list[str] | str]]
 
@@ -19,6 +22,7 @@ _Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL, where quotes quote, and QUOTE_NON
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SAMPLE = 20  # records that are looked at for the cause of a mistake
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # with its end
+_USUAL_NAMES = {"text", "label", "sentence", "class", "category", "target"}
 _LONGEST_NAME = 60  # characters of the name of a column
 
 
@@ -142,6 +146,12 @@ class _Table:
         if self._header:
             return find_columns(
                 self._file, self._columns, values, lambda name: self._cause(name, values, separator)
+            )
+        if _USUAL_NAMES & {value.strip().lower() for value in values}:
+            _LOGGER.warning(
+                "the first row of %s looks like a header (%s), but is read as data",
+                self._file,
+                ", ".join(values),
             )
         numbers = [str(number) for number in range(1, len(values) + 1)]
         hint = "; without a header columns have numbers, as in --data.text 2 --data.label 1"

@@ -8,7 +8,6 @@ from typing import Any
 from flaxdl.data.columns import find_columns
 from flaxdl.data.separated_files import separated_rows
 from flaxdl.data.text_files import check_kind, read_text
-from flaxdl.data.unreadable import Unreadable
 from flaxdl.spelling import did_you_mean
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -26,27 +25,27 @@ def is_separated(path: str) -> bool:
 def read_table(
     path: str,
     columns: Sequence[str],
-    unreadable: Unreadable,
     *,
     separator: str | None = None,
     header: bool = True,
     encoding: str = "utf-8",
-) -> list[tuple[int, list[Any]]]:
-    """Reads some columns of a table, as a list of (line number, values).
+) -> tuple[list[tuple[int, list[Any]]], dict[int, str]]:
+    """Reads some columns of a table.
 
     Args:
         path: the file; its suffix says what it is. With a separator given, any other suffix will
             do for a file of separated fields.
         columns: their names; in a separated file without a header their numbers, from 1 on.
-        unreadable: where broken lines are counted.
         separator: what is between the fields of separated files; by default tabs in .tsv files and
             commas in others, or what a first line such as `sep=;` says.
         header: whether the first row of separated files names the columns.
         encoding: how text is encoded, unless there is a byte order mark.
 
+    Returns:
+        The rows, as (line number, values), and what is wrong with broken lines, by line number.
+
     Raises:
-        ValueError: if the file cannot be read, lacks a column or has it twice, or has too many
-            broken lines.
+        ValueError: if the file cannot be read, holds no rows, or lacks a column or has it twice.
     """
     file = Path(path).expanduser()
     _check_file(file, path, needs_suffix=separator is None)
@@ -59,16 +58,15 @@ def read_table(
             rows = _json_rows(text, file, columns)
         else:
             rows = separated_rows(text, file, columns, separator=separator, header=header)
-    good, any_row = [], False
+    good, broken = [], {}
     for line, row in rows:
-        any_row = True
         if isinstance(row, str):
-            unreadable.add(f"{file}:{line}", f"{file}:{line} {row}")
+            broken[line] = row
         else:
             good.append((line, row))
-    if not any_row:
+    if not good and not broken:
         raise ValueError(f"{file} holds no rows")
-    return good
+    return good, broken
 
 
 def _check_file(file: Path, path: str, *, needs_suffix: bool) -> None:

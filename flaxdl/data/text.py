@@ -167,9 +167,9 @@ class FittedText(Text):
                 )
         if cut:
             _LOGGER.warning(
-                "%d of %d texts are longer than max_length %d, and are cut",
-                cut,
-                count,
+                "%s of %s texts are longer than max_length %d, and are cut",
+                f"{cut:,}",
+                f"{count:,}",
                 self.max_length,
             )
         batch = {"inputs": inputs, "lengths": lengths}

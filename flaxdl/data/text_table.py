@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from flaxdl.data.class_spellings import class_key, class_names, ordered
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.hash_split import check_fractions, split_of
-from flaxdl.data.labels import class_key, class_names, ordered
 from flaxdl.data.separated_files import check_separator
 from flaxdl.data.source import Source, Splits
 from flaxdl.data.table_files import is_separated, read_table
@@ -151,27 +151,40 @@ class TextTable(Source):
     def _read(self, path: str, unreadable: Unreadable) -> list[list[str]]:
         """The rows that are complete, each as text, the pair's second text if any, and label."""
         columns = [self.text, *([self.pair] if self.pair else []), self.label]
-        table = read_table(
+        good, broken = read_table(
             path,
             columns,
-            unreadable,
             separator=self.separator,
             header=self.header,
             encoding=self.encoding,
         )
         rows = []
-        for line, values in table:
+        for line, values in good:
             values = [self._decoded(value) for value in values]
             faults = [_fault(*field) for field in zip(columns, values, strict=True)]
             faults = [fault for fault in faults if fault]
             if faults:
-                where = f"{path}:{line}"
-                unreadable.add(where, f"{where} has {'; '.join(faults)}")
+                broken[line] = f"has {'; '.join(faults)}"
             else:
                 rows.append([_written(value) for value in values])
+        self._count_broken(path, broken, len(rows) + len(broken), unreadable)
         if not rows:
             raise ValueError(f"{path} holds no rows")
         return rows
+
+    def _count_broken(
+        self, path: str, broken: Mapping[int, str], total: int, unreadable: Unreadable
+    ) -> None:
+        reasons = [f"{path}:{line} {reason}" for line, reason in sorted(broken.items())]
+        if len(reasons) > self.max_unreadable:
+            shown = reasons[: self.max_unreadable + 1]
+            raise ValueError(
+                f"{len(reasons):,} lines cannot be read, more than max_unreadable = "
+                f"{self.max_unreadable}, of {total:,} in {path}; to leave them out, set "
+                f"--data.max-unreadable {len(reasons)}:\n  " + "\n  ".join(shown)
+            )
+        for line, reason in zip(sorted(broken), reasons, strict=True):
+            unreadable.add(f"{path}:{line}", reason)
 
     def _decoded(self, value: Any) -> Any:
         """Bytes as text, where they are; Parquet files may hold texts as bytes."""

@@ -50,9 +50,9 @@ def has_tokenizer(folder: Path) -> bool:
 def read_tokenizer(path: Path) -> "Tokenizer":
     """Reads a tokenizer.json, a vocab.txt, or a folder that holds one of them.
 
-    The options and added tokens of a folder apply as in `transformers`: those of BERT decide
-    whether letters are made small, whatever its tokenizer.json says. A tokenizer.json that is named
-    itself is taken as it is.
+    The options and added tokens of a folder apply as in `transformers`: BERT's options decide
+    whether texts are lowercased, even if its tokenizer.json says otherwise. The path of a
+    tokenizer.json itself means that file alone.
 
     Raises:
         ValueError: if there is none, or it cannot be read or would lengthen texts without limit.
@@ -144,7 +144,7 @@ def _bert_normalizer(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "clean_text": True,
         "handle_chinese_chars": options.get("tokenize_chinese_chars", True),
-        "strip_accents": options.get("strip_accents"),  # None: where letters are made small
+        "strip_accents": options.get("strip_accents"),  # None: if texts are lowercased
         "lowercase": options.get("do_lower_case", True),
     }
 

@@ -117,7 +117,7 @@ def test_many_texts_are_encoded_in_chunks(monkeypatch, caplog):
     assert text.decode(batch["inputs"]) == [one[:8] for one in texts]
     np.testing.assert_array_equal(batch["lengths"], [min(len(one), 8) for one in texts])
     cut = sum(len(one) > 8 for one in texts)
-    assert caplog.messages == [f"{cut} of 2500 texts are longer than max_length 8, and are cut"]
+    assert caplog.messages == [f"{cut:,} of 2,500 texts are longer than max_length 8, and are cut"]
     pairs = text.encode(texts[::-1], texts)
     np.testing.assert_array_equal(
         pairs["inputs"][1500], text.encode([texts[999]], [texts[1500]])["inputs"][0]

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from flaxdl.config import from_json, to_json, with_defaults
 from flaxdl.data import TextTable
 from flaxdl.data.hash_split import split_of
 from flaxdl.data.table_files import read_table
-from flaxdl.data.unreadable import Unreadable
 
 pytestmark = pytest.mark.quick
 
@@ -90,10 +90,9 @@ def test_every_kind_of_table(tmp_path, suffix):
 def test_what_csv_writes_comes_back(tmp_path_factory, table):
     path = tmp_path_factory.mktemp("tables") / "t.csv"
     write(path, table)
-    found = [
-        tuple(values) for _, values in read_table(str(path), ["text", "label"], Unreadable(0, ""))
-    ]
-    assert found == table
+    found, broken = read_table(str(path), ["text", "label"])
+    assert [tuple(values) for _, values in found] == table
+    assert broken == {}
 
 
 def test_hashes_split_and_outlive_new_rows(tmp_path):
@@ -191,7 +190,7 @@ TEXT = 'text,label\r\n"one\r\nand ""a half"", both",a\r\n\r\nthree,b\r\n'
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_quotes_newlines_carriage_returns_and_a_byte_order_mark(tmp_path, mark):
     (tmp_path / "t.csv").write_bytes(mark + TEXT.encode())
-    found = read_table(str(tmp_path / "t.csv"), ["text", "label"], Unreadable(0, "lines"))
+    found, _ = read_table(str(tmp_path / "t.csv"), ["text", "label"])
     assert found == [(2, ['one\r\nand "a half", both', "a"]), (5, ["three", "b"])]
 
 
@@ -236,7 +235,9 @@ def test_broken_lines_are_counted(tmp_path, suffix, lines, caplog):
     for line in lines:
         assert any(re.search(f"{path}:{line}", message) for message in found), line
     with pytest.raises(
-        ValueError, match=rf"(?s)5 lines cannot be read, more than max_unrea.*{path}:[67]"
+        ValueError,
+        match=rf"(?s)5 lines cannot be read, more than max_unreadable = 4, of 7 in .*"
+        rf"set --data.max-unreadable 5:.*{path}:[67]",
     ):
         whole(path, max_unreadable=4)
 
@@ -344,7 +345,7 @@ def test_separators(tmp_path, separator, called):
     assert len(whole(tmp_path / "t.data", separator=separator).train) == 60
 
 
-def test_tables_without_a_header(tmp_path):
+def test_tables_without_a_header(tmp_path, caplog):
     lines = [f'"{1 + number % 2}","Wall St. {number}","words {number}"' for number in range(30)]
     (tmp_path / "t.csv").write_text("\n".join(lines))
     hint = r"no header: set header=False \(--data.no-header\), and call the columns 1, 2"
@@ -357,6 +358,12 @@ def test_tables_without_a_header(tmp_path):
     assert splits.classes == ("1", "2")
     assert splits.train.gather(np.array([0, 29]))["inputs"].tolist() == ["words 0", "words 29"]
     assert splits.train.arrays()["pair"][1] == "Wall St. 1"
+    assert warnings(caplog) == []
+    (tmp_path / "t.csv").write_text("Text,label\nx,a\ny,b\n")
+    whole(tmp_path / "t.csv", header=False, text="1", label="2")
+    assert warnings(caplog) == [
+        f"the first row of {tmp_path}/t.csv looks like a header (Text, label), but is read as data"
+    ]
     (tmp_path / "t.csv").write_text("good film,pos\nbad film,neg\nfilm,pos\n")  # no numbers
     with pytest.raises(ValueError, match=hint):
         load(tmp_path / "t.csv")
@@ -438,6 +445,13 @@ def test_a_wrong_encoding_is_noticed(tmp_path, caplog):
 def test_impossible_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         TextTable(**{"path": "t.csv"} | settings)
+
+
+def test_a_table_of_an_earlier_run_is_read_as_it_was():
+    record = to_json(TextTable("t.csv"))
+    earlier = {k: v for k, v in record.items() if k not in ("separator", "header", "encoding")}
+    assert with_defaults(earlier) == record
+    assert from_json(earlier) == TextTable("t.csv", separator=None, header=True, encoding="utf-8")
 
 
 def test_options_are_for_the_separated_files_among_several(tmp_path):

@@ -1,4 +1,4 @@
-"""Classes of labels that are written as text."""
+"""Classes of labels that are written as text, in one or several spellings."""
 
 import logging
 import re
