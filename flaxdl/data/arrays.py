@@ -9,11 +9,10 @@ import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset, class_labels
 from flaxdl.data.source import Source, Splits, hold_out
-from flaxdl.data.texts import as_texts
+from flaxdl.data.texts import add_to_digest, as_texts
 from flaxdl.spelling import did_you_mean
 
 _SPLITS = ("train", "validation", "test")
-_MOST_PADDED = 2**28  # characters of an array of fixed width, 1 GiB
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Arrays(Source):
         digest = hashlib.sha256()
         for name, array in sorted(copies.items()):
             if array.dtype == object:
-                _add_texts(digest, name, array)
+                add_to_digest(digest, name, array)
             else:
                 digest.update(f"{name} {array.dtype} {array.shape}".encode())
                 digest.update(array.tobytes())
@@ -58,10 +57,7 @@ class Arrays(Source):
             ValueError: naming the file and the array that is missing, misnamed, empty or wrong.
         """
         arrays = self.arrays if self.arrays is not None else _read(self.path)
-        arrays = {
-            name: as_texts(array, name) if array.dtype.kind in "OUST" else array
-            for name, array in arrays.items()
-        }
+        arrays = {name: _with_plain_texts(name, array) for name, array in arrays.items()}
         names: Any = arrays.pop("classes", None)
         self._check_names(arrays)
         splits = {
@@ -134,17 +130,14 @@ def _plain(name: str, values: Any) -> np.ndarray:
         array = np.array(values)
     except ValueError as error:  # rows of different shapes
         raise ValueError(f"{name} must be one array: {error}") from error
-    return as_texts(array, name) if array.dtype.kind in "OUST" else array
+    if array.dtype == object and all(isinstance(v, int | float | np.number) for v in array.flat):
+        array = np.array(array.tolist())  # numbers in a column of pandas, for instance
+    return _with_plain_texts(name, array)
 
 
-def _add_texts(digest: Any, name: str, texts: np.ndarray) -> None:
-    """Adds texts to a digest as NumPy's array of fixed width, which is not made, would be added."""
-    longest = max(map(len, texts), default=0) or 1
-    width = longest if len(texts) * longest <= _MOST_PADDED else 0
-    digest.update(f"{name} <U{longest} {texts.shape}".encode())
-    for text in texts:
-        padded = text.ljust(width, "\0") if width else f"{len(text)} {text}"
-        digest.update(padded.encode("utf-32-le", "surrogatepass"))
+def _with_plain_texts(name: str, array: np.ndarray) -> np.ndarray:
+    is_texts = array.dtype == object or (array.ndim == 1 and array.dtype.kind in "UST")
+    return as_texts(array, name) if is_texts else array
 
 
 def _read(path: str) -> dict[str, np.ndarray]:

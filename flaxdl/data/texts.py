@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+_MOST_PADDED = 2**28  # characters
+
 
 def as_texts(values: Any, name: str) -> np.ndarray:
     """Returns texts as an array of `str` objects, [N].
@@ -34,6 +36,20 @@ def chunks(count: int, size: int = 1024) -> Iterator[slice]:
     """Yields slices that cover 0 to `count` - 1, of at most `size` texts each."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
+
+
+def add_to_digest(digest: Any, name: str, texts: np.ndarray) -> None:
+    """Adds a named array of `str` objects [N] to a hash.
+
+    Up to 1 GiB it is that of NumPy's array of fixed width, by which earlier versions knew the data
+    of a run; the array is not made.
+    """
+    longest = max(map(len, texts), default=0) or 1
+    width = longest if len(texts) * longest <= _MOST_PADDED else 0
+    digest.update(f"{name} <U{longest} {texts.shape}".encode())
+    for text in texts:
+        padded = text.ljust(width, "\0") if width else f"{len(text)} {text}"
+        digest.update(padded.encode("utf-32-le", "surrogatepass"))
 
 
 def _are_plain(values: np.ndarray) -> bool:

@@ -96,6 +96,15 @@ def test_texts_in_files_are_python_strings(tmp_path):
     assert (found.dtype, set(found)) == (object, {"a", "été"})
 
 
+def test_numbers_among_objects_are_numbers():
+    label, inputs = objects(0, np.int64(1)), np.array([[1, 2.5], [3, 4]], object)
+    arrays = Arrays.from_memory(train_inputs=inputs, train_label=label).arrays
+    assert (arrays["train_label"].dtype.kind, arrays["train_label"].tolist()) == ("i", [0, 1])
+    assert (arrays["train_inputs"].dtype.kind, arrays["train_inputs"].shape) == ("f", (2, 2))
+    with pytest.raises(ValueError, match=r"train_inputs must be texts \[N\], got object\[2, 1\]"):
+        Arrays.from_memory(train_inputs=np.array([[None], [1]], object), train_label=label)
+
+
 def test_rows_of_different_shapes_are_named():
     with pytest.raises(ValueError, match="train_inputs must be one array: "):
         Arrays.from_memory(train_inputs=[[1, 2], [3]], train_label=[0, 1])
