@@ -60,15 +60,14 @@ def separated_rows(
         ValueError: if a column is missing or there twice, with the likely cause.
     """
     separator = "\t" if separator == "\\t" else separator
-    table = _Table(text, file, columns, header)
     declared = re.match(r"sep=([^\r\n])\r?\n?", text)
     if declared:
-        table.start = declared.end()
         if separator not in (None, declared[1]):
             raise ValueError(
                 f"{file} begins with sep={declared[1]}, but separator is {separator!r}"
             )
         separator = declared[1]
+    table = _Table(text, declared.end() if declared else 0, file, columns, header)
     if separator is None:
         separator = "\t" if file.suffix.lower() == ".tsv" else ","
     if separator != "\t":
@@ -88,9 +87,9 @@ def _are_complete(rows: Sequence[tuple[int, list[str] | str]]) -> bool:
 class _Table:
     """The text of a table, and which of its columns are wanted."""
 
-    def __init__(self, text: str, file: Path, columns: Sequence[str], header: bool):
-        self.start = 0  # of the table in the text
+    def __init__(self, text: str, start: int, file: Path, columns: Sequence[str], header: bool):
         self._text = text
+        self._start = start  # after a line `sep=;`
         self._file = file
         self._columns = columns
         self._header = header
@@ -121,11 +120,11 @@ class _Table:
         self, separator: str, quoting: _Quoting
     ) -> Iterator[tuple[int, int, list[str] | str]]:
         """Yields first line, last line, and fields or what is wrong with them."""
-        skipped = 1 if self.start else 0
+        skipped = 1 if self._start else 0
         recent: list[str] = []
 
         def remembered() -> Iterator[str]:
-            for line in _LINE.finditer(self._text, self.start):
+            for line in _LINE.finditer(self._text, self._start):
                 recent.append(line[0])
                 yield line[0]
 

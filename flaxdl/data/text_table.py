@@ -19,6 +19,7 @@ from flaxdl.data.source import Source, Splits
 from flaxdl.data.table_files import is_separated, read_table
 from flaxdl.data.text_files import check_encoding
 from flaxdl.data.unreadable import Unreadable
+from flaxdl.spelling import did_you_mean
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -90,16 +91,20 @@ class TextTable(Source):
         for split, path in (("validation", self.validation), ("test", self.test)):
             if path is not None:
                 parts[split] = self._read(path, unreadable)
-                unknown = {row[-1] for row in parts[split] if class_key(row[-1]) not in names}
-                if unknown:
-                    raise ValueError(
-                        f"{path} has classes that {self.path} lacks: {', '.join(ordered(unknown))}"
-                    )
+                self._check_known(path, parts[split], names)
                 self._warn_of_overlap(path, parts[split], rows)
         self._check_parts(parts, rows, names, classes)
         numbers = {key: number for number, key in enumerate(names)}
         datasets = {split: self._dataset(part, numbers) for split, part in parts.items()}
         return Splits(datasets["train"], datasets.get("validation"), datasets.get("test"), classes)
+
+    def _check_known(self, path: str, rows: list[list[str]], names: Mapping[str, str]) -> None:
+        unknown = ordered({row[-1] for row in rows if class_key(row[-1]) not in names})
+        if unknown:
+            raise ValueError(
+                f"{path} has classes that {self.path} lacks: {', '.join(unknown)}"
+                f"{did_you_mean(unknown[0], names.values())}"
+            )
 
     def _check_parts(
         self,

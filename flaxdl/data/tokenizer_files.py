@@ -57,25 +57,27 @@ def read_tokenizer(path: Path) -> "Tokenizer":
     Raises:
         ValueError: if there is none, or it cannot be read or would lengthen texts without limit.
     """
-    folder = path if path.is_dir() else path.parent
-    if path.is_dir():
-        if not has_tokenizer(path):
-            raise ValueError(f"{path} holds neither {FILE_NAME} nor {BERT_FILE_NAME}")
-        name = FILE_NAME if (path / FILE_NAME).is_file() else BERT_FILE_NAME
-    else:
-        name = path.name
-    with errors_named(f"{folder / name} cannot be read as a tokenizer"):
-        if name.endswith(".txt"):
-            options = _options(folder)
-            tokenizer = _read_pieces(folder / name, options)
-        else:
-            options = _options(folder) if path.is_dir() else {}
-            tokenizer = _read_json(folder / name, options)
+    file = _tokenizer_of(path) if path.is_dir() else path
+    with errors_named(f"{file} cannot be read as a tokenizer"):
+        is_alone = file is path and file.suffix != ".txt"
+        options = {} if is_alone else _options(file.parent)
+        read = _read_pieces if file.suffix == ".txt" else _read_json
+        tokenizer = read(file, options)
         if options:
             _add_tokens(tokenizer, options)
         if largest_id(tokenizer) >= 2**31:
             raise ValueError(f"its ids go up to {largest_id(tokenizer)}")
     return tokenizer
+
+
+def _tokenizer_of(folder: Path) -> Path:
+    for name in (FILE_NAME, BERT_FILE_NAME):
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(
+        f"{folder} holds neither {FILE_NAME} nor {BERT_FILE_NAME}; save_pretrained of a tokenizer "
+        f"of transformers writes a {FILE_NAME}"
+    )
 
 
 def largest_id(tokenizer: "Tokenizer") -> int:

@@ -118,6 +118,12 @@ def test_files_for_validation_and_test(tmp_path):
     write(tmp_path / "d.jsonl", [("fine", "excellent")])
     with pytest.raises(ValueError, match=r"d.jsonl has classes that .*t.csv lacks: excellent"):
         load(train, validation=dev)
+    train = write(
+        tmp_path / "t.csv", [(text, ["bad", "good"][number % 2]) for text, number in ROWS]
+    )
+    write(tmp_path / "d.jsonl", [("fine", "Good")])
+    with pytest.raises(ValueError, match=r"t.csv lacks: Good; did you mean 'good'\?"):
+        load(train, validation=dev)
 
 
 def test_pairs(tmp_path):
