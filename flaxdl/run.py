@@ -17,6 +17,7 @@ from flaxdl.memory import memory_explained
 from flaxdl.reporting import report_run
 from flaxdl.setup import Setup, set_up
 from flaxdl.summary import devices, summary
+from flaxdl.tokens import with_tokenizer
 from flaxdl.trained import Trained, open_checkpoints, restore, restore_best
 from flaxdl.training.console import ConsoleWriter, describe
 from flaxdl.training.interruption import Interruption
@@ -77,6 +78,7 @@ def train(
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
         Unsaved: if the last checkpoint or the metrics could not be written.
     """
+    config = with_tokenizer(config)
     times = Times()
     compute_in_calling_thread()
     console = Console(stderr=True, quiet=not is_first(), markup=False)

@@ -20,7 +20,7 @@ from flaxdl.data import (
 from flaxdl.data.dataset import Numbers
 from flaxdl.data.source import share_of
 from flaxdl.device_data import keep_on_devices
-from flaxdl.tokens import check_tokens
+from flaxdl.tokens import check_tokens, fit_transform
 from flaxdl.training.parallel import check_parallel
 from flaxdl.training.sharding import check_batch_size, make_mesh, process_rows, shapes_on
 from flaxdl.training.state import TrainState
@@ -133,7 +133,7 @@ def set_up(config: Config, fitted: Transform | None = None) -> Setup:
     warn_if_cpu_is_wrong()
     splits = load_splits(config)
     identity = splits.identity()
-    transform = fitted or config.transform.fit(splits.train)
+    transform = fitted or fit_transform(config, splits.train)
     splits = splits.map(transform.apply)
     _check_tokens(config, transform, splits)
     epoch = steps_per_epoch(len(splits.train), config.batch_size)

@@ -17,7 +17,7 @@ from helpers.small_runs import small_config
 
 from flaxdl.commands import main
 from flaxdl.config import to_json
-from flaxdl.data import Arrays, Images
+from flaxdl.data import ArrayDataset, Arrays, Images, Text, TextTable
 from flaxdl.models import SimpleCNN
 from flaxdl.training.manifest import damage_of, write_manifest
 from flaxdl.training.metrics import MetricsFile
@@ -27,6 +27,18 @@ CASES = int(os.environ.get("FLAXDL_FUZZ_CASES", "100"))
 SEED = int(os.environ.get("FLAXDL_FUZZ_SEED", "0"))
 SLOWEST = 2  # seconds of processor time for one case
 MOST_MEMORY = 50 * 2**20  # bytes of Python objects
+
+WORDS = {
+    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+    "normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}, {"type": "NFC"}]},
+    "pre_tokenizer": {"type": "Whitespace"}, "decoder": {"type": "WordPiece", "prefix": "##",
+    "cleanup": True},
+    "post_processor": {"type": "TemplateProcessing", "special_tokens": {},
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]},
+    "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "run": 1, "aa": 2}, "unk_token": "[UNK]"},
+}  # fmt: skip
 
 METRICS = b"".join(
     json.dumps({"step": s, "split": n, "loss": 0.5 / s, "accuracy": None}).encode() + b"\n"
@@ -102,6 +114,45 @@ def test_broken_manifests(tmp_path):
         raise ValueError("as it should be")
 
     fuzz(read, lambda random: mutate(sound, sound, random))
+
+
+TEXTS = ["run [DRUG] a", "É b"]
+
+
+def test_broken_tokenizers(tmp_path, capfd):
+    tokenizer = json.dumps(WORDS).encode()
+    settings = json.dumps({"do_lower_case": False, "added_tokens_decoder": {
+        "3": {"content": "[DRUG]", "special": True}}}).encode()  # fmt: skip
+
+    def read(files):
+        for name, data in zip(("tokenizer.json", "tokenizer_config.json"), files, strict=True):
+            (tmp_path / name).write_bytes(data)
+        text = Text(str(tmp_path), max_length=8).fit(ArrayDataset({"inputs": np.zeros(1)}))
+        ids = text.encode(TEXTS, TEXTS)["inputs"]
+        text.decode(ids)
+        assert ids.min() >= 0
+
+    read((tokenizer, settings))
+    fuzz(read, lambda random: (mutate(tokenizer, tokenizer, random), settings))
+    fuzz(read, lambda random: (tokenizer, mutate(settings, settings, random)))
+    capfd.readouterr()  # Rust reports panics there
+
+
+def test_broken_tables(tmp_path, caplog):
+    rows = "".join(f'"text {n}, ""quoted""";{n % 2}\n' for n in range(9))
+    table = f"sep=;\ntext;label\n{rows}".encode()
+    lines = b"".join(b'{"text": "a", "label": %d}\n' % (n % 2) for n in range(9))
+
+    def read(case):
+        suffix, data = case
+        path = tmp_path / f"t.{suffix}"
+        path.write_bytes(data)
+        splits = TextTable(str(path), validation_fraction=0, test_fraction=0).load(seed=0)
+        assert len(splits.train) == len(splits.train.labels()) > 1
+        caplog.clear()
+
+    fuzz(read, lambda random: ("csv", mutate(table, lines, random)))
+    fuzz(read, lambda random: ("jsonl", mutate(lines, table, random)))
 
 
 FLAGS = [

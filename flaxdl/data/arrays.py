@@ -9,6 +9,7 @@ import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset, class_labels
 from flaxdl.data.source import Source, Splits, hold_out
+from flaxdl.data.texts import add_to_digest, as_texts
 from flaxdl.spelling import did_you_mean
 
 _SPLITS = ("train", "validation", "test")
@@ -38,11 +39,14 @@ class Arrays(Source):
         Example:
             Arrays.from_memory(train_inputs=x, train_label=y, test_inputs=u, test_label=v)
         """
-        copies = {name: _plain(array) for name, array in arrays.items()}
+        copies = {name: _plain(name, array) for name, array in arrays.items()}
         digest = hashlib.sha256()
         for name, array in sorted(copies.items()):
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(array.tobytes())
+            if array.dtype == object:
+                add_to_digest(digest, name, array)
+            else:
+                digest.update(f"{name} {array.dtype} {array.shape}".encode())
+                digest.update(array.tobytes())
         path = f"memory:{digest.hexdigest()[:16]}"
         return cls(path, validation_fraction=validation_fraction, arrays=copies)
 
@@ -52,7 +56,8 @@ class Arrays(Source):
         Raises:
             ValueError: naming the file and the array that is missing, misnamed, empty or wrong.
         """
-        arrays = dict(self.arrays) if self.arrays is not None else _read(self.path)
+        arrays = self.arrays if self.arrays is not None else _read(self.path)
+        arrays = {name: _with_plain_texts(name, array) for name, array in arrays.items()}
         names: Any = arrays.pop("classes", None)
         self._check_names(arrays)
         splits = {
@@ -117,10 +122,22 @@ class Arrays(Source):
         return ArrayDataset(fields | {"label": label})
 
 
-def _plain(array: Any) -> np.ndarray:
-    """A NumPy array of its own; Python strings become NumPy's, whose bytes can be hashed."""
-    array = np.array(array)
-    return array.astype(str) if array.dtype == object else array
+def _plain(name: str, values: Any) -> np.ndarray:
+    """A NumPy array of its own; texts are Python strings, which may be of any length."""
+    if isinstance(values, list | tuple) and any(isinstance(v, str | bytes) for v in values):
+        return as_texts(values, name)
+    try:
+        array = np.array(values)
+    except ValueError as error:  # rows of different shapes
+        raise ValueError(f"{name} must be one array: {error}") from error
+    if array.dtype == object and all(isinstance(v, int | float | np.number) for v in array.flat):
+        array = np.array(array.tolist())  # numbers in a column of pandas, for instance
+    return _with_plain_texts(name, array)
+
+
+def _with_plain_texts(name: str, array: np.ndarray) -> np.ndarray:
+    is_texts = array.dtype == object or (array.ndim == 1 and array.dtype.kind in "UST")
+    return as_texts(array, name) if is_texts else array
 
 
 def _read(path: str) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.source import Source, Splits
+from flaxdl.data.text_files import check_encoding, read_text
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,18 @@ class Documents(Source):
     """
 
     path: str | None = None
-    """A text file in UTF-8; by default Python's own documentation, the topics of `pydoc`."""
+    """A text file; by default Python's own documentation, the topics of `pydoc`."""
     window: int = 256
     """Characters in a window."""
     validation_fraction: float = 0.05
     """Share of the text, before the test part, to choose by."""
     test_fraction: float = 0.05
     """Share of the text, at its end, that is looked at once."""
+    encoding: str = "utf-8"
+    """Encoding of the file, such as `cp1252`; a byte order mark takes precedence."""
 
     def __post_init__(self):
+        check_encoding(self.encoding)
         if self.window < 2:
             raise ValueError(f"window must be at least 2, got {self.window}")
         for name in ("validation_fraction", "test_fraction"):
@@ -39,7 +43,7 @@ class Documents(Source):
         Raises:
             ValueError: if the file cannot be read, or is too short for a window in each part.
         """
-        text = _topics() if self.path is None else _read(self.path)
+        text = _topics() if self.path is None else _read(self.path, self.encoding)
         test = round(len(text) * (1 - self.test_fraction))
         validation = test - round(len(text) * self.validation_fraction)
         return Splits(
@@ -68,8 +72,6 @@ def _topics() -> str:
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a text in UTF-8: {error}") from error
+def _read(path: str, encoding: str) -> str:
+    text = read_text(Path(path).expanduser(), encoding)
+    return text.replace("\r\n", "\n").replace("\r", "\n")

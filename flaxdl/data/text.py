@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset, Dataset
+from flaxdl.data.texts import as_texts, chunks
+from flaxdl.data.tokenizer_files import FILE_NAME, largest_id
 from flaxdl.data.transforms import Transform
-from flaxdl.data.vocabulary import FILE_NAME, LEARNT, learn, load
+from flaxdl.data.vocabulary import CHARACTERS, LEARNT, decode_batch, encode_batch, fill, learn, load
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,9 +33,10 @@ class Text(Transform):
     the longer one is cut off first.
     """
 
-    tokenizer: str = "characters"
+    tokenizer: str | None = None
     """`characters` or `words`, learnt from the training split; or that of a pretrained model: a
-    tokenizer.json, a vocab.txt, a folder that holds one, or the model's published name."""
+    tokenizer.json, a vocab.txt, a folder that holds one, or the model's published name. By default
+    that of `init.weights`, and characters where these come with none."""
     max_length: int = 64
     """Tokens of a text; what is longer is cut off, what is shorter is filled up."""
     max_vocabulary: int = 30_000
@@ -58,12 +61,20 @@ class Text(Transform):
         Raises:
             ValueError: if `tokenizer` is neither of the two words nor can be read.
         """
-        if self.tokenizer not in LEARNT:
-            return self._fitted(load(self.tokenizer))
+        kind = self.tokenizer or CHARACTERS
+        if kind not in LEARNT:
+            if self.lowercase:
+                _LOGGER.warning("lowercase has no effect: the tokenizer %s decides", kind)
+            return self._fitted(load(kind))
         arrays = train.arrays()
-        texts = [str(text) for name in ("inputs", "pair") for text in arrays.get(name, ())]
+        texts = [
+            text
+            for name in ("inputs", "pair")
+            if name in arrays
+            for text in as_texts(arrays[name], name)
+        ]
         vocabulary = learn(
-            texts, self.tokenizer, max_vocabulary=self.max_vocabulary, lowercase=self.lowercase
+            texts, kind, max_vocabulary=self.max_vocabulary, lowercase=self.lowercase
         )
         return self._fitted(vocabulary)
 
@@ -93,16 +104,18 @@ class FittedText(Text):
     @property
     def vocab_size(self) -> int:
         """How many ids there are, padding and unknown included."""
-        return self.vocabulary.get_vocab_size()
+        return largest_id(self.vocabulary) + 1
 
     def apply(self, dataset: Dataset) -> Dataset:
-        """Encodes all texts, and keeps them in memory."""
+        """Encodes all texts, and keeps their tokens in memory.
+
+        Raises:
+            ValueError: if an example is no text, with its number.
+        """
         arrays = dataset.arrays()
-        texts, pairs = (
-            None if column is None else [str(text) for text in column]
-            for column in (arrays["inputs"], arrays.pop("pair", None))
-        )
-        arrays |= self.encode(texts or [], pairs)
+        pairs = arrays.pop("pair", None)
+        texts = as_texts(arrays["inputs"], "inputs")
+        arrays |= self.encode(texts, None if pairs is None else as_texts(pairs, "pair"))
         if not self.padded_lengths:
             return ArrayDataset(arrays)
         return TokenDataset(arrays, sizes=(*self.padded_lengths, self.max_length))
@@ -120,38 +133,51 @@ class FittedText(Text):
         return self.encode([first for first, _ in pairs], [second for _, second in pairs])
 
     def encode(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None
+        self,
+        texts: Sequence[str] | np.ndarray,
+        pairs: Sequence[str] | np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """Returns `inputs`, int32[N, T], and `lengths`, int32[N]; `token_types` with pairs.
 
         Raises:
             ValueError: if nothing is left of a text, with its number.
         """
-        rows = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        encoded = self.vocabulary.encode_batch(rows)
-        inputs, lengths = padded([encoding.ids for encoding in encoded], self.max_length)
-        if len(lengths) and not lengths.all():
-            number = int(np.argmin(lengths))
-            raise ValueError(
-                f"texts must have tokens, got {rows[number]!r} as number {number + 1} "
-                f"of {len(rows)}"
+        count = len(texts)
+        if pairs is not None and len(pairs) != count:
+            raise ValueError(f"there must be as many pairs as texts, got {len(pairs)} and {count}")
+        inputs = np.zeros((count, self.max_length), np.int32)
+        lengths = np.zeros(count, np.int32)
+        types = None if pairs is None else np.zeros_like(inputs)
+        cut = 0
+        # What the library returns takes a hundred bytes a token, so few texts are encoded together.
+        for part in chunks(count):
+            rows = list(
+                texts[part] if pairs is None else zip(texts[part], pairs[part], strict=True)
             )
-        if cut := sum(bool(encoding.overflowing) for encoding in encoded):
+            encoded = encode_batch(self.vocabulary, rows)
+            lengths[part] = fill(inputs[part], [encoding.ids for encoding in encoded])
+            if types is not None:
+                fill(types[part], [encoding.type_ids for encoding in encoded])
+            cut += sum(bool(encoding.overflowing) for encoding in encoded)
+            if not lengths[part].all():
+                number = int(np.argmin(lengths[part]))
+                raise ValueError(
+                    f"texts must have tokens, got {rows[number]!r} as number "
+                    f"{part.start + number + 1} of {count}"
+                )
+        if cut:
             _LOGGER.warning(
-                "%d of %d texts are longer than max_length %d, and are cut",
-                cut,
-                len(rows),
+                "%s of %s texts are longer than max_length %d, and are cut",
+                f"{cut:,}",
+                f"{count:,}",
                 self.max_length,
             )
         batch = {"inputs": inputs, "lengths": lengths}
-        if pairs is not None:
-            types = [encoding.type_ids for encoding in encoded]
-            batch["token_types"] = padded(types, self.max_length)[0]
-        return batch
+        return batch if types is None else batch | {"token_types": types}
 
     def decode(self, inputs: np.ndarray) -> list[str]:
         """Puts tokens int32[N, T] together again; padding is left out."""
-        return self.vocabulary.decode_batch([row[row != 0].tolist() for row in inputs])
+        return decode_batch(self.vocabulary, [row[row != 0].tolist() for row in inputs])
 
     def save(self, workdir: Path) -> None:
         """Writes tokenizer.json, which the `tokenizers` library reads everywhere."""
@@ -182,12 +208,3 @@ class TokenDataset(ArrayDataset):
         batch = self.gather(indices[rows])
         tokens = {name: batch[name] for name in ("inputs", "token_types") if name in batch}
         return batch | {name: np.ascontiguousarray(ids[:, :size]) for name, ids in tokens.items()}
-
-
-def padded(sequences: Sequence[Sequence[int]], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fills sequences of at most `size` ids up to int32[N, size]; beside it their lengths."""
-    lengths = np.array([len(ids) for ids in sequences], np.int32)
-    rows = np.zeros((len(sequences), size), np.int32)
-    for row, ids in zip(rows, sequences, strict=True):
-        row[: len(ids)] = ids
-    return rows, lengths

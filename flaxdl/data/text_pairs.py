@@ -4,7 +4,7 @@ N: pairs, T: `max_length`, S: `max_target_length`. Ids are int32[N, T] or [N, S]
 one vocabulary for both sides; 0 fills up behind the ends.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset, Dataset
-from flaxdl.data.text import padded
+from flaxdl.data.texts import as_texts, chunks
+from flaxdl.data.tokenizer_files import FILE_NAME, largest_id
 from flaxdl.data.transforms import Transform
-from flaxdl.data.vocabulary import FILE_NAME, learn, load
+from flaxdl.data.vocabulary import decode_batch, encode_batch, fill, learn, load
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,7 +36,7 @@ class TextPairs(Transform):
     def fit(self, train: Dataset) -> "FittedTextPairs":
         """Learns the characters of both sides."""
         arrays = train.arrays()
-        texts = [str(text) for side in ("inputs", "label") for text in arrays[side]]
+        texts = [text for side in ("inputs", "label") for text in as_texts(arrays[side], side)]
         return self._fitted(learn(texts, "characters", marks=_MARKS))
 
     def restore(self, workdir: Path) -> "FittedTextPairs":
@@ -56,7 +57,7 @@ class FittedTextPairs(TextPairs):
     @property
     def vocab_size(self) -> int:
         """How many ids there are, those of no character included."""
-        return self.vocabulary.get_vocab_size()
+        return largest_id(self.vocabulary) + 1
 
     def apply(self, dataset: Dataset) -> Dataset:
         """Encodes all pairs, and keeps them in memory.
@@ -65,15 +66,15 @@ class FittedTextPairs(TextPairs):
         <end>. Both are as long as `target_lengths` say.
         """
         arrays = dataset.arrays()
-        texts = self._encode("label", arrays["label"], self.max_target_length - 1)
-        size = self.max_target_length
-        targets, target_lengths = padded([[START_TOKEN, *ids] for ids in texts], size)
-        label, _ = padded([[*ids, END_TOKEN] for ids in texts], size)
+        ids, lengths = self._encode("label", arrays["label"], self.max_target_length - 1)
+        targets = np.pad(ids, ((0, 0), (1, 0)), constant_values=START_TOKEN)
+        label = np.pad(ids, ((0, 0), (0, 1)))
+        label[np.arange(len(label)), lengths] = END_TOKEN
         return ArrayDataset(
             {
                 **self._encode_inputs(arrays["inputs"]),
                 "targets": targets,
-                "target_lengths": target_lengths,
+                "target_lengths": lengths + 1,
                 "label": label,
             }
         )
@@ -86,23 +87,29 @@ class FittedTextPairs(TextPairs):
 
     def decode(self, tokens: np.ndarray) -> list[str]:
         """Puts what was written, int32[N, S], together; what is no character is left out."""
-        return self.vocabulary.decode_batch([row.tolist() for row in tokens])
+        return decode_batch(self.vocabulary, [row.tolist() for row in tokens])
 
     def save(self, workdir: Path) -> None:
         """Writes tokenizer.json, which the `tokenizers` library reads everywhere."""
         self.vocabulary.save(str(workdir / FILE_NAME))
 
-    def _encode_inputs(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
-        inputs, lengths = padded(self._encode("inputs", texts, self.max_length), self.max_length)
+    def _encode_inputs(self, texts: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
+        inputs, lengths = self._encode("inputs", texts, self.max_length)
         return {"inputs": inputs, "lengths": lengths}
 
-    def _encode(self, side: str, texts: Iterable[str], longest: int) -> list[list[int]]:
-        texts = [str(text) for text in texts]
-        encoded = [encoding.ids for encoding in self.vocabulary.encode_batch(texts)]
-        for text, ids in zip(texts, encoded, strict=True):
-            if not 0 < len(ids) <= longest:
-                raise ValueError(
-                    f"{side} must have between 1 and {longest} characters, got {text!r} with "
-                    f"{len(ids)}; set --transform.max-{'target-' * (side == 'label')}length"
-                )
-        return encoded
+    def _encode(
+        self, side: str, values: Sequence[str] | np.ndarray, longest: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids, int32[N, longest], and their numbers, int32[N]."""
+        texts = as_texts(values, side)
+        rows, lengths = np.zeros((len(texts), longest), np.int32), np.zeros(len(texts), np.int32)
+        for part in chunks(len(texts)):
+            ids = [encoding.ids for encoding in encode_batch(self.vocabulary, list(texts[part]))]
+            for text, row in zip(texts[part], ids, strict=True):
+                if not 0 < len(row) <= longest:
+                    raise ValueError(
+                        f"{side} must have between 1 and {longest} characters, got {text!r} with "
+                        f"{len(row)}; set --transform.max-{'target-' * (side == 'label')}length"
+                    )
+            lengths[part] = fill(rows[part], ids)
+        return rows, lengths

@@ -1,18 +1,19 @@
 """Vocabularies: learnt from texts, or read from the files that published models come with."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from flaxdl.data.tokenizer_files import BERT_FILE_NAME, FILE_NAME, errors_named, read_tokenizer
 from flaxdl.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
-FILE_NAME = "tokenizer.json"  # in workdirs and published folders
-_BERT_FILE_NAME = "vocab.txt"
-LEARNT = ("characters", "words")
+CHARACTERS = "characters"
+LEARNT = (CHARACTERS, "words")
 _PADDING, _UNKNOWN = "<pad>", "<unk>"  # ids 0 and 1
 
 
@@ -31,7 +32,7 @@ def learn(
     # One way to write é, else the same text has two sets of tokens.
     steps = [normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])]
     vocabulary.normalizer = normalizers.Sequence(steps)
-    if kind == "characters":
+    if kind == CHARACTERS:
         any_character = Regex("(?m:.)")  # newlines too, in the spelling of Oniguruma
         vocabulary.pre_tokenizer = pre_tokenizers.Split(any_character, "isolated")
         vocabulary.decoder = decoders.Fuse()
@@ -53,17 +54,34 @@ def load(name: str) -> "Tokenizer":
         ValueError: if there is none, or it cannot be read.
     """
     path = Path(name).expanduser()
-    if not path.exists():
-        path = _published(name)
-    if path.is_dir():
-        there = [path / file for file in (FILE_NAME, _BERT_FILE_NAME) if (path / file).is_file()]
-        if not there:
-            raise ValueError(f"{path} holds neither {FILE_NAME} nor {_BERT_FILE_NAME}")
-        path = there[0]
-    try:
-        return _read_bert(path) if path.suffix == ".txt" else _read(path)
-    except Exception as error:  # the library raises no narrower kind
-        raise ValueError(f"{path} cannot be read as a tokenizer: {error}") from error
+    return read_tokenizer(path if path.exists() else _published(name))
+
+
+def encode_batch(vocabulary: "Tokenizer", rows: Sequence[Any]) -> list["Encoding"]:
+    """Encodes texts, or pairs of them.
+
+    Raises:
+        ValueError: if the vocabulary cannot do so, such as for want of an unknown token.
+    """
+    with errors_named("the texts cannot be tokenized"):
+        return vocabulary.encode_batch(rows)
+
+
+def decode_batch(vocabulary: "Tokenizer", rows: Sequence[Sequence[int]]) -> list[str]:
+    """Puts tokens together again.
+
+    Raises:
+        ValueError: if the vocabulary cannot do so.
+    """
+    with errors_named("the tokens cannot be put together"):
+        return vocabulary.decode_batch(rows)
+
+
+def fill(rows: np.ndarray, sequences: Sequence[Sequence[int]]) -> list[int]:
+    """Writes sequences of ids to the beginnings of rows, int32[N, T]; returns their lengths."""
+    for row, ids in zip(rows, sequences, strict=True):
+        row[: len(ids)] = ids
+    return [len(ids) for ids in sequences]
 
 
 def _published(name: str) -> Path:
@@ -76,57 +94,6 @@ def _published(name: str) -> Path:
     except ValueError as error:
         raise ValueError(
             f"tokenizer must be 'characters', 'words', the path of a {FILE_NAME}, a "
-            f"{_BERT_FILE_NAME} or a folder with one of them, or a published model, got {name!r}"
+            f"{BERT_FILE_NAME} or a folder with one of them, or a published model, got {name!r}"
             f"{did_you_mean(name, LEARNT) or f'. {error}'}"
         ) from error
-
-
-def _read(path: Path) -> "Tokenizer":
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(path))
-
-
-def _read_bert(path: Path) -> "Tokenizer":
-    """Reads BERT's own format: a word piece a line, and the options in tokenizer_config.json."""
-    from tokenizers import (
-        AddedToken,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-    )
-
-    pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    ids = {piece.rstrip("\r"): number for number, piece in enumerate(pieces)}
-    missing = [mark for mark in ("[UNK]", "[CLS]", "[SEP]") if mark not in ids]
-    if missing:
-        raise ValueError(f"the word pieces lack {', '.join(missing)}")
-    options = _bert_options(path.with_name("tokenizer_config.json"))
-    model = models.WordPiece(
-        ids, unk_token="[UNK]", max_input_chars_per_word=100, continuing_subword_prefix="##"
-    )
-    vocabulary = Tokenizer(model)
-    vocabulary.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=options.get("tokenize_chinese_chars", True),
-        strip_accents=options.get("strip_accents"),  # None: where letters are made small
-        lowercase=options.get("do_lower_case", True),
-    )
-    vocabulary.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    vocabulary.decoder = decoders.WordPiece(prefix="##", cleanup=True)
-    marks = [mark for mark in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if mark in ids]
-    vocabulary.add_special_tokens([AddedToken(mark, normalized=False) for mark in marks])
-    vocabulary.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(mark, ids[mark]) for mark in ("[CLS]", "[SEP]")],
-    )
-    return vocabulary
-
-
-def _bert_options(path: Path) -> dict[str, Any]:
-    """Published options; without them they are those of BERT's uncased models."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

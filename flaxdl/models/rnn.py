@@ -57,10 +57,10 @@ class TextRNN(nn.Module):
 
     Token 0 is padding; its vector is zero and stays zero in training.
 
-    The document classifies from the outputs of the last time step. That is a weak reading twice
-    over: of a short text the last step is padding, and of any text the backward direction has read
-    only that one step. `pooling="final_states"` reads what each direction knows at its end: the
-    forward one at the last real token, the backward one at the first.
+    The document classifies from the outputs of the last time step; with lengths that is the last
+    real token, and without them it may be padding. There the backward direction has read no other
+    token. `pooling="final_states"` reads what each direction knows at its end: the forward one at
+    the last real token, the backward one at the first.
     """
 
     vocab_size: int
@@ -80,7 +80,7 @@ class TextRNN(nn.Module):
     dropout: float = 0.0
     """Share of what each recurrent layer hands to the next that is zeroed in training."""
     pooling: Literal["last_step", "final_states"] = "last_step"
-    """What is classified: the last time step, as in the document, or each direction's end."""
+    """What is classified: the last real time step, as in the document, or each direction's end."""
 
     @nn.compact
     def __call__(
@@ -89,17 +89,11 @@ class TextRNN(nn.Module):
         """Maps texts int32[B, T], of which int32[B] tokens are real, to logits [B, C].
 
         Raises:
-            ValueError: if a shape does not fit, the tokens are not integers, or there are lengths
-                although the last time step is read, padding or not.
+            ValueError: if a shape does not fit, or the tokens are not integers.
         """
         check_shape("tokens", tokens, "B T")
         check_choice("cell", self.cell, CELLS)
         check_choice("pooling", self.pooling, ("last_step", "final_states"))
-        if lengths is not None and self.pooling == "last_step":
-            raise ValueError(
-                'lengths need pooling="final_states", got "last_step", which reads the last time '
-                "step even where it is padding"
-            )
         embedding = Embedding(
             self.vocab_size, self.embedding_size, padding_index=0, name="embedding"
         )
@@ -111,9 +105,12 @@ class TextRNN(nn.Module):
             name="rnn",
         )
         outputs, final_state = rnn(embedding(tokens), lengths=lengths, train=train)
-        if self.pooling == "last_step":
-            features = outputs[:, -1]  # [B, H], or [B, 2 H] in both directions
-        else:
+        if self.pooling == "final_states":
             directions = 2 if self.bidirectional else 1
             features = jnp.concatenate(hidden(final_state)[-directions:], axis=-1)
+        elif lengths is None:
+            features = outputs[:, -1]  # [B, H], or [B, 2 H] in both directions
+        else:
+            last = jnp.maximum(lengths - 1, 0)
+            features = jnp.take_along_axis(outputs, last[:, None, None], axis=1)[:, 0]
         return Linear(self.num_classes, name="fc")(features)

@@ -106,6 +106,7 @@ _DESCRIPTION = (
     "vocab.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
 )
 _SAFETENSORS, _PICKLES = "model*.safetensors*", "pytorch_model*.bin*"
 

@@ -47,7 +47,7 @@ def test_windows_become_tokens_without_padding(story):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"path": "absent.txt"}, "absent.txt cannot be read as a text in UTF-8"),
+        ({"path": "absent.txt"}, "absent.txt cannot be read: No such file or directory"),
         ({"window": 60}, "a window of 60 characters, got 50 in .*story.txt"),
         ({"window": 1}, "window must be at least 2, got 1"),
         ({"test_fraction": 0.5}, "test_fraction must be above 0 and below 0.5, got 0.5"),
@@ -56,3 +56,28 @@ def test_windows_become_tokens_without_padding(story):
 def test_what_cannot_be_cut_is_named(story, settings, message):
     with pytest.raises(ValueError, match=message):
         Documents(**({"path": story} | settings)).load(seed=0)
+
+
+def test_encodings_and_line_endings(tmp_path, monkeypatch):
+    text = "".join(f"{'é' if i % 3 else ''} line {i}\n" for i in range(100))
+    path = tmp_path / "t.txt"
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def windows(**settings):
+        splits = Documents("~/t.txt", window=20, **settings).load(seed=0)
+        return list(splits.train.arrays()["inputs"])
+
+    path.write_text(text, encoding="utf-8")
+    expected = windows()
+    for content, settings in (
+        (text.encode("utf-8-sig"), {}),
+        (text.encode("utf-16"), {}),
+        (text.replace("\n", "\r\n").encode("cp1252"), {"encoding": "cp1252"}),
+    ):
+        path.write_bytes(content)
+        assert windows(**settings) == expected
+    with pytest.raises(ValueError, match='t.txt is not in UTF-8: .* set encoding="cp1252"'):
+        windows()
+    path.write_bytes(b"%PDF-1.7\n")
+    with pytest.raises(ValueError, match=r"t.txt is a PDF document; save its text"):
+        windows()

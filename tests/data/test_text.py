@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxdl.data import ArrayDataset, Splits, Text
+from flaxdl.data.vocabulary import encode_batch
 
 TEXTS = ["banana", "bán", "anna\nb"]
 
@@ -99,6 +100,32 @@ def test_texts_that_are_cut_are_told(caplog):
     assert caplog.messages == ["2 of 4 texts are longer than max_length 4, and are cut"]
     text.encode(["bana"])
     assert len(caplog.messages) == 1
+
+
+def test_many_texts_are_encoded_in_chunks(monkeypatch, caplog):
+    counts = []
+
+    def counted(vocabulary, rows):
+        counts.append(len(rows))
+        return encode_batch(vocabulary, rows)
+
+    monkeypatch.setattr("flaxdl.data.text.encode_batch", counted)
+    texts = ["abn"[: 1 + number % 3] * (1 + number % 4) for number in range(2500)]
+    text = Text(max_length=8).fit(dataset())
+    batch = text.encode(texts)
+    assert counts == [1024, 1024, 452]
+    assert text.decode(batch["inputs"]) == [one[:8] for one in texts]
+    np.testing.assert_array_equal(batch["lengths"], [min(len(one), 8) for one in texts])
+    cut = sum(len(one) > 8 for one in texts)
+    assert caplog.messages == [f"{cut:,} of 2,500 texts are longer than max_length 8, and are cut"]
+    pairs = text.encode(texts[::-1], texts)
+    np.testing.assert_array_equal(
+        pairs["inputs"][1500], text.encode([texts[999]], [texts[1500]])["inputs"][0]
+    )
+    with pytest.raises(ValueError, match=r"got '' as number 2001 of 2500"):
+        text.encode([*texts[:2000], "", *texts[2001:]])
+    with pytest.raises(ValueError, match="as many pairs as texts, got 1 and 2"):
+        text.encode(["a", "b"], ["a"])
 
 
 def test_unknown_and_broken_tokenizers_are_refused(tmp_path):

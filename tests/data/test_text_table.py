@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from flaxdl.config import from_json, to_json, with_defaults
 from flaxdl.data import TextTable
 from flaxdl.data.hash_split import split_of
 from flaxdl.data.table_files import read_table
-from flaxdl.data.unreadable import Unreadable
 
 pytestmark = pytest.mark.quick
 
@@ -90,10 +90,9 @@ def test_every_kind_of_table(tmp_path, suffix):
 def test_what_csv_writes_comes_back(tmp_path_factory, table):
     path = tmp_path_factory.mktemp("tables") / "t.csv"
     write(path, table)
-    found = [
-        tuple(values) for _, values in read_table(str(path), ["text", "label"], Unreadable(0, ""))
-    ]
-    assert found == table
+    found, broken = read_table(str(path), ["text", "label"])
+    assert [tuple(values) for _, values in found] == table
+    assert broken == {}
 
 
 def test_hashes_split_and_outlive_new_rows(tmp_path):
@@ -118,6 +117,12 @@ def test_files_for_validation_and_test(tmp_path):
     assert len(splits.train) + len(splits.test) == 60
     write(tmp_path / "d.jsonl", [("fine", "excellent")])
     with pytest.raises(ValueError, match=r"d.jsonl has classes that .*t.csv lacks: excellent"):
+        load(train, validation=dev)
+    train = write(
+        tmp_path / "t.csv", [(text, ["bad", "good"][number % 2]) for text, number in ROWS]
+    )
+    write(tmp_path / "d.jsonl", [("fine", "Good")])
+    with pytest.raises(ValueError, match=r"t.csv lacks: Good; did you mean 'good'\?"):
         load(train, validation=dev)
 
 
@@ -171,11 +176,11 @@ def test_labels_of_types_that_parquet_has(tmp_path, values, classes):
 
 
 def test_what_is_no_text_is_told_from_what_is_missing(tmp_path):
-    table = [("fine", b"a"), ("fine", None), (" ", b"b"), (None, None)]
+    table = [("fine", b"\xff"), ("fine", None), (" ", b"\xfe"), (None, None)]
     path = write(tmp_path / "t.parquet", table)
     with pytest.raises(ValueError, match="4 lines cannot be read") as error:
         whole(path, max_unreadable=3)
-    kind = "a value of type bytes in column label, needed text, a number or a date"
+    kind = "bytes that are no text in column label"
     for reason in (
         f"t.parquet:1 has {kind}\n",
         "t.parquet:2 has nothing in column label\n",
@@ -191,7 +196,7 @@ TEXT = 'text,label\r\n"one\r\nand ""a half"", both",a\r\n\r\nthree,b\r\n'
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_quotes_newlines_carriage_returns_and_a_byte_order_mark(tmp_path, mark):
     (tmp_path / "t.csv").write_bytes(mark + TEXT.encode())
-    found = read_table(str(tmp_path / "t.csv"), ["text", "label"], Unreadable(0, "lines"))
+    found, _ = read_table(str(tmp_path / "t.csv"), ["text", "label"])
     assert found == [(2, ['one\r\nand "a half", both', "a"]), (5, ["three", "b"])]
 
 
@@ -236,7 +241,9 @@ def test_broken_lines_are_counted(tmp_path, suffix, lines, caplog):
     for line in lines:
         assert any(re.search(f"{path}:{line}", message) for message in found), line
     with pytest.raises(
-        ValueError, match=rf"(?s)5 lines cannot be read, more than max_unrea.*{path}:[67]"
+        ValueError,
+        match=rf"(?s)5 lines cannot be read, more than max_unreadable = 4, of 7 in .*"
+        rf"set --data.max-unreadable 5:.*{path}:[67]",
     ):
         whole(path, max_unreadable=4)
 
@@ -269,13 +276,13 @@ def test_half_a_character_is_replaced(tmp_path):
         ("t.csv", b"text,label\na,1\nb,1\n", "two classes or more in column 'label', has only 1"),
         ("t.csv", b"txt,stars\na,1\n", "columns txt, stars, got 'text'; did you mean 'txt'"),
         ("t.jsonl", b'{"text": "a"}\n', "has the columns text, got 'label'"),
-        ("t.csv", "text,label\né,1\n".encode("latin-1"), "UTF-8, by byte 0xe9 in line 2.*1252"),
-        ("t.csv", "text,label\n".encode("utf-16"), "t.csv is in UTF-16; save it in UTF-8"),
+        ("t.csv", "text,label\né,1\n".encode("latin-1"), "UTF-8: byte 0xe9 in line 2 .*1252"),
+        ("t.jsonl", b"text,label\na,1\n", r"must hold one object a line, {...}, got 'text,label"),
         ("t.json", b'[{"text": "a"}]', "must hold one object a line, {...}, got a list of them"),
         ("t.parquet", b"PAR1 nothing", "t.parquet cannot be read as a Parquet file"),
         ("t.csv", b"text,label,text\na,1,b\n", "must have one column 'text', got 2 of that name"),
         ("t.tsv", b"text\tlabel\tlabel\na\t1\t2\n", "must have one column 'label', got 2"),
-        ("t.xlsx", b"PK", "tables must be files of .csv, .tsv, .jsonl, .json, .parquet, got"),
+        ("t.txt", b"a", "tables must be files of .csv, .tsv, .jsonl, .json, .parquet, or of any"),
         ("t.csv", b"text,label\na,1\nb,2\n", "too few rows: none of 2 falls to the"),
     ],
 )  # fmt: skip
@@ -314,3 +321,248 @@ def test_files_without_permission_are_named(tmp_path, monkeypatch, method):
     monkeypatch.setattr(Path, method, refuse)
     with pytest.raises(ValueError, match=r"t.csv cannot be read: Permission denied"):
         load(path)
+
+
+@pytest.mark.parametrize(("separator", "called"), [(";", "semi"), ("\t", "tabs"), ("|", "vert")])
+def test_separators(tmp_path, separator, called):
+    lines = [f"review {number}, good{separator}{label}" for number, label in ROWS]
+    content = "\n".join([f"text{separator}label", *lines]) + "\n"
+    (tmp_path / "t.csv").write_text(content)
+    written = separator.replace("\t", "\\t")
+    expected = (
+        rf"has the columns .*, got 'text'; fields seem to be separated by {called}\w*( bars)?: "
+        + re.escape(f'set separator="{written}" (--data.separator "{written}")')
+    )
+    with pytest.raises(ValueError, match=expected):
+        load(tmp_path / "t.csv")
+    for spelling in {separator, written}:
+        splits = whole(tmp_path / "t.csv", separator=spelling)
+        assert splits.train.arrays()["inputs"][0] == lines[0].split(separator)[0]
+        assert splits.classes == ("0", "1", "2")
+    (tmp_path / "t.csv").write_text(
+        f"sep={separator}\r\n" + content + f"lost{separator}a{separator}b\n"
+    )
+    assert len(whole(tmp_path / "t.csv").train) == 60
+    with pytest.raises(ValueError, match="t.csv:63 must have 2 fields, got 3"):
+        whole(tmp_path / "t.csv", max_unreadable=0)
+    with pytest.raises(ValueError, match=r"t.csv begins with sep=.*, but separator is ','"):
+        load(tmp_path / "t.csv", separator=",")
+    (tmp_path / "t.data").write_text(content)
+    assert len(whole(tmp_path / "t.data", separator=separator).train) == 60
+
+
+def test_tables_without_a_header(tmp_path, caplog):
+    lines = [f'"{1 + number % 2}","Wall St. {number}","words {number}"' for number in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    hint = r"no header: set header=False \(--data.no-header\), and call the columns 1, 2"
+    for columns in ({}, {"text": "3", "label": "1"}):
+        with pytest.raises(ValueError, match=hint):
+            load(tmp_path / "t.csv", **columns)
+    with pytest.raises(ValueError, match=r"columns 1, 2, 3, got 'text'; .* as in --data.text 2"):
+        load(tmp_path / "t.csv", header=False)
+    splits = whole(tmp_path / "t.csv", header=False, text="3", label="1", pair="2")
+    assert splits.classes == ("1", "2")
+    assert splits.train.gather(np.array([0, 29]))["inputs"].tolist() == ["words 0", "words 29"]
+    assert splits.train.arrays()["pair"][1] == "Wall St. 1"
+    assert warnings(caplog) == []
+    (tmp_path / "t.csv").write_text("Text,label\nx,a\ny,b\n")
+    whole(tmp_path / "t.csv", header=False, text="1", label="2")
+    assert warnings(caplog) == [
+        f"the first row of {tmp_path}/t.csv looks like a header (Text, label), but is read as data"
+    ]
+    (tmp_path / "t.csv").write_text("good film,pos\nbad film,neg\nfilm,pos\n")  # no numbers
+    with pytest.raises(ValueError, match=hint):
+        load(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('"He said \\"no\\", ok",b', r'is broken: its quotes seem to be escaped .* \(\\"\)'),
+        ('"ends \\"",b', r'is broken: its quotes seem to be escaped by a backslash \(\\"\)'),
+        ('a "b" c, "x, y"', "must have 2 fields, got 3"),
+        ('"a" b,c, "d"', "is broken: there is a blank between a separator and a quote"),
+    ],
+)
+def test_causes_of_broken_lines(tmp_path, line, reason):
+    (tmp_path / "t.csv").write_text(f"text,label\nx,a\n{line}\n")
+    with pytest.raises(ValueError, match=f"t.csv:3 {reason}"):
+        whole(tmp_path / "t.csv", max_unreadable=0)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("cp1252", "cp1252"), ("gb18030", "gb18030"), ("utf-16", "utf-8"), ("utf-32", "utf-8"),
+        ("utf-8-sig", "cp1252"), ("utf-16-le", "utf-16-le"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_encodings(tmp_path, written, read, suffix):
+    table = [("文 good" if "gb" in written else "très bon", "a"), ("bad", "b")]
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "csv":
+        content = "text,label\n" + "".join(f"{text},{label}\n" for text, label in table)
+    else:
+        lines = [{"text": text, "label": label} for text, label in table]
+        content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    path.write_bytes(content.encode(written))
+    splits = whole(path, encoding=read)
+    assert rows(splits.train, splits.classes) == table
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("cp1252", 'set encoding="cp1252" .*, if it is in Windows-1252'),
+        ("gb18030", 'set encoding="gb18030" .* or whichever it is in, such as shift_jis'),
+        ("utf-16-le", 'as UTF-16 does; set encoding="utf-16-le"'),
+        ("utf-16-be", 'as UTF-16 does; set encoding="utf-16-be"'),
+    ],
+)
+def test_likely_encodings_are_named(tmp_path, encoding, message):
+    word = "文字" if encoding == "gb18030" else "a" if "16" in encoding else "déjà vu"
+    (tmp_path / "t.csv").write_bytes(f"text,label\n{word},a\n".encode(encoding))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "t.csv")
+
+
+def test_a_wrong_encoding_is_noticed(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text("text,label\né,a\nü,b\n", encoding="utf-8")
+    assert whole(tmp_path / "t.csv", encoding="latin-1").train.arrays()["inputs"][0] == "Ã©"
+    assert warnings(caplog) == [f"{tmp_path}/t.csv seems to be in UTF-8, but is read as latin-1"]
+    (tmp_path / "t.csv").write_text("text,label\nÿ\n", encoding="utf-8")
+    with pytest.raises(ValueError, match='t.csv is not in ASCII: .* set encoding="utf-8"'):
+        whole(tmp_path / "t.csv", encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"separator": ";;"}, "separator must be one character, and no quote or newline, got ';;'"),
+        ({"separator": '"'}, "separator must be one character, and no quote"),
+        ({"separator": ""}, "separator must be one character, and no quote"),
+        ({"encoding": "utf88"}, "text encodings, such as utf-8, .* 'utf88'; did you mean 'utf-8'"),
+        ({"encoding": "base64"}, "encoding must be one of Python's text encodings"),
+        ({"path": "t.jsonl", "separator": ";"}, "for separated files, such as .csv, got 't.jsonl'"),
+        ({"path": "t.parquet", "header": False}, "separator and header are for separated files"),
+    ],
+)
+def test_impossible_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TextTable(**{"path": "t.csv"} | settings)
+
+
+def test_a_table_of_an_earlier_run_is_read_as_it_was():
+    record = to_json(TextTable("t.csv"))
+    earlier = {k: v for k, v in record.items() if k not in ("separator", "header", "encoding")}
+    assert with_defaults(earlier) == record
+    assert from_json(earlier) == TextTable("t.csv", separator=None, header=True, encoding="utf-8")
+
+
+def test_options_are_for_the_separated_files_among_several(tmp_path):
+    write(tmp_path / "dev.jsonl", [("fine", 1)])
+    (tmp_path / "t.csv").write_text("".join(f"text {n};{n % 2}\n" for n in range(60)))
+    with pytest.raises(ValueError, match=r"dev.jsonl has the columns text, label, got '1'"):
+        load(
+            tmp_path / "t.csv", separator=";", header=False, text="1", label="2",
+            validation=str(tmp_path / "dev.jsonl"),
+        )  # fmt: skip
+    (tmp_path / "t.csv").write_text("text;label\n" + "".join(f"t {n};{n % 2}\n" for n in range(60)))
+    splits = load(tmp_path / "t.csv", separator=";", validation=str(tmp_path / "dev.jsonl"))
+    assert list(splits.validation.arrays()["inputs"]) == ["fine"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "told"),
+    [
+        (["pos", "neg", "pos ", "\tneg"], ("neg", "pos"), []),
+        (["1", "0", "1.0", "0.00"], ("0", "1"), ["labels 0 and 0.00", "labels 1 and 1.0 are one"]),
+        (["1.0", "0.0"], ("0.0", "1.0"), []),
+        (["01", "1", "1.5"], ("01", "1", "1.5"), []),
+        (["café", "cafe\u0301", "tea"], ("café", "tea"), []),
+        (["Pos", "pos", "neg"], ("Pos", "neg", "pos"), ["classes Pos, pos differ in case alone"]),
+    ],
+)
+def test_spellings_of_one_class(tmp_path, caplog, labels, classes, told):
+    table = [(f"text {n}", labels[n % len(labels)]) for n in range(24)]
+    splits = whole(write(tmp_path / "t.csv", table))
+    assert splits.classes == classes
+    assert splits.train.labels().tolist()[: len(labels)] == [
+        classes.index(label) if label in classes else found
+        for label, found in zip(labels, splits.train.labels().tolist(), strict=False)
+    ]
+    found = warnings(caplog)
+    assert len(found) == len(told)
+    for message, part in zip(found, told, strict=True):
+        assert part in message
+
+
+def test_spellings_in_other_files(tmp_path):
+    train = write(tmp_path / "t.parquet", [(f"text {n}", float(n % 2)) for n in range(60)])
+    dev = write(tmp_path / "d.csv", [("new", "1.0"), ("newer", " 0")])
+    test = write(tmp_path / "e.jsonl", [("newest", 1)])
+    splits = load(train, validation=dev, test=test)
+    assert splits.classes == ("0", "1")
+    assert splits.validation.labels().tolist() == [1, 0]
+    assert splits.test.labels().tolist() == [1]
+
+
+def test_blanks_around_the_names_of_columns(tmp_path):
+    (tmp_path / "t.csv").write_text("text , label\na, x\nb, y\n")
+    assert rows(whole(tmp_path / "t.csv").train, "xy") == [("a", "x"), ("b", "y")]
+    (tmp_path / "t.csv").write_text("text ,text,label\na,b,x\nc,d,y\n")
+    assert rows(whole(tmp_path / "t.csv").train, "xy") == [("b", "x"), ("d", "y")]
+    assert rows(whole(tmp_path / "t.csv", text="text ").train, "xy") == [("a", "x"), ("c", "y")]
+    (tmp_path / "t.csv").write_text("text ,text  ,label\na,b,x\n")
+    with pytest.raises(ValueError, match="t.csv must have one column 'text', got 2 of that name"):
+        whole(tmp_path / "t.csv")
+    write(tmp_path / "t.jsonl", [("a", "x"), ("b", "y")], (" text", "label "))
+    assert rows(whole(tmp_path / "t.jsonl").train, "xy") == [("a", "x"), ("b", "y")]
+    write(tmp_path / "t.parquet", [("a", "x"), ("b", "y")], (" text", "label "))
+    assert rows(whole(tmp_path / "t.parquet").train, "xy") == [("a", "x"), ("b", "y")]
+
+
+def test_bytes_in_parquet_are_texts(tmp_path):
+    path = write(tmp_path / "t.parquet", [("été".encode(), b"a"), (b"hiver", b"b ")])
+    assert rows(whole(path).train, "ab") == [("été", "a"), ("hiver", "b")]
+
+
+def test_bytes_in_python_s_notation_are_told(tmp_path, caplog):
+    whole(write(tmp_path / "t.csv", [("b'good'", "a"), ('b"bad"', "b"), ("fine", "a")]))
+    (message,) = warnings(caplog)
+    assert "2 of 3 texts" in message
+    assert "bytes, such as b'good'; decode them" in message
+
+
+def test_classes_that_are_held_out_are_named_together(tmp_path):
+    table = [(f"text number {n}", f"k{n:02}") for n in range(40)]
+    held_out = [label for text, label in table if split_of(text, 0.1, 0.1) != "train"]
+    with pytest.raises(ValueError, match=f"{len(held_out)} of the 40 classes .* all of which are "
+                       f"held out: classes {', '.join(held_out)}; add rows, "):  # fmt: skip
+        load(write(tmp_path / "t.csv", table))
+
+
+def test_texts_of_other_files_that_are_in_training_are_told(tmp_path, caplog):
+    train = write(tmp_path / "t.csv")
+    load(train, test=write(tmp_path / "e.csv", [("new", 1)] * 57 + ROWS[:3]))
+    assert warnings(caplog) == []
+    load(train, test=train)
+    assert [f"60 of 60 texts in {train} are in {train} too" in m for m in warnings(caplog)] == [
+        True
+    ]
+    caplog.clear()
+    load(train, validation=write(tmp_path / "e.csv", [("new", 1)] * 27 + ROWS[:3]))
+    assert "3 of 30 texts in" in warnings(caplog)[0]
+
+
+def test_few_of_many_columns_are_listed(tmp_path):
+    names = [f"c{number}" + "x" * 70 * (number == 1) for number in range(30)]
+    (tmp_path / "t.csv").write_text(",".join(names) + "\n" + ",".join("a" * 30) + "\n")
+    with pytest.raises(ValueError, match=r"columns c0, c1x{58}\.\.\., .*c19, 10 more, got 'text'"):
+        load(tmp_path / "t.csv")
+
+
+def test_folders_are_no_tables(tmp_path):
+    with pytest.raises(ValueError, match=r"is a folder, needed a file of .csv, .tsv, "):
+        load(tmp_path)

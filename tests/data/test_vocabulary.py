@@ -121,6 +121,11 @@ def test_what_is_no_tokenizer_is_named(bert, tmp_path):
             fitted(source)
 
 
+def test_settings_without_effect_are_told(bert, caplog):
+    fitted(bert, lowercase=True)
+    assert f"lowercase has no effect: the tokenizer {bert} decides" in caplog.messages
+
+
 def test_max_length_leaves_room_for_the_special_tokens(bert):
     with pytest.raises(ValueError, match="max_length must be above the 3 special tokens, got 3"):
         fitted(bert, max_length=3)

@@ -125,6 +125,17 @@ def test_final_states_are_the_last_step_of_a_forward_layer_without_padding():
     np.testing.assert_allclose(final, forward.apply(variables, TOKENS % 9), rtol=1e-6)
 
 
+def test_the_last_step_is_the_last_real_token():
+    model = TextRNN(**SMALL)
+    tokens = TOKENS % 9
+    variables = jax.jit(model.init)(jax.random.key(0), tokens)
+    ours = jax.jit(model.apply)(variables, tokens, lengths=LENGTHS)
+    for row, length in enumerate(LENGTHS):
+        alone = model.apply(variables, tokens[row : row + 1, :length])
+        np.testing.assert_allclose(ours[row], alone[0], rtol=1e-5, atol=1e-6)
+    assert np.isfinite(model.apply(variables, tokens, lengths=np.zeros(len(tokens), int))).all()
+
+
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_text_rnn_learns(cell):
     tokens = np.array([[1, 2, 3, 4], [5, 6, 0, 0], [7, 8, 0, 0]])
@@ -167,7 +178,6 @@ def test_models_stay_in_the_dtype_of_their_parameters(cell, dtype):
         (SIMPLE, np.zeros((3, 12), np.float32), {}, r"inputs .*\[B, T, I\], got \[3, 12\]"),
         (TEXT, np.zeros((3, 4, 1), int), {}, r"tokens .*\[B, T\], got \[3, 4, 1\]"),
         (TEXT, np.zeros((3, 4), np.float32), {}, "tokens must be integers, got float32"),
-        (TEXT, TOKENS, {"lengths": LENGTHS}, 'lengths need pooling="final_states"'),
         (TEXT.clone(cell="tree"), TOKENS, {}, "cell must be 'rnn' or 'lstm' or 'gru', got 'tree'"),
         (TEXT.clone(pooling="max"), TOKENS, {}, "pooling must be 'last_step' or .* got 'max'"),
     ],

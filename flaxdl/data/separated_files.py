@@ -1,0 +1,216 @@
+"""Tables as text: records of fields with a separator between, as in CSV and TSV files."""
+
+import csv
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from flaxdl.data.columns import find_columns
+from flaxdl.data.text_files import setting
+from flaxdl.spelling import did_you_mean
+
+_LOGGER = logging.getLogger(__name__)
+
+# Number of a row's first line, and the values of the wanted columns, or what is wrong with it.
+Rows = Iterator[tuple[int, list[str] | str]]
+
+_Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL, where quotes quote, and QUOTE_NONE
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SAMPLE = 20  # records that are looked at for the cause of a mistake
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # with its end
+_USUAL_NAMES = {"text", "label", "sentence", "class", "category", "target"}
+_LONGEST_NAME = 60  # characters of the name of a column
+
+
+def check_separator(separator: str | None) -> None:
+    """Checks that a separator is one character, or the two that stand for a tab.
+
+    Raises:
+        ValueError: if it is not, or no separator can be.
+    """
+    if separator in (None, "\\t"):
+        return
+    if len(separator) != 1 or separator in '"\r\n':
+        raise ValueError(
+            f"separator must be one character, and no quote or newline, got {separator!r}"
+        )
+
+
+def separated_rows(
+    text: str, file: Path, columns: Sequence[str], *, separator: str | None, header: bool
+) -> Rows:
+    """Reads some columns of a table whose rows are lines, or longer where fields are quoted.
+
+    Quoted fields may hold separators and newlines, and quotes that are doubled. Between tabs, a
+    quote is a character like any other, unless rows are complete only if it is not. A first line
+    such as `sep=;` says what the separator is.
+
+    Args:
+        text: the content of the file.
+        file: its name; without a separator, .tsv means tabs and any other name commas.
+        columns: the names of the columns in the header; their numbers, from 1 on, without one.
+        separator: what is between the fields.
+        header: whether the first row names the columns.
+
+    Raises:
+        ValueError: if a column is missing or there twice, with the likely cause.
+    """
+    separator = "\t" if separator == "\\t" else separator
+    declared = re.match(r"sep=([^\r\n])\r?\n?", text)
+    if declared:
+        if separator not in (None, declared[1]):
+            raise ValueError(
+                f"{file} begins with sep={declared[1]}, but separator is {separator!r}"
+            )
+        separator = declared[1]
+    table = _Table(text, declared.end() if declared else 0, file, columns, header)
+    if separator is None:
+        separator = "\t" if file.suffix.lower() == ".tsv" else ","
+    if separator != "\t":
+        return table.rows(separator, csv.QUOTE_MINIMAL)
+    literal = list(table.rows(separator, csv.QUOTE_NONE))
+    if not _are_complete(literal):
+        quoted = list(table.rows(separator, csv.QUOTE_MINIMAL))
+        if _are_complete(quoted):
+            return iter(quoted)
+    return iter(literal)
+
+
+def _are_complete(rows: Sequence[tuple[int, list[str] | str]]) -> bool:
+    return all(isinstance(row, list) for _, row in rows)
+
+
+class _Table:
+    """The text of a table, and which of its columns are wanted."""
+
+    def __init__(self, text: str, start: int, file: Path, columns: Sequence[str], header: bool):
+        self._text = text
+        self._start = start  # after a line `sep=;`
+        self._file = file
+        self._columns = columns
+        self._header = header
+
+    def rows(self, separator: str, quoting: _Quoting) -> Rows:
+        """Yields the rows; those that are broken with a reason for each of their lines."""
+        places = None
+        count = 0
+        for first, last, values in self._records(separator, quoting):
+            if isinstance(values, str):
+                # Where a quote does not end, all the lines that it swallows are lost.
+                yield from ((line, values) for line in range(first, last + 1))
+                continue
+            if not values:  # an empty line
+                continue
+            if places is None:
+                count = len(values)
+                places = self._places(values, separator)
+                if self._header:
+                    continue
+            if len(values) == count:
+                yield first, [values[place] for place in places]
+            else:
+                reason = f"must have {count} fields, got {len(values)}"
+                yield from ((line, reason) for line in range(first, last + 1))
+
+    def _records(
+        self, separator: str, quoting: _Quoting
+    ) -> Iterator[tuple[int, int, list[str] | str]]:
+        """Yields first line, last line, and fields or what is wrong with them."""
+        skipped = 1 if self._start else 0
+        recent: list[str] = []
+
+        def remembered() -> Iterator[str]:
+            for line in _LINE.finditer(self._text, self._start):
+                recent.append(line[0])
+                yield line[0]
+
+        with _long_fields(len(self._text)):
+            reader = csv.reader(remembered(), delimiter=separator, quoting=quoting, strict=True)
+            while True:
+                recent.clear()
+                first = reader.line_num + 1 + skipped
+                try:
+                    values = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    values = _reason("".join(recent), separator, error)
+                yield first, reader.line_num + skipped, values
+
+    def _places(self, values: Sequence[str], separator: str) -> list[int]:
+        if self._header:
+            return find_columns(
+                self._file, self._columns, values, lambda name: self._cause(name, values, separator)
+            )
+        if _USUAL_NAMES & {value.strip().lower() for value in values}:
+            _LOGGER.warning(
+                "the first row of %s looks like a header (%s), but is read as data",
+                self._file,
+                ", ".join(values),
+            )
+        numbers = [str(number) for number in range(1, len(values) + 1)]
+        hint = "; without a header columns have numbers, as in --data.text 2 --data.label 1"
+        return find_columns(self._file, self._columns, numbers, lambda _: hint)
+
+    def _cause(self, name: str, values: Sequence[str], separator: str) -> str:
+        """The likely reason why a column is missing."""
+        for other, called in _SEPARATORS.items():
+            if other != separator and self._may_be_separated(other, len(values) == 1):
+                return f"; fields seem to be separated by {called}: {setting('separator', other)}"
+        if name.isdigit() or self._is_data(values, separator):
+            return (
+                "; the first line seems to be no header: "
+                f"{setting('header', False)}, and call the columns 1, 2, ..."
+            )
+        return did_you_mean(name, [value.strip() for value in values])
+
+    def _may_be_separated(self, other: str, is_single: bool) -> bool:
+        records = [
+            values for _, _, values in islice(self._records(other, csv.QUOTE_MINIMAL), _SAMPLE)
+        ]
+        good = [values for values in records if isinstance(values, list) and values]
+        if not good:
+            return False
+        if set(self._columns) <= {value.strip() for value in good[0]}:
+            return True
+        return is_single and len(good[0]) > 1 and {len(values) for values in good} == {len(good[0])}
+
+    def _is_data(self, values: Sequence[str], separator: str) -> bool:
+        """Whether what should be a header looks like a row of data."""
+        if any(len(value) > _LONGEST_NAME or _is_number(value) for value in values):
+            return True
+        records = islice(self._records(separator, csv.QUOTE_MINIMAL), 1, _SAMPLE)
+        others = [row for _, _, row in records if len(row) == len(values)]
+        return any(
+            value and value in column for value, *column in zip(values, *others, strict=True)
+        )
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\s*[+-]?[0-9]+([.,][0-9]+)?\s*", text) is not None
+
+
+def _reason(lines: str, separator: str, error: csv.Error) -> str:
+    """What is wrong with lines that the csv module cannot read."""
+    if '\\"' in lines:
+        return (
+            'is broken: its quotes seem to be escaped by a backslash (\\"); '
+            'a quote inside a quoted field must be doubled ("")'
+        )
+    if f'{separator} "' in lines:
+        return "is broken: there is a blank between a separator and a quote"
+    return f"is broken: {error}"
+
+
+@contextmanager
+def _long_fields(limit: int) -> Iterator[None]:
+    """Lets fields be as long as the text; the csv module's own limit is 131,072 characters."""
+    before = csv.field_size_limit(max(limit, csv.field_size_limit()))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
