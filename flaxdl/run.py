@@ -233,5 +233,6 @@ def initial_state(setup: Setup) -> TrainState:
                 "A file that `python -m flaxdl export` made of it will do as well"
             ) from error
     variables = {"params": state.params, **state.model_state}
-    loaded = put_on(setup.mesh, load_weights(variables, source, omit=init.omit))
+    ignore = getattr(setup.config.model, "ignored_keys", ())
+    loaded = put_on(setup.mesh, load_weights(variables, source, omit=init.omit, ignore=ignore))
     return state.replace(params=loaded.pop("params"), model_state=loaded)
