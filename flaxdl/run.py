@@ -29,6 +29,7 @@ from flaxdl.training.tensorboard import TensorBoardWriter
 from flaxdl.training.times import Times, load_times
 from flaxdl.training.weights_and_biases import WeightsAndBiasesWriter
 from flaxdl.weights import load_weights, state_dict
+from flaxdl.weights.paths import expand
 from flaxdl.workdir import Workdir, recorded_versions
 
 _LOGGER = logging.getLogger(__name__)
@@ -223,7 +224,7 @@ def initial_state(setup: Setup) -> TrainState:
     init = setup.config.init
     if init.weights is None:
         return state
-    source = init.weights
+    source = expand(init.weights)
     if Workdir(source).has_checkpoints:
         try:
             source = state_dict(restore(source).variables)
