@@ -63,11 +63,7 @@ def load_weights(
             of `omit` matches nothing; if an omitted leaf is a shape and so has no value to keep; if
             the file cannot be found or read.
     """
-    origin = "the weights"
-    if isinstance(source, str | Path):
-        path = locate(source)
-        source, origin = read_weights(path), f"the weights in {path}"
-
+    source, origin = _opened(source)
     targets = leaves_by_key(variables)
     try:
         names, changes = names_in_model(source, targets, omit)
@@ -91,11 +87,9 @@ def load_weights(
         "mismatched": _mismatches(targets, tensors, omitted, duplicates),
         "ambiguous": _ambiguities(names),
     }
-    if any(problems.values()):
-        raise ValueError(
-            f"{origin} do not fit the model{_architectures(tensors, targets)}:\n"
-            + "\n".join(f"  {kind}: {_listed(keys)}" for kind, keys in problems.items() if keys)
-        )
+    if lines := [f"  {kind}: {_listed(keys)}" for kind, keys in problems.items() if keys]:
+        start = f"{origin} do not fit the model{_architectures(tensors, targets)}:"
+        raise ValueError("\n".join([start, *lines]))
     if ignored:
         changes.append(f"ignored {_listed(sorted(ignored), most=3)}")
     if changes:
@@ -116,6 +110,14 @@ def export_weights(variables: Mapping[str, Any], path: str | Path) -> None:
     if shapes := [key for key, x in tensors.items() if isinstance(x, jax.ShapeDtypeStruct)]:
         raise ValueError(f"variables must hold arrays, got only the shape of {_listed(shapes)}")
     write_weights(tensors, path)
+
+
+def _opened(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], str]:
+    """The weights, and what messages call them."""
+    if not isinstance(source, str | Path):
+        return source, "the weights"
+    path = locate(source)
+    return read_weights(path), f"the weights in {path}"
 
 
 def _unneeded(names: Collection[str], targets: Collection[str], ignore: Sequence[str]) -> set[str]:

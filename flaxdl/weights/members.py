@@ -13,6 +13,7 @@ _LOGGER = logging.getLogger(__name__)
 
 # Where training scripts keep the weights; one of these is taken whatever else there is.
 USUAL_KEYS = ("state_dict", "model_state_dict", "model")
+USUAL_PATHS = [(key,) for key in USUAL_KEYS]
 DEEPEST = 8  # levels of dictionaries and lists that are searched
 MOST_MEMBERS = 100_000  # of those that are looked at, from the outside in
 MOST_SHOWN = 20
@@ -54,6 +55,8 @@ def choose(checkpoint: Any, name: str | None = None) -> dict[str, Tensor]:
     found = _named(members, candidates, name) if name else _default(checkpoint, candidates)
     if found is None:
         raise ValueError(_without_weights(checkpoint, members))
+    if not name:
+        _mention_others(found, members, candidates)
     for key, value in found.value.items():
         if not isinstance(value, Tensor):
             raise ValueError(
@@ -127,7 +130,7 @@ def _default(checkpoint: Any, candidates: list[Member]) -> Member | None:
     """The dictionary that is meant where none is named."""
     if isinstance(checkpoint, dict) and _holds_tensors(checkpoint, all):
         return Member((), checkpoint)
-    usual = [member for member in candidates if member.path in [(key,) for key in USUAL_KEYS]]
+    usual = [member for member in candidates if member.path in USUAL_PATHS]
     if not usual and isinstance(checkpoint, dict):
         # Tensors and other things, which are then named.
         usual = [
@@ -141,17 +144,24 @@ def _default(checkpoint: Any, candidates: list[Member]) -> Member | None:
             f"holds several dictionaries of tensors: {_listed(several)}; "
             f"append one of these names to the path, such as FILE:{several[-1].name}"
         )
-    if not several:
-        return None
-    taken = several[0]
-    others = [member for member in candidates if member.path != taken.path]
+    return several[0] if several else None
+
+
+def _mention_others(taken: Member, members: list[Member], candidates: list[Member]) -> None:
+    """Logs what else could have been meant."""
+    where = _shown(taken.path)
+    others = [member for member in candidates if member.path and member.path != taken.path]
     if others:
         _LOGGER.warning(
-            "the weights under %s were read; others are read as FILE:%s",
-            _shown(taken.path),
-            _listed(others),
+            "the weights under %s were read; others are read as FILE:%s", where, _listed(others)
         )
-    return taken
+    models = [member for member in members if isinstance(member.value, Foreign)]
+    if models and taken.path not in USUAL_PATHS:
+        _LOGGER.warning(
+            "the weights under %s were read; the whole model under %s cannot be",
+            where,
+            _shown(models[0].path),
+        )
 
 
 def _named(members: list[Member], candidates: list[Member], name: str) -> Member:

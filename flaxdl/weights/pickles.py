@@ -324,12 +324,12 @@ class _Machine:
         Of a whole model, PyTorch before 1.6 also wrote ("module", class, file, source).
         """
         match identity:
-            case ("module", Name() as module, *_):
-                return module
             case ("storage", Name(kind), str(key), str(), num_elements, *part) if kind in DTYPES:
                 whole = Storage(key, DTYPES[kind], _natural_number(num_elements))
-            case ("storage", Name(kind), *_):
+            case ("storage", Name(kind), *_) if kind not in DTYPES:
                 return Foreign(kind)
+            case ("module", Name() as module, *_):
+                return module
             case _:
                 raise _broken("it names a storage in another way than PyTorch does")
         if self.storages.setdefault(key, whole) != whole:
@@ -372,6 +372,8 @@ def _call(function: Any, arguments: Any) -> Any:
     if not isinstance(function, Name):
         return _foreign(function)
     match function.text, arguments:
+        case name, _ if name in REBUILD_TENSOR or name in REBUILD_PARAMETER:
+            return _tensor(name, arguments)
         case "collections.OrderedDict" | "builtins.dict", ():
             return {}
         case "collections.defaultdict", () | (_,):
@@ -383,8 +385,6 @@ def _call(function: Any, arguments: Any) -> Any:
             return result
         case "torch.Size", (tuple(sizes),):
             return sizes
-        case name, _ if name in REBUILD_TENSOR or name in REBUILD_PARAMETER:
-            return _tensor(name, arguments)
         # A tensor with attributes of its own.
         case "torch._tensor._rebuild_from_type_v2", (Name(name), Name(kind), tuple(inner), _) if (
             name in REBUILD_TENSOR and kind in TENSOR_CLASSES
@@ -398,10 +398,6 @@ def _call(function: Any, arguments: Any) -> Any:
 def _tensor(function: str, arguments: tuple[Any, ...]) -> Tensor | Foreign:
     """A tensor from what its constructor is called with; `Foreign` if of no supported dtype."""
     match arguments:
-        case (Foreign() as other, *_):
-            return other
-        case (Tensor() as tensor, *_) if function in REBUILD_PARAMETER:
-            return tensor
         case (Storage() as storage, offset, shape, strides, *_) if function in REBUILD_TENSOR:
             return Tensor(
                 storage,
@@ -409,6 +405,10 @@ def _tensor(function: str, arguments: tuple[Any, ...]) -> Tensor | Foreign:
                 _natural_numbers(shape),
                 _natural_numbers(strides),
             )
+        case (Tensor() as tensor, *_) if function in REBUILD_PARAMETER:
+            return tensor
+        case (Foreign() as other, *_):
+            return other
     raise _broken(f"it calls {function} with other arguments than PyTorch does")
 
 

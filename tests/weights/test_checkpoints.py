@@ -362,6 +362,19 @@ def test_an_existing_path_wins_over_a_name_behind_a_colon(tmp_path, monkeypatch)
     assert refusal("~nobody-of-this-name/a.pth").endswith("does not exist")
 
 
+def test_weights_beside_a_whole_model_are_read_and_it_is_said(tmp_path, caplog):
+    state = b"}" + instructions("_parameters") + b"}s" + instructions("_modules") + b"}s"
+    model = b"cmodels\nNet\n)\x81" + state + b"b"
+    path = write_checkpoint(tmp_path / "a.pth", model=model, ema=WEIGHTS)
+    assert_same(read_weights(path))
+    message = "the weights under 'ema' were read; the whole model under 'model' cannot be"
+    assert caplog.messages == [message]
+    assert_same(read_weights(f"{path}:ema"))
+    write_checkpoint(path, net=model, state_dict=WEIGHTS)
+    assert_same(read_weights(path))
+    assert caplog.messages == [message]
+
+
 def test_whole_models_are_named_as_such(tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "a.pth"
