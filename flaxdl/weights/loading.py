@@ -225,4 +225,5 @@ def _equal(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _listed(keys: Sequence[str], most: int = MOST_KEYS_SHOWN) -> str:
     more = f" and {len(keys) - most} more, {len(keys)} in all"
-    return ", ".join(keys[:most]) + (more if len(keys) > most else "")
+    shown = ", ".join(repr(key)[1:-1] for key in keys[:most])  # no control characters of a file
+    return shown + (more if len(keys) > most else "")

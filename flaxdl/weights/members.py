@@ -142,7 +142,7 @@ def _default(checkpoint: Any, candidates: list[Member]) -> Member | None:
     if len(several) > 1:
         raise ValueError(
             f"holds several dictionaries of tensors: {_listed(several)}; "
-            f"append one of these names to the path, such as FILE:{several[-1].name}"
+            f"append one of these names to the path, such as FILE:{_printable(several[-1].name)}"
         )
     return several[0] if several else None
 
@@ -211,6 +211,11 @@ def _shown(path: Sequence[str]) -> str:
 
 
 def _listed(members: list[Member]) -> str:
-    shown = ", ".join(member.name or "the whole file" for member in members[:MOST_SHOWN])
+    shown = ", ".join(_printable(member.name) for member in members[:MOST_SHOWN])
     more = len(members) - MOST_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _printable(name: str) -> str:
+    """Keeps control characters in a file from the terminal."""
+    return repr(name)[1:-1]

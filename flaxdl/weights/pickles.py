@@ -208,6 +208,15 @@ class _Machine:
                 self.stack.append(self.memo[argument])
             case _ if instruction in PLAIN_VALUES:
                 self.stack.append(argument)
+            case "TUPLE":
+                values = tuple(self.pop_to_mark())
+                self.stack.append(values)
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                self.stack.append(tuple(self.pop(int(instruction[-1]))))
+            case "BINPERSID":
+                self.stack.append(self.persistent(*self.pop(1)))
+            case "REDUCE":
+                self.stack.append(_call(*self.pop(2)))
             case "NONE":
                 self.stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
@@ -218,11 +227,6 @@ class _Machine:
                 self.stack.append([])
             case "EMPTY_TUPLE":
                 self.stack.append(())
-            case "TUPLE":
-                values = tuple(self.pop_to_mark())
-                self.stack.append(values)
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                self.stack.append(tuple(self.pop(int(instruction[-1]))))
             case "APPEND":
                 self.extend(self.pop(1))
             case "APPENDS":
@@ -241,10 +245,6 @@ class _Machine:
                 if len(module) + len(name) > LONGEST_LINE:  # remembered, it could be joined often
                     raise _broken("it asks for a name that no class has")
                 self.stack.append(_name(f"{module}.{name}"))
-            case "BINPERSID":
-                self.stack.append(self.persistent(*self.pop(1)))
-            case "REDUCE":
-                self.stack.append(_call(*self.pop(2)))
             case "BUILD":
                 self.set_attributes(*self.pop(1))
             case _:

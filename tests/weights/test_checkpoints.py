@@ -342,6 +342,14 @@ def test_one_of_several_is_named(tmp_path):
     assert "no dictionary under 'ema'; all that it holds are tensors" in refusal(f"{path}:ema")
 
 
+def test_names_in_messages_hold_no_control_characters(tmp_path):
+    path = write_checkpoint(tmp_path / "a.pth", **{"a\x1b[2J": WEIGHTS, "b\n": WEIGHTS})
+    assert "of tensors: a\\x1b[2J, b\\n; append" in refusal(path)
+    key = "x" * 10_000
+    write_checkpoint(path, **{key: WEIGHTS, "y": dictionary(**{key: WEIGHTS})})
+    assert len(refusal(path)) < 1000
+
+
 def test_an_existing_path_wins_over_a_name_behind_a_colon(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     other = dictionary(b=tensor_instructions())

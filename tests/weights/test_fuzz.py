@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.broken_files import mutate, sound_files
+from helpers.pytorch_pickles import WEIGHTS
 
 from flaxdl.weights import read_weights
 from flaxdl.weights.members import choose
@@ -176,8 +177,12 @@ def fuzz_mutated_shards(folder):
 
 def fuzz_random_pickles():
     def draw(random):
-        chosen = random.choice(len(INSTRUCTIONS), random.integers(1, 40))
-        return b"\x80\x02" + b"".join(INSTRUCTIONS[i] for i in chosen) + b"."
+        beside_weights = random.integers(2)
+        chosen = random.choice(len(INSTRUCTIONS), random.integers(1, 6 if beside_weights else 40))
+        code = b"".join(INSTRUCTIONS[i] for i in chosen)
+        if beside_weights:
+            code = b"}" + b"X\x01\x00\x00\x00a" + WEIGHTS + b"sX\x01\x00\x00\x00b" + code + b"s"
+        return b"\x80\x02" + code + b"."
 
     def read(data):
         value = read_pickle(data, 0).value
