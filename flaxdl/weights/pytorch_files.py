@@ -45,15 +45,10 @@ def read_archive(data: mmap.mmap, member: str | None = None) -> dict[str, np.nda
     roots = []
     for name in entries:
         root, _, inside = name.partition(b"/")
-        if inside == b"constants.pkl" or inside.startswith(b"code/"):
-            raise ValueError(
-                "is a TorchScript program, which is not read; "
-                "save the state_dict() of torch.jit.load(...) with torch.save"
-            )
+        if kind := _other_kind(name, inside):
+            raise ValueError(f"is {kind}")
         if inside == b"data.pkl":
             roots.append(root)
-        if name.endswith(b".npy"):
-            raise ValueError("is a file of numpy.savez, which is not read; save it as safetensors")
     if len(roots) != 1:
         raise ValueError(
             "is a zip archive, but not one of torch.save: "
@@ -76,6 +71,23 @@ def read_archive(data: mmap.mmap, member: str | None = None) -> dict[str, np.nda
     tensors = choose(pickle.value, member)
     spans = {key: span(f"data/{key}") for key in _storage_keys(tensors)}
     return _arrays(tensors, spans, data)
+
+
+def _other_kind(name: bytes, inside: bytes) -> str | None:
+    """Which other program writes archives with an entry of this name, if one is known."""
+    if inside == b"constants.pkl" or inside.startswith(b"code/"):
+        return (
+            "a TorchScript program, which is not read; "
+            "save the state_dict() of torch.jit.load(...) with torch.save"
+        )
+    if inside == b"models/model.json" or name == b"serialized_exported_program.json":
+        return (
+            "a program of torch.export, which is not read; "
+            "save torch.export.load(...).state_dict with torch.save"
+        )
+    if name.endswith(b".npy"):
+        return "a file of numpy.savez, which is not read; save it as safetensors"
+    return None
 
 
 def read_legacy(data: mmap.mmap, member: str | None = None) -> dict[str, np.ndarray]:

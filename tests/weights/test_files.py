@@ -426,6 +426,10 @@ def test_other_archives(tmp_path):
         archive.writestr("a/data.pkl", data)
         archive.writestr("a/code/__torch__.py", "")
     assert "is a TorchScript program" in refusal(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data/weights/weight_0", bytes(8))
+        archive.writestr("a/models/model.json", "{}")
+    assert "is a program of torch.export, which is not read" in refusal(path)
 
 
 def test_archives_with_long_numbers_and_comments(tmp_path, monkeypatch):
