@@ -66,7 +66,7 @@ def names_in_model(
         }
     changes = []
     for word in WRAPPERS:
-        wrapped = [key for key, name in names.items() if word in name.split(".")]
+        wrapped = [key for key, name in names.items() if word in name and word in name.split(".")]
         if wrapped and not any(word in target.split(".") for target in targets):
             names |= {key: _without(word, names[key]) for key in wrapped}
             changes.append(f"dropped '{word}.' from {len(wrapped)} names")
@@ -88,6 +88,8 @@ def _without(word: str, name: str) -> str:
 def _prefix(names: Collection[str], targets: Collection[str], omit: Sequence[str]) -> _Prefix:
     """The prefix under which the keys hold all targets that are needed, or else most of them."""
     needed = [target for target in targets if not _matches(target, omit)] or list(targets)
+    if {*names}.issuperset(needed):
+        return _Prefix("", "")
     found: dict[_Prefix, dict[str, str]] = {_Prefix("", ""): {}}
     ends = _ends(needed)
     deepest = max((target.count(".") for target in needed), default=0)
