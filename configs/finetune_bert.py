@@ -17,7 +17,7 @@ config = Config(
     data=TextTable("texts.csv", text="text", label="label"),
     # Batches of short texts stay short: three compilations, and little padding.
     transform=Text("bert-base-uncased", max_length=128, padded_lengths=(32, 64)),
-    init=Init(weights="bert-base-uncased", omit=("classifier.*", "cls.*")),
+    init=Init(weights="bert-base-uncased", omit=("classifier.*",)),
     optimizer=AdamW(
         learning_rate=2e-5,
         schedule=LinearDecay(warmup_fraction=0.1),

@@ -32,7 +32,8 @@ class Init:
 
     weights: str | None = None
     """A file of weights, a directory of Hugging Face's, a published name such as `resnet50`, or
-    the workdir of a run; None draws them at random."""
+    the workdir of a run; None draws them at random. `FILE:KEY` names one of several sets of
+    weights in a checkpoint of PyTorch, such as `last.ckpt:ema`."""
     omit: tuple[str, ...] = ()
     """Patterns over PyTorch's parameter names: these are drawn all the same, as in `fc.*`."""
 

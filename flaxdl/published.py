@@ -129,7 +129,7 @@ def load_published(name: str) -> tuple[nn.Module, dict[str, Any]]:
         side = published(name).crop
         example = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), example)
-    return model, load_weights(shapes, path)
+    return model, load_weights(shapes, path, ignore=getattr(model, "ignored_keys", ()))
 
 
 def evaluate_published(name: str, data: str | Path, *, batch_size: int = 64) -> dict[str, float]:

@@ -30,6 +30,7 @@ from flaxdl.training.tensorboard import TensorBoardWriter
 from flaxdl.training.times import Times, load_times
 from flaxdl.training.weights_and_biases import WeightsAndBiasesWriter
 from flaxdl.weights import load_weights, state_dict
+from flaxdl.weights.paths import expand
 from flaxdl.workdir import Workdir, recorded_versions
 
 _LOGGER = logging.getLogger(__name__)
@@ -243,7 +244,7 @@ def initial_state(setup: Setup) -> TrainState:
     init = setup.config.init
     if init.weights is None:
         return state
-    source = init.weights
+    source = expand(init.weights)
     if Workdir(source).has_checkpoints:
         try:
             source = state_dict(restore(source).variables)
@@ -253,5 +254,6 @@ def initial_state(setup: Setup) -> TrainState:
                 "A file that `python -m flaxdl export` made of it will do as well"
             ) from error
     variables = {"params": state.params, **state.model_state}
-    loaded = put_on(setup.mesh, load_weights(variables, source, omit=init.omit))
+    ignore = getattr(setup.config.model, "ignored_keys", ())
+    loaded = put_on(setup.mesh, load_weights(variables, source, omit=init.omit, ignore=ignore))
     return state.replace(params=loaded.pop("params"), model_state=loaded)

@@ -53,6 +53,18 @@ def run(tmp_path_factory):
     return folder, config
 
 
+def test_the_home_folder_is_where_it_is(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    export(run[0], "~/new/model.safetensors", config=run[1])
+    model = Bert(vocab_size=5, hidden_size=4, num_heads=1, num_layers=1, feed_forward_size=4)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 2), jnp.int32))
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    export_hugging_face(model, variables, "~/bert")
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "bert"}
+    assert (tmp_path / "new" / "model.safetensors").is_file()
+
+
 def test_weights_under_pytorchs_names(run, tmp_path):
     path = tmp_path / "new" / "model.safetensors"
     export(run[0], path, config=run[1])

@@ -14,10 +14,16 @@ from safetensors.numpy import save_file
 
 import flaxdl
 from flaxdl import Init
+from flaxdl.data import Arrays, Transform
+from flaxdl.hugging_face import export_hugging_face
+from flaxdl.models import Bert, BertForPreTraining, BertForSequenceClassification
+from flaxdl.run import initial_state
+from flaxdl.setup import set_up
 from flaxdl.trained import restore
 from flaxdl.training import Classification, Interrupted, Selection
 from flaxdl.training.console import ConsoleWriter
-from flaxdl.weights import state_dict
+from flaxdl.training.sharding import create_on
+from flaxdl.weights import export_weights, state_dict
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +68,55 @@ def test_weights_that_do_not_fit_leave_no_workdir(base, tmp_path):
         with pytest.raises(ValueError, match=message):
             train(small_config(init=init), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+def test_weights_in_the_home_folder(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(base[0].parent))
+    setup = set_up(small_config(init=Init(weights=f"~/{base[0].name}")))
+    expected = base[1].variables["params"]
+    jax.tree.map(np.testing.assert_array_equal, initial_state(setup).params, expected)
+    export_weights(base[1].variables, "~/weights.safetensors")
+    setup = set_up(small_config(init=Init(weights="~/weights.safetensors")))
+    jax.tree.map(np.testing.assert_array_equal, initial_state(setup).params, expected)
+
+
+BERT = {
+    "vocab_size": 15,
+    "hidden_size": 8,
+    "num_layers": 1,
+    "num_heads": 2,
+    "feed_forward_size": 12,
+    "max_length": 8,
+}
+
+
+def test_a_bert_is_fine_tuned_from_any_kind_of_checkpoint(tmp_path, monkeypatch):
+    tokens = np.ones((8, 4), np.int32)
+    config = small_config(
+        model=BertForSequenceClassification(num_classes=2, **BERT),
+        data=Arrays.from_memory(train_inputs=tokens, train_label=tokens[:, 0]),
+        transform=Transform(),
+        init=Init(weights="nowhere", omit=("classifier.*",)),
+        batch_size=4,
+    )
+    setup = set_up(config)
+    state = create_on(setup.mesh, setup.create_state)
+    monkeypatch.setattr(flaxdl.run, "create_on", lambda *_: state)  # compiled once
+    initial = state_dict({"params": state.params})
+    rng = np.random.default_rng(0)
+    fine_tuned = BertForSequenceClassification(num_classes=3, **BERT)
+    for model in (BertForPreTraining(**BERT), Bert(**BERT), fine_tuned):
+        shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)
+        variables = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes)
+        folder = tmp_path / type(model).__name__
+        export_hugging_face(model, variables, folder)
+        init = Init(weights=str(folder), omit=("classifier.*",))
+        changed = dataclasses.replace(setup, config=dataclasses.replace(config, init=init))
+        theirs = state_dict(variables)
+        for key, value in state_dict({"params": initial_state(changed).params}).items():
+            theirs_key = key.removeprefix("bert.") if isinstance(model, Bert) else key
+            expected = initial[key] if key.startswith("classifier.") else theirs[theirs_key]
+            np.testing.assert_array_equal(value, expected)
 
 
 def frozen_at_first(**changes):

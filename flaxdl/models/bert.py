@@ -52,6 +52,8 @@ class BertLayer(BertOptions, kw_only=True):
 class Bert(BertOptions, kw_only=True):
     """The encoder with its pooler: Hugging Face's `BertModel`."""
 
+    ignored_keys = ("cls.*",)
+
     def setup(self) -> None:
         """Creates embeddings, layers and pooler."""
         embedding = partial(
@@ -148,6 +150,7 @@ class BertForMaskedLM(BertOptions, kw_only=True):
     """Predicts the masked tokens of a text, from both sides."""
 
     supported = BertOptions.supported | {"tie_word_embeddings": (True,)}
+    ignored_keys = ("cls.seq_relationship.*", "bert.pooler.*")
 
     @nn.compact
     def __call__(
@@ -201,6 +204,7 @@ class BertForSequenceClassification(BertOptions, kw_only=True):
     """Share of the pooled features that is zeroed in training; `dropout` if None."""
 
     supported = BertOptions.supported | {"problem_type": (None, "single_label_classification")}
+    ignored_keys = ("cls.*",)
 
     @nn.compact
     def __call__(

@@ -81,6 +81,8 @@ class BertOptions(nn.Module, kw_only=True):
         "pruned_heads": ({}, None),
         "quantization_config": (None,),
     }
+    # Patterns over keys of checkpoints: parts of pretraining that this class does without.
+    ignored_keys: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> Self:

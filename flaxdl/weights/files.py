@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from flaxdl.weights.paths import expand, split_member
 from flaxdl.weights.pytorch_files import read_archive, read_legacy
 
 DTYPES = {
@@ -49,23 +50,28 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
     The content decides how a file is read, not its name: safetensors, what `torch.save` writes
     (`.pth`, `.pt`, `.bin`, `.ckpt`) now and before PyTorch 1.6, or the index of a checkpoint that
-    is spread over several files in its folder. A training checkpoint gives its model's tensors.
+    is spread over several files in its folder.
+
+    A training checkpoint gives its model's tensors, and whatever stands beside them is passed over:
+    those under `state_dict`, `model_state_dict` or `model`, or else the only dictionary of tensors
+    that it holds. Of several, one is named as in `checkpoint.pth:ema`, or `checkpoint.pth:ema.net`
+    if it lies deeper; an existing path with a colon in it is taken as it is.
 
     Returns:
         Read-only arrays; those of checkpoints may be strided, and views of one another.
 
     Raises:
-        ValueError: beginning with the path, if it cannot be read, is broken, or holds anything
-            but tensors.
+        ValueError: beginning with the path, if it cannot be read, is broken, holds anything but
+            tensors among the weights, or several sets of weights, with their names.
     """
-    path = Path(path)
+    path, member = split_member(path)
     if path.is_dir():
         found = [path / name for name in FOLDER_NAMES if (path / name).is_file()]
         if not found:
             raise ValueError(f"{path}: holds no weights; needed one of {', '.join(FOLDER_NAMES)}")
         path = found[0]
     try:
-        return _read(path, is_shard=False)
+        return _read(path, member)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -80,7 +86,7 @@ def write_weights(tensors: Mapping[str, Any], path: str | Path) -> None:
     Raises:
         ValueError: beginning with the path, if an array cannot be stored or the file not written.
     """
-    path = Path(path)
+    path = expand(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     # Not np.ascontiguousarray, which makes numbers into arrays of one axis.
     arrays = {name: np.array(tensor, order="C", copy=None) for name, tensor in tensors.items()}
@@ -99,7 +105,9 @@ def write_weights(tensors: Mapping[str, Any], path: str | Path) -> None:
             unfinished.unlink(missing_ok=True)
 
 
-def _read(path: Path, *, is_shard: bool) -> dict[str, np.ndarray]:
+def _read(
+    path: Path, member: str | None = None, *, is_shard: bool = False
+) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError("is no file" if path.exists() else "does not exist")
     with path.open("rb") as file:
@@ -108,15 +116,22 @@ def _read(path: Path, *, is_shard: bool) -> dict[str, np.ndarray]:
             raise ValueError("is empty")
         # A safetensors file begins with the length of its header, so with bytes that are no text.
         if start.startswith(b"{") and b"\0" not in start and not is_shard:
+            _check_no_member(member)
             return _read_index(path.parent, start + file.read(LONGEST_INDEX))
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if start.startswith(b"PK\3\4"):
-            return read_archive(data)
+            return read_archive(data, member)
     if start[8:] == b"{" or path.suffix == ".safetensors":
+        _check_no_member(member)
         return _read_safetensors(path, data)
     if start.startswith(b"\x80"):
-        return read_legacy(data)
+        return read_legacy(data, member)
     raise ValueError(_what_else(data))
+
+
+def _check_no_member(member: str | None) -> None:
+    if member is not None:
+        raise ValueError(f"holds one set of tensors, so that {member!r} cannot be one of several")
 
 
 def _read_safetensors(path: Path, data: mmap.mmap) -> dict[str, np.ndarray]:
@@ -176,6 +191,11 @@ def _what_else(data: mmap.mmap) -> str:
         )
     if data[:24] == b"version https://git-lfs.":
         return "is a pointer of Git LFS in place of the weights; `git lfs pull` fetches them"
+    if data[:8] == b"\x89HDF\r\n\x1a\n":
+        return (
+            "is an HDF5 file, as Keras and TensorFlow write them, which is not read; "
+            "needed safetensors or a file of torch.save"
+        )
     return (
         f"begins with {data[:8]!r}; needed safetensors, a file of torch.save, "
         "or the index of a checkpoint in several files"

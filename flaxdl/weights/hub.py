@@ -6,6 +6,7 @@ Hugging Face hub.
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from flaxdl.spelling import did_you_mean
 from flaxdl.weights.download import cache_folder, download
+from flaxdl.weights.paths import expand, split_member
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,25 @@ class _Repository:
     """Of its model.safetensors, where it is known."""
 
 
-_REPOSITORIES = {
+# The BERTs whose names on the hub had no owner at first.
+_SHORT_BERTS = (
+    "bert-base-uncased",
+    "bert-base-cased",
+    "bert-base-multilingual-uncased",
+    "bert-base-multilingual-cased",
+    "bert-base-chinese",
+    "bert-base-german-cased",
+    "bert-base-german-dbmdz-uncased",
+    "bert-base-german-dbmdz-cased",
+    "bert-base-cased-finetuned-mrpc",
+    "bert-large-uncased",
+    "bert-large-cased",
+    "bert-large-uncased-whole-word-masking",
+    "bert-large-cased-whole-word-masking",
+    "bert-large-uncased-whole-word-masking-finetuned-squad",
+    "bert-large-cased-whole-word-masking-finetuned-squad",
+)
+_REPOSITORIES = {name: _Repository(f"google-bert/{name}") for name in _SHORT_BERTS} | {
     "bert-base-uncased": _Repository(
         "google-bert/bert-base-uncased",
         revision="86b5e0934494bd15c9632b12f734a8a67f723594",
@@ -129,31 +149,54 @@ def locate(source: str | Path) -> Path:
     """The file or folder that holds the weights, downloaded if it is not at hand.
 
     Args:
-        source: a file or folder; the name of a published checkpoint, such as `resnet50`,
-            `resnet50:IMAGENET1K_V2` or `bert-base-uncased`; or a BERT on the Hugging Face hub,
-            as `owner/name` or `owner/name@revision`.
+        source: a file or folder, with `:KEY` as `read_weights` takes it; the name of a published
+            checkpoint, such as `resnet50`, `resnet50:IMAGENET1K_V2` or `bert-base-uncased`; or a
+            BERT on the Hugging Face hub, as `owner/name`. A revision may follow the name of a BERT,
+            as in `owner/name@revision`.
 
     Raises:
         ValueError: if the source is none of these, or cannot be downloaded.
     """
-    if Path(source).exists():
-        return Path(source)
+    path = expand(source)
+    if path.exists():
+        return path
     name = str(source)
     if name in PUBLISHED:
         checkpoint = PUBLISHED[name]
         return download(checkpoint.url, cache_folder() / checkpoint.file, checkpoint.sha256)
+    if split_member(path)[1] is not None:
+        return path
     if name in _REPOSITORIES:
         return _snapshot(_REPOSITORIES[name])
+    short, _, revision = name.partition("@")
+    if short in _REPOSITORIES and revision:
+        return _snapshot(_Repository(_REPOSITORIES[short].name, revision=revision))
     match = _REPOSITORY_NAME.fullmatch(name)
     # `runs/model` where there is a folder `runs` is a file that is missing, not one on the hub.
     if match and not name.endswith(_FILE_SUFFIXES) and not Path(name).parent.exists():
         return _snapshot(_Repository(match[1], revision=match[2]))
-    known = [*_SHORT_NAMES, *_REPOSITORIES]
     raise ValueError(
-        f"there is no file, folder or published checkpoint {name!r}; "
-        f"weights come from a file, a folder, a BERT on the Hugging Face hub as owner/name, or "
-        f"one of {', '.join(known)}{did_you_mean(name, known)}"
+        f"there is no file, folder or published checkpoint {name!r}; weights come from a file, a "
+        f"folder, a BERT on the Hugging Face hub as owner/name, or bert-base-uncased and others of "
+        f"google-bert by their name alone, or one of {', '.join(_SHORT_NAMES)}{_hint(name)}"
     )
+
+
+def _hint(name: str) -> str:
+    """The end of the message about an unknown name.
+
+    Another BERT has another vocabulary, so one is proposed only if at most one letter differs.
+    """
+
+    def letters(text: str) -> Counter[str]:
+        return Counter(filter(str.isalnum, text.lower()))
+
+    def is_mistyped(known: str) -> bool:
+        ours, theirs = letters(name), letters(known)
+        return ((ours - theirs) + (theirs - ours)).total() <= 1
+
+    berts = [known for known in _SHORT_BERTS if is_mistyped(known)]
+    return did_you_mean(name, berts if "bert" in name.lower() else _SHORT_NAMES)
 
 
 class ImageNetClass(NamedTuple):

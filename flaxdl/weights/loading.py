@@ -1,5 +1,7 @@
 """Parameters from PyTorch into a Flax variables tree, strictly, and back into a file."""
 
+import fnmatch
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from flaxdl.weights.architectures import architecture
 from flaxdl.weights.files import read_weights, write_weights
 from flaxdl.weights.hub import locate
 from flaxdl.weights.names import (
@@ -19,12 +22,13 @@ from flaxdl.weights.names import (
     state_dict,
     to_pytorch,
 )
+from flaxdl.weights.renaming import names_in_model
 
-# What DataParallel, trainers and torch.compile put in front of every key.
-WRAPPERS = ("module.", "model.", "_orig_mod.")
-# Entries of a state dict that are no weights: a counter, and constants of Hugging Face's BERT.
-BUFFERS = ("num_batches_tracked", "position_ids", "token_type_ids")
+_LOGGER = logging.getLogger(__name__)
+
 MOST_KEYS_SHOWN = 20
+
+Target = tuple[tuple[str, ...], Any]  # the path of a leaf, and the leaf
 
 
 def load_weights(
@@ -32,10 +36,12 @@ def load_weights(
     source: Mapping[str, Any] | str | Path,
     *,
     omit: Sequence[str] = (),
+    ignore: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The variables tree with every leaf taken from PyTorch's weights.
 
-    The names in the source may differ from the model's in the ways that `names_in_model` knows.
+    The names in the source may differ from the model's in the ways that `names_in_model` allows.
+    What is dropped from them, added to them or ignored is logged.
 
     >>> load_weights(resnet.init(key, images), "resnet18.pth", omit=("fc.*",))
 
@@ -45,67 +51,50 @@ def load_weights(
             `read_weights` takes it; or a published name, such as "resnet50", which is downloaded.
         omit: patterns over PyTorch keys, as in `("fc.*",)`: these leaves keep the value that
             `variables` has, and what the source holds under such keys is ignored.
+        ignore: patterns over keys that the source may hold and the model does not need, such as
+            the heads that a BERT was pretrained with; `ignored_keys` of a model.
 
     Returns:
         A tree of NumPy arrays like `variables`, each in the dtype of its leaf there.
 
     Raises:
-        ValueError: with all missing, unexpected and mismatched keys at once; if a pattern of
-            `omit` matches nothing; if an omitted leaf is a shape and so has no value to keep; if
+        ValueError: with all missing, unexpected and mismatched keys together, and the
+            architectures if they differ; if a prefix could be dropped in several ways; if a pattern
+            of `omit` matches nothing; if an omitted leaf is a shape and so has no value to keep; if
             the file cannot be found or read.
     """
-    origin = "the weights"
-    if isinstance(source, str | Path):
-        path = locate(source)
-        source, origin = read_weights(path), f"the weights in {path}"
-
+    source, origin = _opened(source)
     targets = leaves_by_key(variables)
-    names = names_in_model(source, targets)
+    try:
+        names, changes = names_in_model(source, targets, omit)
+    except ValueError as error:
+        raise ValueError(f"{origin} {error}") from error
     tensors = {name: np.asarray(source[key]) for key, name in names.items()}
     omitted = matching({*targets, *tensors}, omit, field="omit")
+    ignored = _unneeded(tensors, targets, ignore) - omitted
     duplicates = {
         TIED_KEYS[key]: key
-        for key in tensors.keys() & TIED_KEYS.keys() - targets.keys() - omitted
+        for key in tensors.keys() & TIED_KEYS.keys() - targets.keys() - omitted - ignored
         if TIED_KEYS[key] in targets
     }
     for original, duplicate in duplicates.items():
         tensors.setdefault(original, tensors[duplicate])
 
-    leaves: dict[tuple[str, ...], Any] = {}
-    mismatched = []
-    for key, (path, leaf) in targets.items():
-        if key in omitted:
-            if isinstance(leaf, jax.ShapeDtypeStruct):
-                raise ValueError(
-                    f"omit leaves {key!r} at its initial value, but variables holds "
-                    "only its shape; pass what Module.init returns"
-                )
-            leaves[path] = leaf
-        elif key in tensors:
-            tensor = tensors[key]
-            expected = to_pytorch(path[-1], jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)).shape
-            if tensor.shape != expected:
-                mismatched.append(f"{key} has shape {list(tensor.shape)}, needed {list(expected)}")
-            elif _is_floating(tensor) != _is_floating(leaf):
-                needed = "floating point" if _is_floating(leaf) else leaf.dtype
-                mismatched.append(f"{key} has dtype {tensor.dtype}, needed {needed}")
-            elif not _equal(tensor, tensors[duplicates.get(key, key)]):
-                mismatched.append(f"{duplicates[key]} differs from {key}, which is the same tensor")
-            else:
-                leaves[path] = _copied(from_pytorch(path[-1], tensor), leaf.dtype)
-
+    unexpected = tensors.keys() - targets.keys() - omitted - ignored - {*duplicates.values()}
     problems = {
         "missing": sorted(targets.keys() - tensors.keys() - omitted),
-        "unexpected": sorted(tensors.keys() - targets.keys() - omitted - {*duplicates.values()}),
-        "mismatched": sorted(mismatched),
+        "unexpected": sorted(unexpected),
+        "mismatched": _mismatches(targets, tensors, omitted, duplicates),
         "ambiguous": _ambiguities(names),
     }
-    if any(problems.values()):
-        raise ValueError(
-            f"{origin} do not fit the model:\n"
-            + "\n".join(f"  {kind}: {_listed(keys)}" for kind, keys in problems.items() if keys)
-        )
-    return unflatten_dict(leaves)
+    if lines := [f"  {kind}: {_listed(keys)}" for kind, keys in problems.items() if keys]:
+        start = f"{origin} do not fit the model{_architectures(tensors, targets)}:"
+        raise ValueError("\n".join([start, *lines]))
+    if ignored:
+        changes.append(f"ignored {_listed(sorted(ignored), most=3)}")
+    if changes:
+        _LOGGER.warning("%s: %s", origin, "; ".join(changes))
+    return unflatten_dict(_leaves(targets, tensors, omitted))
 
 
 def export_weights(variables: Mapping[str, Any], path: str | Path) -> None:
@@ -123,36 +112,87 @@ def export_weights(variables: Mapping[str, Any], path: str | Path) -> None:
     write_weights(tensors, path)
 
 
-def names_in_model(keys: Collection[str], targets: Collection[str]) -> dict[str, str]:
-    """Key in the source → the model's name for it; buffers without a target are left out.
+def _opened(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], str]:
+    """The weights, and what messages call them."""
+    if not isinstance(source, str | Path):
+        return source, "the weights"
+    path = locate(source)
+    return read_weights(path), f"the weights in {path}"
 
-    Words that wrappers put in front of every key are dropped, `bert.` is dropped or added where
-    the model lacks or has it, and LayerNorm's parameters were once called gamma and beta.
 
-    >>> names_in_model(["module.bert.LayerNorm.gamma"], ["LayerNorm.weight", "LayerNorm.bias"])
-    {'module.bert.LayerNorm.gamma': 'LayerNorm.weight'}
-    """
-    names = {key: key for key in keys if key in targets or key.rpartition(".")[2] not in BUFFERS}
-    while wrapper := _wrapper(names.values(), targets):
-        names = {key: name.removeprefix(wrapper) for key, name in names.items()}
+def _unneeded(names: Collection[str], targets: Collection[str], ignore: Sequence[str]) -> set[str]:
+    """The names that the model does not need, although they may be there."""
+    return {
+        name
+        for name in names
+        if name not in targets
+        and any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore)
+        # Unless it is the only one of two names for a tensor that the model has.
+        and (TIED_KEYS.get(name) not in targets or TIED_KEYS[name] in names)
+    }
 
-    for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
-        names = {
-            key: name.removesuffix(old) + new if name.endswith(old) else name
-            for key, name in names.items()
-        }
 
-    has_encoder, wants_encoder = (
-        any(name.startswith("bert.") for name in some) for some in (names.values(), targets)
-    )
-    if has_encoder and not wants_encoder:
-        names = {key: name.removeprefix("bert.") for key, name in names.items()}
-    elif wants_encoder and not has_encoder:
-        names = {
-            key: f"bert.{name}" if f"bert.{name}" in targets else name
-            for key, name in names.items()
-        }
-    return names
+def _mismatches(
+    targets: Mapping[str, Target],
+    tensors: Mapping[str, np.ndarray],
+    omitted: Collection[str],
+    duplicates: Mapping[str, str],
+) -> list[str]:
+    """The tensors of another shape or kind, or that differ from the one they are tied to."""
+    found = []
+    for key in sorted(targets.keys() & tensors.keys() - omitted):
+        tensor = tensors[key]
+        if misfit := _misfit(tensor, *targets[key]):
+            found.append(f"{key} has {misfit}")
+        elif not _equal(tensor, tensors[duplicates.get(key, key)]):
+            found.append(f"{duplicates[key]} differs from {key}, which is the same tensor")
+    return sorted(found)
+
+
+def _leaves(
+    targets: Mapping[str, Target], tensors: Mapping[str, np.ndarray], omitted: Collection[str]
+) -> dict[tuple[str, ...], Any]:
+    """The leaves by path: copies of the tensors, and what is omitted as it is."""
+    leaves = {}
+    for key, (path, leaf) in targets.items():
+        if key not in omitted:
+            leaves[path] = _copied(from_pytorch(path[-1], tensors[key]), leaf.dtype)
+        elif isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ValueError(
+                f"omit leaves {key!r} at its initial value, but variables holds "
+                "only its shape; pass what Module.init returns"
+            )
+        else:
+            leaves[path] = leaf
+    return leaves
+
+
+def _misfit(tensor: np.ndarray, path: tuple[str, ...], leaf: Any) -> str | None:
+    """What of a tensor does not fit the leaf, and what is needed."""
+    expected = _shape(path, leaf)
+    if tensor.shape != expected:
+        return f"shape {list(tensor.shape)}, needed {list(expected)}"
+    if _is_floating(tensor) != _is_floating(leaf):
+        needed = "floating point" if _is_floating(leaf) else leaf.dtype
+        return f"dtype {tensor.dtype}, needed {needed}"
+    return None
+
+
+def _shape(path: tuple[str, ...], leaf: Any) -> tuple[int, ...]:
+    """The shape of a leaf in PyTorch."""
+    return to_pytorch(path[-1], jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)).shape
+
+
+def _architectures(tensors: Mapping[str, np.ndarray], targets: Mapping[str, Target]) -> str:
+    """Says so if the weights are those of another architecture."""
+    theirs = architecture({name: tensor.shape for name, tensor in tensors.items()})
+    ours = architecture({name: _shape(*target) for name, target in targets.items()})
+    if theirs is not None and theirs != ours:
+        return f", since they belong to {theirs}" + (f" and the model is {ours}" if ours else "")
+    found = len(targets.keys() & tensors.keys())
+    if found < len(targets) / 2:
+        return f" and seem to be of another architecture ({found} of {len(targets)} names found)"
+    return ""
 
 
 def _copied(array: np.ndarray, dtype: Any) -> np.ndarray:
@@ -166,14 +206,6 @@ def _copied(array: np.ndarray, dtype: Any) -> np.ndarray:
     for start in range(0, source.shape[-1], 64):
         target[..., start : start + 64] = source[..., start : start + 64]
     return result
-
-
-def _wrapper(names: Collection[str], targets: Collection[str]) -> str | None:
-    for wrapper in WRAPPERS:
-        everywhere = names and all(name.startswith(wrapper) for name in names)
-        if everywhere and not any(target.startswith(wrapper) for target in targets):
-            return wrapper
-    return None
 
 
 def _ambiguities(names: Mapping[str, str]) -> list[str]:
@@ -191,6 +223,7 @@ def _equal(first: np.ndarray, second: np.ndarray) -> bool:
     return first is second or np.array_equal(first, second, equal_nan=True)
 
 
-def _listed(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - MOST_KEYS_SHOWN} more, {len(keys)} in all"
-    return ", ".join(keys[:MOST_KEYS_SHOWN]) + (more if len(keys) > MOST_KEYS_SHOWN else "")
+def _listed(keys: Sequence[str], most: int = MOST_KEYS_SHOWN) -> str:
+    more = f" and {len(keys) - most} more, {len(keys)} in all"
+    shown = ", ".join(repr(key)[1:-1] for key in keys[:most])  # no control characters of a file
+    return shown + (more if len(keys) > most else "")

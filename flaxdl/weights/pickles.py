@@ -1,9 +1,10 @@
 """The pickle inside a PyTorch file, read without executing anything.
 
 A pickle is a program for a small stack machine, and Python's own machine calls whatever the program
-names. This one knows the instructions that `torch.save` writes and builds plain values and the
-descriptions of tensors; every other instruction, and every other name, is refused. Its work and
-its memory stay proportional to the length of the pickle.
+names. This one builds plain values and the descriptions of tensors, and imports and calls nothing.
+An object of any other kind, such as the arguments of a training script beside the weights, becomes
+a `Foreign`, which holds the name of its class and nothing else. Work and memory stay proportional
+to the length of the pickle.
 """
 
 import pickletools
@@ -25,15 +26,23 @@ DTYPES = {
     "torch.CharStorage": np.dtype(np.int8),
     "torch.ByteStorage": np.dtype(np.uint8),
     "torch.BoolStorage": np.dtype(np.bool_),
+    "torch.ComplexFloatStorage": np.dtype(np.complex64),
+    "torch.ComplexDoubleStorage": np.dtype(np.complex128),
+    "torch.storage.UntypedStorage": np.dtype(np.uint8),  # its size counts bytes
 }
-KNOWN_NAMES = {
-    *DTYPES,
-    "collections.OrderedDict",
-    "torch.Size",
-    "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_tensor_v2",
+REBUILD_TENSOR = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
+REBUILD_PARAMETER = (
     "torch._utils._rebuild_parameter",
-}
+    "torch._utils._rebuild_parameter_with_state",
+)
+TENSOR_CLASSES = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
+# Functions whose first argument is the class of what they return.
+RECONSTRUCTORS = (
+    "copyreg._reconstructor",
+    "copy_reg._reconstructor",  # as Python 2 wrote it
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+)
 # Instructions that put their argument on the stack.
 PLAIN_VALUES = {
     "BININT",
@@ -47,6 +56,7 @@ PLAIN_VALUES = {
     "SHORT_BINSTRING",
     "BINBYTES",
     "SHORT_BINBYTES",
+    "BYTEARRAY8",
 }
 # A tensor takes about forty instructions, so these are fifty thousand tensors.
 MOST_INSTRUCTIONS = 2_000_000
@@ -89,6 +99,16 @@ class Name:
     text: str
 
 
+@dataclass(slots=True)
+class Foreign:
+    """Stands for an object that is neither a plain value nor a tensor; it was not built."""
+
+    name: str
+    """Its class, or the function that returns it."""
+    is_module: bool = False
+    """Whether it holds what only a `torch.nn.Module` does."""
+
+
 class Pickle(NamedTuple):
     """The value of a pickle, the storages it names, each as a whole, and where it ends."""
 
@@ -100,10 +120,11 @@ class Pickle(NamedTuple):
 def read_pickle(data: Bytes, start: int) -> Pickle:
     """Reads the pickle that begins at `start`.
 
-    Dictionaries, ordered or not, become `dict`, and their keys text.
+    Dictionaries, ordered or not, become `dict`, and their keys text; sets, and objects of other
+    classes, become `Foreign`.
 
     Raises:
-        ValueError: if the pickle is broken, or asks for more than tensors and plain values.
+        ValueError: if the pickle is broken.
     """
     stream = _Stream(data, start)
     machine = _Machine()
@@ -118,12 +139,16 @@ def read_pickle(data: Bytes, start: int) -> Pickle:
 
 def describe(value: Any) -> str:
     """A few words on a value of a pickle: the value if it is short, else what it is."""
+    if isinstance(value, int) and abs(value) >= 2**64:
+        return "a large number"
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
     if isinstance(value, str) and len(value) <= 40:
         return repr(value)
     if isinstance(value, Name):
-        return value.text
+        return value.text[:100]
+    if isinstance(value, Foreign):
+        return value.name[:100]
     return f"a {type(value).__name__.lower()}"
 
 
@@ -183,6 +208,15 @@ class _Machine:
                 self.stack.append(self.memo[argument])
             case _ if instruction in PLAIN_VALUES:
                 self.stack.append(argument)
+            case "TUPLE":
+                values = tuple(self.pop_to_mark())
+                self.stack.append(values)
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                self.stack.append(tuple(self.pop(int(instruction[-1]))))
+            case "BINPERSID":
+                self.stack.append(self.persistent(*self.pop(1)))
+            case "REDUCE":
+                self.stack.append(_call(*self.pop(2)))
             case "NONE":
                 self.stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
@@ -193,11 +227,6 @@ class _Machine:
                 self.stack.append([])
             case "EMPTY_TUPLE":
                 self.stack.append(())
-            case "TUPLE":
-                values = tuple(self.pop_to_mark())
-                self.stack.append(values)
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                self.stack.append(tuple(self.pop(int(instruction[-1]))))
             case "APPEND":
                 self.extend(self.pop(1))
             case "APPENDS":
@@ -208,23 +237,44 @@ class _Machine:
                 self.set_items(self.pop_to_mark())
             case "GLOBAL":
                 # pickletools joins the two lines with a space.
-                self.stack.append(_known_name(argument.replace(" ", ".", 1)))
+                self.stack.append(_name(argument.replace(" ", ".", 1)))
             case "STACK_GLOBAL":
                 module, name = self.pop(2)
                 if not (isinstance(module, str) and isinstance(name, str)):
                     raise _broken("it asks for a name that is no text")
-                self.stack.append(_known_name(f"{module}.{name}"))
-            case "BINPERSID":
-                self.stack.append(self.storage(*self.pop(1)))
-            case "REDUCE":
-                self.stack.append(_call(*self.pop(2)))
+                if len(module) + len(name) > LONGEST_LINE:  # remembered, it could be joined often
+                    raise _broken("it asks for a name that no class has")
+                self.stack.append(_name(f"{module}.{name}"))
             case "BUILD":
-                # Attributes of a dictionary; PyTorch keeps `_metadata` of modules there.
+                self.set_attributes(*self.pop(1))
+            case _:
+                self.step_of_objects(instruction)
+
+    def step_of_objects(self, instruction: str) -> None:
+        """Runs one of the instructions that are needed only for what stands beside tensors."""
+        match instruction:
+            case "NEWOBJ":
+                self.stack.append(_foreign(self.pop(2)[0]))
+            case "NEWOBJ_EX":
+                self.stack.append(_foreign(self.pop(3)[0]))
+            case "OBJ":
+                values = self.pop_to_mark()
+                self.stack.append(_foreign(values[0] if values else None))
+            case "EMPTY_SET":
+                self.stack.append(Foreign("builtins.set"))
+            case "ADDITEMS":
+                self.pop_to_mark()
+                self.check_top(Foreign, instruction)
+            case "FROZENSET":
+                self.pop_to_mark()
+                self.stack.append(Foreign("builtins.frozenset"))
+            case "POP":  # with the next, written where a value holds itself
                 self.pop(1)
-                self.check_top(dict, instruction)
+            case "POP_MARK":
+                self.pop_to_mark()
             case _:
                 raise ValueError(
-                    f"its pickle has the instruction {instruction}; only tensors are read from it"
+                    f"its pickle has the instruction {instruction}, which PyTorch does not write"
                 )
 
     def top(self) -> Any:
@@ -232,7 +282,7 @@ class _Machine:
             raise _broken("it takes a value where there is none")
         return self.stack[-1]
 
-    def check_top(self, kind: type, instruction: str) -> Any:
+    def check_top(self, kind: Any, instruction: str) -> Any:
         if not isinstance(self.top(), kind):
             raise _broken(f"it asks for {instruction} on {describe(self.top())}")
         return self.stack[-1]
@@ -251,18 +301,35 @@ class _Machine:
         return values
 
     def extend(self, values: list[Any]) -> None:
-        self.check_top(list, "APPENDS").extend(values)
+        target = self.check_top(list | Foreign, "APPENDS")
+        if isinstance(target, list):
+            target.extend(values)
 
     def set_items(self, values: list[Any]) -> None:
         if len(values) % 2:
             raise _broken("a dictionary has a key without a value")
-        _set_items(self.check_top(dict, "SETITEMS"), zip(values[::2], values[1::2], strict=True))
+        target = self.check_top(dict | Foreign, "SETITEMS")
+        if isinstance(target, dict):
+            _set_items(target, zip(values[::2], values[1::2], strict=True))
 
-    def storage(self, identity: Any) -> Storage:
-        """Reads ("storage", type, key, device, number of elements[, part]), a persistent id."""
+    def set_attributes(self, state: Any) -> None:
+        """Passes over attributes; PyTorch keeps `_metadata` of modules in those of a dictionary."""
+        target = self.check_top(dict | Foreign | Tensor, "BUILD")
+        if isinstance(target, Foreign) and isinstance(state, dict):
+            target.is_module |= "_parameters" in state and "_modules" in state
+
+    def persistent(self, identity: Any) -> Any:
+        """Reads ("storage", type, key, device, number of elements[, part]), a persistent id.
+
+        Of a whole model, PyTorch before 1.6 also wrote ("module", class, file, source).
+        """
         match identity:
             case ("storage", Name(kind), str(key), str(), num_elements, *part) if kind in DTYPES:
                 whole = Storage(key, DTYPES[kind], _natural_number(num_elements))
+            case ("storage", Name(kind), *_) if kind not in DTYPES:
+                return Foreign(kind)
+            case ("module", Name() as module, *_):
+                return module
             case _:
                 raise _broken("it names a storage in another way than PyTorch does")
         if self.storages.setdefault(key, whole) != whole:
@@ -283,21 +350,33 @@ def _broken(reason: str) -> ValueError:
     return ValueError(f"its pickle is broken: {reason}")
 
 
-def _known_name(text: str) -> Name:
-    if text.startswith("__builtin__."):  # as Python 2 wrote it
-        text = text.replace("__builtin__", "builtins", 1)
-    if text not in KNOWN_NAMES:
-        hint = "; save model.state_dict(), not the model" if text.startswith("torch.nn.") else ""
-        raise ValueError(f"it asks for {text[:100]}; only tensors are read from a pickle{hint}")
-    return Name(text)
+def _name(text: str) -> Name:
+    # __builtin__ is what Python 2 called it.
+    return Name(text.replace("__builtin__.", "builtins.", 1) if text[0] == "_" else text)
+
+
+def _foreign(source: Any) -> Foreign:
+    """What a class or function stands in for, or an object that is called."""
+    match source:
+        case Name(text):
+            return Foreign(text)
+        case Foreign(text):
+            return Foreign(text)
+    raise _broken("it calls something in another way than PyTorch does")
 
 
 def _call(function: Any, arguments: Any) -> Any:
     """The few calls that are known, none of which runs any code of PyTorch's."""
-    if not isinstance(function, Name) or not isinstance(arguments, tuple) or len(arguments) > 7:
+    if not isinstance(arguments, tuple):
         raise _broken("it calls something in another way than PyTorch does")
+    if not isinstance(function, Name):
+        return _foreign(function)
     match function.text, arguments:
-        case "collections.OrderedDict", ():
+        case name, _ if name in REBUILD_TENSOR or name in REBUILD_PARAMETER:
+            return _tensor(name, arguments)
+        case "collections.OrderedDict" | "builtins.dict", ():
+            return {}
+        case "collections.defaultdict", () | (_,):
             return {}
         case "collections.OrderedDict", (list(pairs),):  # as Python 2 wrote it
             result: dict[str, Any] = {}
@@ -306,19 +385,31 @@ def _call(function: Any, arguments: Any) -> Any:
             return result
         case "torch.Size", (tuple(sizes),):
             return sizes
-        case "torch._utils._rebuild_parameter", (Tensor() as tensor, *_):
-            return tensor
-        case (
-            "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
-            (Storage() as storage, offset, shape, strides, *_),
+        # A tensor with attributes of its own.
+        case "torch._tensor._rebuild_from_type_v2", (Name(name), Name(kind), tuple(inner), _) if (
+            name in REBUILD_TENSOR and kind in TENSOR_CLASSES
         ):
+            return _tensor(name, inner)
+        case name, (Name(kind), *_) if name in RECONSTRUCTORS:
+            return Foreign(kind)
+    return Foreign(function.text)
+
+
+def _tensor(function: str, arguments: tuple[Any, ...]) -> Tensor | Foreign:
+    """A tensor from what its constructor is called with; `Foreign` if of no supported dtype."""
+    match arguments:
+        case (Storage() as storage, offset, shape, strides, *_) if function in REBUILD_TENSOR:
             return Tensor(
                 storage,
                 _natural_number(offset),
                 _natural_numbers(shape),
                 _natural_numbers(strides),
             )
-    raise _broken(f"it calls {function.text} with other arguments than PyTorch does")
+        case (Tensor() as tensor, *_) if function in REBUILD_PARAMETER:
+            return tensor
+        case (Foreign() as other, *_):
+            return other
+    raise _broken(f"it calls {function} with other arguments than PyTorch does")
 
 
 def _pair(pair: Any) -> tuple[Any, Any]:
@@ -328,11 +419,15 @@ def _pair(pair: Any) -> tuple[Any, Any]:
 
 
 def _set_items(target: dict[str, Any], items: Any) -> None:
-    """Sets items under their keys as text: numbers can be chosen to collide, text cannot."""
+    """Sets items under their keys as text: numbers can be chosen to collide, text cannot.
+
+    Under a key that is neither text nor a whole number, no tensor is ever looked for.
+    """
     for key, value in items:
-        if not isinstance(key, str | int):
-            raise _broken(f"a dictionary has the key {describe(key)}; text or numbers are allowed")
-        target[str(key)] = value
+        if isinstance(key, str | int):
+            target[str(key)] = value
+        else:
+            target[describe(key)] = Foreign(f"a value under the key {describe(key)}")
 
 
 def _natural_number(value: Any) -> int:

@@ -7,17 +7,15 @@ import math
 import mmap
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from flaxdl.weights.pickles import Pickle, Tensor, describe, read_pickle
+from flaxdl.weights.members import choose
+from flaxdl.weights.pickles import Tensor, describe, read_pickle
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
-
-# Where a training checkpoint keeps its tensors, beside the epoch, the optimizer and so on.
-CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")
 
 # Of an archive; twice as many as the tensors that its pickle can describe.
 MOST_ENTRIES = 100_000
@@ -33,8 +31,12 @@ class Span(NamedTuple):
     size: int
 
 
-def read_archive(data: mmap.mmap) -> dict[str, np.ndarray]:
+def read_archive(data: mmap.mmap, member: str | None = None) -> dict[str, np.ndarray]:
     """The tensors of a zip archive, as views of `data`.
+
+    Args:
+        data: the file.
+        member: which of several dictionaries of tensors is read, as `choose` takes it.
 
     Raises:
         ValueError: if it is broken, or not what `torch.save` writes.
@@ -43,11 +45,8 @@ def read_archive(data: mmap.mmap) -> dict[str, np.ndarray]:
     roots = []
     for name in entries:
         root, _, inside = name.partition(b"/")
-        if inside == b"constants.pkl" or inside.startswith(b"code/"):
-            raise ValueError(
-                "is a TorchScript program, which is not read; "
-                "save the state_dict() of torch.jit.load(...) with torch.save"
-            )
+        if kind := _other_kind(name, inside):
+            raise ValueError(f"is {kind}")
         if inside == b"data.pkl":
             roots.append(root)
     if len(roots) != 1:
@@ -69,15 +68,37 @@ def read_archive(data: mmap.mmap) -> dict[str, np.ndarray]:
             raise ValueError(f"its byte order is {order!r}; only b'little' is read")
     start, size = span("data.pkl")
     pickle = read_pickle(data[start : start + size], 0)
-    spans = {key: span(f"data/{key}") for key in pickle.storages}
-    return _arrays(pickle, spans, data)
+    tensors = choose(pickle.value, member)
+    spans = {key: span(f"data/{key}") for key in _storage_keys(tensors)}
+    return _arrays(tensors, spans, data)
 
 
-def read_legacy(data: mmap.mmap) -> dict[str, np.ndarray]:
+def _other_kind(name: bytes, inside: bytes) -> str | None:
+    """Which other program writes archives with an entry of this name, if one is known."""
+    if inside == b"constants.pkl" or inside.startswith(b"code/"):
+        return (
+            "a TorchScript program, which is not read; "
+            "save the state_dict() of torch.jit.load(...) with torch.save"
+        )
+    if inside == b"models/model.json" or name == b"serialized_exported_program.json":
+        return (
+            "a program of torch.export, which is not read; "
+            "save torch.export.load(...).state_dict with torch.save"
+        )
+    if name.endswith(b".npy"):
+        return "a file of numpy.savez, which is not read; save it as safetensors"
+    return None
+
+
+def read_legacy(data: mmap.mmap, member: str | None = None) -> dict[str, np.ndarray]:
     """The tensors of a file in the format before PyTorch 1.6, as views of `data`.
 
     It is a row of pickles (a magic number, a version, the machine it was written on, the value,
     the keys of the storages) and then, for each key, its number of elements and its bytes.
+
+    Args:
+        data: the file.
+        member: which of several dictionaries of tensors is read, as `choose` takes it.
 
     Raises:
         ValueError: if it is broken, or not what `torch.save` wrote.
@@ -112,7 +133,7 @@ def read_legacy(data: mmap.mmap) -> dict[str, np.ndarray]:
                 f"its storage {describe(key)} is cut off, or has another size than its tensors need"
             )
         spans[key] = span
-    return _arrays(pickle, spans, data)
+    return _arrays(choose(pickle.value, member), spans, data)
 
 
 def _entries(data: mmap.mmap) -> dict[bytes, int]:
@@ -192,9 +213,15 @@ def _long_numbers(extra: bytes) -> Iterator[int]:
         position += size
 
 
-def _arrays(pickle: Pickle, spans: Mapping[str, Span], data: mmap.mmap) -> dict[str, np.ndarray]:
+def _storage_keys(tensors: Mapping[str, Tensor]) -> set[str]:
+    return {tensor.storage.key for tensor in tensors.values()}
+
+
+def _arrays(
+    tensors: Mapping[str, Tensor], spans: Mapping[str, Span], data: mmap.mmap
+) -> dict[str, np.ndarray]:
     arrays = {}
-    for key, tensor in _named_tensors(pickle.value).items():
+    for key, tensor in tensors.items():
         try:
             arrays[key] = _array(tensor, spans[tensor.storage.key], data)
         except KeyError as error:
@@ -202,30 +229,6 @@ def _arrays(pickle: Pickle, spans: Mapping[str, Span], data: mmap.mmap) -> dict[
         except ValueError as error:
             raise ValueError(f"its tensor {key!r} {error}") from error
     return arrays
-
-
-def _named_tensors(value: Any) -> dict[str, Tensor]:
-    """The tensors by name: the whole value, or one that a training checkpoint holds."""
-    if not isinstance(value, dict):
-        raise ValueError(f"holds {describe(value)}, needed names and tensors")
-    inner = [key for key in CHECKPOINT_KEYS if _holds_tensors(value.get(key))]
-    if len(inner) > 1:
-        raise ValueError(
-            f"holds {' and '.join(inner)}; save the one that is meant in a file of its own"
-        )
-    if inner:
-        value = value[inner[0]]
-    for key, tensor in value.items():
-        if not isinstance(tensor, Tensor):
-            raise ValueError(
-                f"holds {describe(tensor)} under {'.'.join([*inner, key])[:100]!r}, needed tensors "
-                f"alone, or a checkpoint with tensors under one of {', '.join(CHECKPOINT_KEYS)}"
-            )
-    return value
-
-
-def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(x, Tensor) for x in value.values())
 
 
 def _array(tensor: Tensor, span: Span, data: mmap.mmap) -> np.ndarray:

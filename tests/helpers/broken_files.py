@@ -36,7 +36,7 @@ def sound_files():
         "index": {"model.safetensors.index.json": index, "shard.safetensors": shard},
         **{
             name: {f"{name}.pth": (FIXTURES / f"{name}.pth").read_bytes()}
-            for name in ("archive", "legacy", "checkpoint")
+            for name in ("archive", "legacy", "checkpoint", "objects")
         },
     }
 

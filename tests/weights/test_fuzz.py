@@ -16,9 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.broken_files import mutate, sound_files
+from helpers.pytorch_pickles import WEIGHTS
 
 from flaxdl.weights import read_weights
+from flaxdl.weights.members import choose
 from flaxdl.weights.pickles import read_pickle
+from flaxdl.weights.renaming import names_in_model
 
 CASES = int(os.environ.get("FLAXDL_FUZZ_CASES", "300"))
 SEED = int(os.environ.get("FLAXDL_FUZZ_SEED", "0"))
@@ -30,7 +33,10 @@ MOST_MEMORY = 200 * 2**20  # bytes that a file, and what is kept of those before
 
 # Instructions of pickles, with arguments where they have one.
 INSTRUCTIONS = [
-    *(bytes([code]) for code in b"()]}.0t\x85\x86\x87aesubQRN\x88\x89\x94\x932o\x81l"),
+    *(
+        bytes([code])
+        for code in b"()]}.01t\x85\x86\x87aesubQRN\x88\x89\x94\x932o\x81\x92\x8f\x90\x91l"
+    ),
     b"K\x02",
     b"J\xff\xff\xff\xff",
     b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
@@ -47,6 +53,24 @@ INSTRUCTIONS = [
     b"ctorch._utils\n_rebuild_parameter\n",
     b"ccollections\nOrderedDict\n",
     b"cos\nsystem\n",
+    b"cargparse\nNamespace\n",
+    b"ccollections\ndefaultdict\n",
+    b"ctorch.storage\nUntypedStorage\n",
+    b"ctorch.nn.parameter\nParameter\n",
+    b"ctorch._tensor\n_rebuild_from_type_v2\n",
+    b"ctorch._utils\n_rebuild_parameter_with_state\n",
+    b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"X\x05\x00\x00\x00model",
+    b"X\x05\x00\x00\x00state",
+    b"X\x0c\x00\x00\x00param_groups",
+    b"X\x0b\x00\x00\x00_parameters",
+    b"X\x08\x00\x00\x00_modules",
+    b"C\x02ab",
+    b"\x96\x02\x00\x00\x00\x00\x00\x00\x00ab",
+    b"G?\xe0\x00\x00\x00\x00\x00\x00",
+    # A tensor, so that some of the pickles hold weights.
+    b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQK\x00K\x06\x85K\x01\x85tR",
 ]
 
 
@@ -153,11 +177,17 @@ def fuzz_mutated_shards(folder):
 
 def fuzz_random_pickles():
     def draw(random):
-        chosen = random.choice(len(INSTRUCTIONS), random.integers(1, 40))
-        return b"\x80\x02" + b"".join(INSTRUCTIONS[i] for i in chosen) + b"."
+        beside_weights = random.integers(2)
+        chosen = random.choice(len(INSTRUCTIONS), random.integers(1, 6 if beside_weights else 40))
+        code = b"".join(INSTRUCTIONS[i] for i in chosen)
+        if beside_weights:
+            code = b"}" + b"X\x01\x00\x00\x00a" + WEIGHTS + b"sX\x01\x00\x00\x00b" + code + b"s"
+        return b"\x80\x02" + code + b"."
 
     def read(data):
-        read_pickle(data, 0)
+        value = read_pickle(data, 0).value
+        names = choose(value, "model" if len(data) % 2 else None)
+        names_in_model(names, ["0", "model.0", "bert.state"], ["storage*"])
         return {}
 
     fuzz(read, draw)

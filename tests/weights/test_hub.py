@@ -110,6 +110,24 @@ def test_a_published_name_is_downloaded_to_the_cache(tmp_path, monkeypatch):
     assert calls == [(f"https://download.pytorch.org/models/{path.name}", path, sha256)]
 
 
+def test_the_home_folder_and_names_behind_a_colon(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.ckpt").write_bytes(b"")
+    assert locate("~/a.ckpt") == tmp_path / "a.ckpt"
+    assert locate("~/a.ckpt:ema") == tmp_path / "a.ckpt:ema"
+    with pytest.raises(ValueError, match="no file, folder or published checkpoint '~/b.ckpt:ema'"):
+        locate("~/b.ckpt:ema")
+    # A published name is no part of a file, unless the file has all of that name.
+    (tmp_path / "tiny").write_bytes(b"")
+    monkeypatch.setitem(PUBLISHED, "tiny:V2", Published("tiny", "tiny-00.pth", 60.0))
+    monkeypatch.setattr(hub, "download", lambda url, path, sha256: path)
+    assert locate("tiny:V2").name == "tiny-00.pth"
+    assert str(locate("tiny:ema")) == "tiny:ema"
+    (tmp_path / "tiny:V2").write_bytes(b"")
+    assert str(locate("tiny:V2")) == "tiny:V2"
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -131,6 +149,28 @@ def test_what_is_nowhere(source, tmp_path, monkeypatch):
     assert "bert-base-uncased" in str(raised.value)
     if source == "resnet05":
         assert str(raised.value).endswith("did you mean 'resnet50'?")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("bert-base-uncasd", "bert-base-uncased"),
+        ("bert_base_cased", "bert-base-cased"),
+        ("BERT-Large-Cased", "bert-large-cased"),
+        ("bert-base-japanese", None),
+        ("bert-base-german-uncased", None),
+        ("bert-base-uncased-v2", None),
+        ("distilbert-base-uncased", None),
+        ("roberta-base", None),
+        ("bert-base", None),
+    ],
+)
+def test_another_bert_is_proposed_only_for_a_mistyped_name(name, near, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="BERT on the Hugging Face hub as owner/name") as raised:
+        locate(name)
+    hint = re.search("did you mean '(.*)'", str(raised.value))
+    assert (hint and hint[1]) == near
 
 
 class Repositories:
@@ -205,3 +245,38 @@ def test_bert_base_is_verified(repositories):
     assert repositories.calls == [
         ("google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594")
     ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bert-base-cased",
+        "bert-large-uncased",
+        "bert-base-multilingual-cased",
+        "bert-base-chinese",
+        "bert-base-german-dbmdz-uncased",
+        "bert-large-cased-whole-word-masking",
+    ],
+)
+def test_short_names_are_those_of_google_bert(name, repositories, monkeypatch):
+    repositories.files["model.safetensors"] = b"s"
+    locate(name)
+    locate(f"{name}@v1")
+    assert repositories.calls == [(f"google-bert/{name}", None), (f"google-bert/{name}", "v1")]
+
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    message = f"^https://huggingface.co/google-bert/{name} could not be downloaded: no network"
+    with pytest.raises(ValueError, match=message) as raised:
+        locate(name)
+    assert "did you mean" not in str(raised.value)
+    repositories.folder.with_name(name).mkdir()  # a folder of that name comes first
+    assert str(locate(name)) == name
+
+
+def test_another_revision_of_bert_base_is_not_compared(repositories):
+    repositories.files["model.safetensors"] = b"not BERT"
+    locate("bert-base-uncased@main")
+    assert repositories.calls == [("google-bert/bert-base-uncased", "main")]

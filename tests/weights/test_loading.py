@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import flax.linen as nn
 import jax
@@ -53,6 +54,7 @@ from flaxdl.models import (
     TextRNN,
 )
 from flaxdl.weights import load_weights, state_dict, write_weights
+from flaxdl.weights.architectures import architecture
 
 
 class Perceptron(nn.Module):
@@ -204,19 +206,122 @@ def linear_shapes():
     return shapes(Linear(2), np.zeros((1, 3), np.float32))
 
 
+ONE = {"weight": np.ones((2, 3), np.float32), "bias": np.zeros(2, np.float32)}
+"""Weights of `Linear(2)`."""
+
+
+def under(prefix, weights=ONE):
+    return {prefix + key: value for key, value in weights.items()}
+
+
 @pytest.mark.parametrize(
-    "prefix", ["module.", "model.", "module.model.", "model.module.", "module._orig_mod."]
+    "prefix",
+    [
+        "module.",
+        "model.",
+        "net.",
+        "backbone.",
+        "module.model.",
+        "model.module.",
+        "module._orig_mod.",
+        "_forward_module.model._fsdp_wrapped_module.",
+        "my.own.net_2.",
+    ],
 )
-def test_words_in_front_of_every_key_are_dropped(prefix, tmp_path):
+def test_a_prefix_that_makes_the_names_fit_is_dropped(prefix, tmp_path, caplog):
     path = tmp_path / "model.safetensors"
-    weights = {"weight": np.ones((2, 3), np.float32), "bias": np.zeros(2, np.float32)}
-    write_weights({prefix + key: value for key, value in weights.items()}, path)
+    write_weights(under(prefix), path)
     loaded = load_weights(linear_shapes(), path)
     np.testing.assert_array_equal(loaded["params"]["kernel"], np.ones((3, 2)))
+    (record,) = caplog.records
+    for word in prefix.split(".")[:-1]:
+        assert f"{word}." in record.getMessage().removeprefix(f"the weights in {path}: ")
+    assert "from 2 names" in record.getMessage()
 
-    write_weights({prefix + "weight": weights["weight"], "bias": weights["bias"]}, path)
-    with pytest.raises(ValueError, match=f"missing: weight\n  unexpected: {prefix}weight"):
+
+def test_a_key_of_the_loss_does_not_prevent_it(caplog):
+    more = {"criterion.weight": np.ones(4), "net.num_batches_tracked": np.int64(3)}
+    weights = under("net.") | more | {"n_averaged": np.int64(2)}
+    with pytest.raises(ValueError, match="do not fit") as error:
+        load_weights(linear_shapes(), weights)
+    assert str(error.value) == ("the weights do not fit the model:\n  unexpected: criterion.weight")
+    variables = Linear(2).init(jax.random.key(0), np.zeros((1, 3)))
+    loaded = load_weights(variables, weights, omit=("criterion.*",))
+    np.testing.assert_array_equal(loaded["params"]["kernel"], np.ones((3, 2)))
+    assert caplog.messages == ["the weights: dropped 'net.' from 2 names"]
+
+
+def test_names_without_anything_to_drop_are_not_mentioned(caplog):
+    load_weights(linear_shapes(), ONE)
+    assert not caplog.records
+
+
+def test_wrappers_are_dropped_inside_of_names():
+    variables = {"params": {"features.0": {"kernel": np.zeros((3, 2))}, "fc": {"bias": np.ones(2)}}}
+    for name in (
+        "features.module.0.weight",
+        "features.0._orig_mod.weight",
+        "module.features.0.weight",
+    ):
+        source = {name: ONE["weight"], "fc.bias": ONE["bias"]}
+        loaded = load_weights(variables, source)
+        np.testing.assert_array_equal(loaded["params"]["features.0"]["kernel"], np.ones((3, 2)))
+    twice = {"features.module.0.weight": ONE["weight"], "features.0.weight": ONE["weight"]}
+    message = "ambiguous: features.module.0.weight and features.0.weight for features.0.weight"
+    with pytest.raises(ValueError, match=message):
+        load_weights(variables, twice | {"fc.bias": ONE["bias"]})
+
+
+def test_a_prefix_of_some_names_only_is_not_dropped():
+    source = {"net.weight": ONE["weight"], "bias": ONE["bias"]}
+    with pytest.raises(ValueError, match="missing: weight\n  unexpected: net.weight"):
+        load_weights(linear_shapes(), source)
+    # That one is missing does not hide the rest.
+    variables = {"params": {name: {"bias": np.zeros(2)} for name in "abc"}}
+    source = {"net.a.bias": np.ones(2), "net.b.bias": np.ones(2), "loss": np.ones(1)}
+    with pytest.raises(
+        ValueError, match="do not fit the model:\n  missing: c.bias\n  unexpected: loss$"
+    ):
+        load_weights(variables, source)
+
+
+def test_of_two_prefixes_one_is_omitted(tmp_path):
+    path = tmp_path / "model.safetensors"
+    teacher = {key: value + 1 for key, value in ONE.items()}
+    write_weights(under("student.") | under("teacher.", teacher), path)
+    message = (
+        f"the weights in {path} hold the model's parameters more than once, under 'student.', "
+        "'teacher.'; omit all but one of them, as in omit=('teacher.*',)"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
         load_weights(linear_shapes(), path)
+    variables = Linear(2).init(jax.random.key(0), np.zeros((1, 3)))
+    for omit, expected in (("teacher.*", 1), ("student.*", 2)):
+        loaded = load_weights(variables, path, omit=(omit,))
+        assert loaded["params"]["kernel"][0, 0] == expected
+    # What fits as it is needs no prefix, and the copy has to be omitted.
+    write_weights(ONE | under("ema.", teacher), path)
+    with pytest.raises(ValueError, match="model:\n  unexpected: ema.bias, ema.weight"):
+        load_weights(variables, path)
+    assert load_weights(variables, path, omit=("ema.*",))["params"]["kernel"][0, 0] == 1
+
+
+def test_what_is_omitted_need_not_be_under_the_prefix():
+    variables = {"params": {name: {"bias": np.zeros(2)} for name in ("layer", "fc")}}
+    for head in ("net.fc.bias", "fc.bias", "net.head.bias"):
+        source = {"net.layer.bias": np.ones(2), head: np.ones(7)}
+        omit = ("fc.*", "head.*") if "head" in head else ("fc.*",)
+        loaded = load_weights(variables, source, omit=omit)
+        np.testing.assert_array_equal(loaded["params"]["layer"]["bias"], [1, 1])
+        np.testing.assert_array_equal(loaded["params"]["fc"]["bias"], [0, 0])
+
+
+def test_names_of_a_million_parts_take_but_a_moment():
+    names = ["a." * 10**6 + end for end in ("weight", "bias", "x")]
+    start = time.process_time()
+    with pytest.raises(ValueError, match="unexpected: x$"):
+        load_weights(linear_shapes(), dict(zip(names, [*ONE.values(), np.ones(1)], strict=True)))
+    assert time.process_time() - start < 2
 
 
 def test_words_that_the_model_has_itself_stay():
@@ -252,6 +357,117 @@ def test_encoders_and_models_with_heads(file, model, prefix, omit):
         np.testing.assert_array_equal(loaded[prefix + key], weights[inside + key])
     with pytest.raises(ValueError, match="do not fit the model"):
         load_weights(variables, weights)
+    wrapped = {f"model.{key}": value for key, value in weights.items()}
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_weights(variables, wrapped, omit=omit),
+        load_weights(variables, weights, omit=omit),
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "omit", "message"),
+    [
+        ("bert", "bert_sequence_classification", ("classifier.*",), "added 'bert.' to 55 names"),
+        ("bert_pretraining", "bert_sequence_classification", ("classifier.*",), "ignored cls."),
+        ("bert_sequence_classification", "bert_sequence_classification", ("classifier.*",), ""),
+        ("bert_masked_lm", "bert", ("pooler.*",), "names; ignored cls."),
+        ("bert_pretraining", "bert", (), "dropped 'bert.' from 55 names; ignored cls."),
+        ("bert_pretraining", "bert_masked_lm", (), "ignored bert.pooler.dense.bias, bert.pooler"),
+    ],
+)
+def test_berts_ignore_what_only_pretraining_needs(file, model, omit, message, caplog):
+    module, *inputs = SMALL[model]
+    weights = reference.weights(reference.STATE_DICTS[file])
+    for prefix in ("", "model."):
+        caplog.clear()
+        source = {prefix + key: value for key, value in weights.items()}
+        loaded = load_weights(
+            zeros(module, *inputs), source, omit=omit, ignore=type(module).ignored_keys
+        )
+        outer = "bert." if model != "bert" else ""
+        inner = "bert." if file != "bert" else ""
+        key = "encoder.layer.1.output.LayerNorm.bias"
+        np.testing.assert_array_equal(state_dict(loaded)[outer + key], weights[inner + key])
+        assert message in caplog.text or prefix
+        assert bool(caplog.records) == bool(message or prefix)
+
+
+def test_a_classifier_is_not_ignored():
+    module, *inputs = SMALL["bert"]
+    weights = reference.weights(reference.STATE_DICTS["bert_sequence_classification"])
+    with pytest.raises(
+        ValueError, match="model:\n  unexpected: classifier.bias, classifier.weight"
+    ):
+        load_weights(shapes(module, *inputs), weights, ignore=type(module).ignored_keys)
+
+
+def test_a_tied_tensor_is_not_ignored_if_it_is_the_only_one():
+    module, *inputs = SMALL["bert_sequence_classification"]
+    weights = reference.weights(reference.STATE_DICTS["bert_pretraining"])
+    key, original = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
+    tied = weights.pop(original)
+    loaded = load_weights(
+        zeros(module, *inputs), weights, omit=("classifier.*",), ignore=module.ignored_keys
+    )
+    np.testing.assert_array_equal(state_dict(loaded)[original], tied)
+    weights[original] = tied + 1  # the other is not needed, whatever it is
+    assert key in weights
+    loaded = load_weights(
+        zeros(module, *inputs), weights, omit=("classifier.*",), ignore=module.ignored_keys
+    )
+    np.testing.assert_array_equal(state_dict(loaded)[original], tied + 1)
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "theirs", "ours"),
+    [
+        ("resnet18", "resnet50", "ResNet-18", "ResNet-50"),
+        ("resnet50", "resnet18", "ResNet-50", "ResNet-18"),
+        ("resnet152", "resnet101", "ResNet-152", "ResNet-101"),
+        ("resnet34", "vgg16", "ResNet-34", "VGG-16"),
+        ("vgg16_bn", "vgg16", "VGG-16 with batch norm", "VGG-16"),
+        ("vgg11", "vgg19", "VGG-11", "VGG-19"),
+        ("vgg13", "alexnet", "VGG-13", "AlexNet"),
+        ("alexnet", "bert", "AlexNet", "BERT with 3 layers of width 48"),
+    ],
+)
+def test_another_architecture_is_named(file, model, theirs, ours):
+    module, *inputs = (SMALL | LARGE)[model]
+    layout = reference.STATE_DICTS[file]
+    source = {f"net.{key}": np.broadcast_to(np.float32(0), shape) for key, shape in layout.items()}
+    with pytest.raises(ValueError, match="do not fit") as error:
+        load_weights(shapes(module, *inputs), source)
+    message = f"do not fit the model, since they belong to {theirs} and the model is {ours}:\n"
+    assert message in str(error.value)
+
+
+def test_siblings_with_the_same_names_are_told_apart_by_their_shapes():
+    layout = {key: tuple(shape) for key, shape in reference.STATE_DICTS["resnet50"].items()}
+    assert architecture(layout) == "ResNet-50"
+    key = "layer1.0.conv2.weight"
+    assert architecture(layout | {key: (128, 128, 3, 3)}) == "Wide ResNet-50"
+    assert architecture(layout | {key: (128, 4, 3, 3)}) == "ResNeXt-50"
+    few = {key: shape for key, shape in layout.items() if not key.startswith("layer3.5.")}
+    assert architecture(few) == "a ResNet of 3-4-5-3 blocks"
+    bert = {
+        f"bert.{key}": (9, 8) for key in ("embeddings.word_embeddings.weight", "encoder.layer.0.x")
+    }
+    assert architecture(bert) == "BERT with 1 layers of width 8"
+    roberta = {key.replace("bert.", "roberta."): shape for key, shape in bert.items()}
+    assert architecture(roberta) == "RoBERTa with 1 layers of width 8"
+    assert architecture({"blocks.0.attn.qkv.weight": (9, 3)}) == "a vision transformer"
+    assert architecture({"fc.weight": (2, 3), "layer1.x": ()}) is None
+
+
+def test_another_head_is_not_another_architecture():
+    module, *inputs = LARGE["resnet18"]
+    layout = reference.STATE_DICTS["resnet18"] | {"fc.weight": (7, 512), "fc.bias": (7,)}
+    source = {key: np.broadcast_to(np.float32(0), shape) for key, shape in layout.items()}
+    with pytest.raises(
+        ValueError, match=r"the model:\n  mismatched: fc.bias has shape \[7\], needed"
+    ):
+        load_weights(shapes(module, *inputs), source)
 
 
 def test_old_names_and_buffers_of_bert():
@@ -360,7 +576,8 @@ def test_failed_loads_name_the_file_and_at_most_twenty_keys_of_a_kind(tmp_path):
     with pytest.raises(ValueError, match="do not fit") as error:
         load_weights(linear_shapes(), path)
     assert str(error.value) == (
-        f"the weights in {path} do not fit the model:\n  missing: bias, weight\n  unexpected: "
+        f"the weights in {path} do not fit the model and seem to be of another architecture "
+        "(0 of 2 names found):\n  missing: bias, weight\n  unexpected: "
         + ", ".join(f"more.{i:03}" for i in range(20))
         + " and 97 more, 117 in all"
     )

@@ -1,0 +1,153 @@
+"""Which of the model's names each key of a file of weights means."""
+
+import fnmatch
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from flaxdl.weights.names import TIED_KEYS
+
+# What DataParallel, torch.compile, FSDP and trainers insert into keys, at any place.
+WRAPPERS = (
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+)
+# Entries of a state dict that are no weights: counters, and constants of Hugging Face's BERT.
+BUFFERS = ("num_batches_tracked", "n_averaged", "position_ids", "token_type_ids")
+OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+ENCODER = "bert."
+
+
+class Renaming(NamedTuple):
+    """The model's names for the keys of a file."""
+
+    names: dict[str, str]
+    """Key → name; a key that the model has no parameter for keeps what is left of it."""
+    changes: list[str]
+    """What was dropped from the keys or added to them, each in a few words."""
+
+
+class _Prefix(NamedTuple):
+    """A prefix of keys, and the one that the model has in its place."""
+
+    dropped: str
+    added: str
+
+
+def names_in_model(
+    keys: Collection[str], targets: Collection[str], omit: Sequence[str] = ()
+) -> Renaming:
+    """Finds the model's name for every key; buffers without a target are left out.
+
+    Words of wrappers, such as `module`, are dropped wherever they stand, and any prefix that makes
+    the keys fit: `model.`, `net.backbone.` and so on. Keys that lack it, such as those of a loss,
+    stay as they are. `bert.` is added where only the model has it, and LayerNorm's parameters were
+    once called gamma and beta.
+
+    >>> names_in_model(["net.module.weight", "net.bias", "loss.scale"], ["weight", "bias"]).names
+    {'net.module.weight': 'weight', 'net.bias': 'bias', 'loss.scale': 'loss.scale'}
+
+    Args:
+        keys: those of the file.
+        targets: the names of the model's parameters.
+        omit: patterns; targets that match need not be found, and keys that match are not
+            considered in the search for a prefix.
+
+    Raises:
+        ValueError: if several prefixes fit, with all of them.
+    """
+    names = {key: key for key in keys if key in targets or key.rpartition(".")[2] not in BUFFERS}
+    for old, new in OLD_NAMES.items():
+        names = {
+            key: name.removesuffix(old) + new if name.endswith(old) else name
+            for key, name in names.items()
+        }
+    changes = []
+    for word in WRAPPERS:
+        wrapped = [key for key, name in names.items() if word in name and word in name.split(".")]
+        if wrapped and not any(word in target.split(".") for target in targets):
+            names |= {key: _without(word, names[key]) for key in wrapped}
+            changes.append(f"dropped '{word}.' from {len(wrapped)} names")
+
+    prefix = _prefix(names.values(), targets, omit)
+    renamed = {key: _replaced(name, prefix, targets) for key, name in names.items()}
+    count = sum(renamed[key] != name for key, name in names.items())
+    if count and prefix.dropped:
+        changes.append(f"dropped {prefix.dropped!r} from {count} names")
+    elif count:
+        changes.append(f"added {prefix.added!r} to {count} names")
+    return Renaming(renamed, changes)
+
+
+def _without(word: str, name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != word)
+
+
+def _prefix(names: Collection[str], targets: Collection[str], omit: Sequence[str]) -> _Prefix:
+    """The prefix under which the keys hold all targets that are needed, or else most of them."""
+    needed = [target for target in targets if not _matches(target, omit)] or list(targets)
+    if {*names}.issuperset(needed):
+        return _Prefix("", "")
+    found: dict[_Prefix, dict[str, str]] = {_Prefix("", ""): {}}
+    ends = _ends(needed)
+    deepest = max((target.count(".") for target in needed), default=0)
+    for name in names:
+        if _matches(name, omit):
+            continue
+        for dropped, end in _splits(name, deepest):
+            for added, meant in ends.items():
+                if end in meant:
+                    keys = found.setdefault(_Prefix(dropped, added), {})
+                    keys.setdefault(meant[end], name)
+
+    most = max(map(len, found.values()))
+    fitting = [prefix for prefix, keys in found.items() if len(keys) == most]
+    best = min(fitting, key=lambda prefix: (len(prefix.dropped), prefix))
+    others = [prefix for prefix in fitting if found[prefix] != found[best]]
+    if most == len(needed) and others and best.dropped:
+        raise ValueError(
+            f"hold the model's parameters more than once, under "
+            f"{_listed(sorted({best.dropped, *(prefix.dropped for prefix in others)}))}; "
+            f"omit all but one of them, as in omit=({others[-1].dropped + '*'!r},)"
+        )
+    return best
+
+
+def _ends(needed: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+    """What a prefix is replaced by → ends of keys → the targets that they then mean."""
+    ends = {"": {target: target for target in needed}}
+    for duplicate, original in TIED_KEYS.items():
+        if original in ends[""]:
+            ends[""].setdefault(duplicate, original)
+    if any(target.startswith(ENCODER) for target in needed):
+        ends[ENCODER] = {target.removeprefix(ENCODER): target for target in needed}
+    return ends
+
+
+def _splits(name: str, deepest: int) -> Iterator[tuple[str, str]]:
+    """Ways to cut a key into a prefix and an end with at most `deepest` dots."""
+    end = len(name)
+    for _ in range(deepest + 1):
+        end = name.rfind(".", 0, end)
+        yield name[: end + 1], name[end + 1 :]
+        if end < 0:
+            return
+
+
+def _replaced(name: str, prefix: _Prefix, targets: Collection[str]) -> str:
+    if name.startswith(prefix.dropped):
+        name = name.removeprefix(prefix.dropped)
+    else:  # a head beside the encoder
+        name = name.removeprefix(prefix.dropped.removesuffix(ENCODER))
+    return prefix.added + name if prefix.added + name in targets else name
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _listed(prefixes: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, prefixes[:20]))
+    return f"{shown} and {len(prefixes) - 20} more" if len(prefixes) > 20 else shown
