@@ -1,6 +1,7 @@
 """Sources: the config values that say where examples come from, and the splits they load."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,14 @@ class Splits:
     """What is looked at once, at the end."""
     classes: tuple[str, ...] | None
     """What the labels 0, 1, ... are called; None where labels are no classes."""
+
+    def __post_init__(self):
+        repeated = [name for name, count in Counter(self.classes or ()).items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"classes must have different names, got {', '.join(map(repr, repeated[:10]))} "
+                f"more than once"
+            )
 
     def map(self, transform: Callable[[Dataset], Dataset]) -> "Splits":
         """Applies `transform` to each split there is."""
