@@ -22,8 +22,9 @@ from flaxdl.shapes import check_shape
 
 _LOGGER = logging.getLogger(__name__)
 _FILE_NAME = "images.json"
-_WHITES = (1, 15, 16, 255, 4095, 65535)  # of floats, and of 4, 8, 12 and 16 bits stored as such
 _OVERSHOOT = 0.1  # of the range, by which interpolation goes beyond black and white
+# Of floats, and of 4, 8, 12 and 16 bits stored as such. Those of 4 bits lie close together.
+_WHITES = (1, 15, 16, 255, 4095, 65535)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -266,7 +267,7 @@ def _levels(low: float, high: float) -> tuple[float, float] | None:
     if -1 - 2 * _OVERSHOOT <= low < -_OVERSHOOT and high <= 1 + 2 * _OVERSHOOT:
         return -1.0, 1.0
     for white in _WHITES:
-        if high <= (1 + _OVERSHOOT) * white:
+        if high <= (white if white == 15 else (1 + _OVERSHOOT) * white):
             return (0.0, float(white)) if low >= -_OVERSHOOT * white else None
     return None
 
