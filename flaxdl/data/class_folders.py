@@ -26,6 +26,7 @@ _SYSTEM_FOLDERS = frozenset(
 )
 _SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 _WORKDIR_FOLDERS = frozenset(("checkpoints", "events", "profile"))
+_SUFFIXES_OF_0_1_0 = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _IMAGE = "image"
 _SHOWN_FOLDERS = 20  # of those with files that are not used
 
@@ -36,6 +37,14 @@ class ImageFile(NamedTuple):
     path: str
     name: str
     """Its class folder and its place below, as in `cat/2023/1.png`, in NFC."""
+
+    @property
+    def name_in_0_1_0(self) -> str | None:
+        """Its name for flaxdl 0.1.0; None if that did not read it."""
+        name = "/".join(self.path.split(os.sep)[-2:])
+        suffix = os.path.splitext(name)[1].lower()
+        is_read = composed(name) == self.name and suffix in _SUFFIXES_OF_0_1_0
+        return name if is_read else None
 
 
 @dataclass

@@ -28,6 +28,9 @@ class Dataset(ABC):
     """Whether fetching keeps a processor busy, so that other processes may do it."""
     unreadable: Unreadable | None = None
     """Where examples that cannot be read are counted; they get weight 0 in `weight`."""
+    examples_in_0_1_0: int | None = None
+    """How many examples flaxdl 0.1.0, which recorded no numbers of them, would have found, where
+    its rules gave others."""
 
     @abstractmethod
     def __len__(self) -> int:

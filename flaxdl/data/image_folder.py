@@ -3,6 +3,7 @@
 import filecmp
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,18 +82,18 @@ class ImageFolder(Source):
             raise ValueError(f"no such folder of images: {self.path}")
         unused = Unused(root)
         try:
-            classes, parts = self._listed(root, unused)
+            folders = split_folders(root, unused)
+            classes, parts = self._listed(root, folders, unused)
         except OSError as error:
             raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
-        splits = self._splits(root, classes, parts)
+        splits = self._splits(root, classes, parts, self._counts_of_0_1_0(folders, parts))
         unused.warn()
         return splits
 
     def _listed(
-        self, root: str, unused: Unused
+        self, root: str, folders: Mapping[str, str], unused: Unused
     ) -> tuple[list[str], dict[str, list[list[ImageFile]]]]:
         """The classes, and split → files by class."""
-        folders = split_folders(root, unused)
         classes = _list(folders.get("train", root), unused)
         names = [printable(name) for name in classes]
         files = list(classes.values())
@@ -108,12 +109,38 @@ class ImageFolder(Source):
             parts = _split(names, files, self.validation_fraction, 0.0)
         if "test" in folders:
             parts["test"] = _list_known(folders["test"], classes, unused)
-        for split in folders.keys() - {"train"}:
+        for split in sorted(folders.keys() - {"train"}):
             _warn_if_same(parts["train"], parts[split], folders["train"], folders[split])
         return names, parts
 
+    def _counts_of_0_1_0(
+        self, folders: Mapping[str, str], parts: Mapping[str, list[list[ImageFile]]]
+    ) -> dict[str, int]:
+        """Split → the number of examples that flaxdl 0.1.0 would have found."""
+        names = {
+            split: [file.name_in_0_1_0 for of_class in files for file in of_class]
+            for split, files in parts.items()
+        }
+        names = {split: [name for name in of_split if name] for split, of_split in names.items()}
+        held_out, tested = (os.path.basename(folders.get(s, "")) for s in ("validation", "test"))
+        if not folders:
+            fractions = (self.validation_fraction, self.test_fraction)
+            return Counter(split_of(n, *fractions) for of_split in names.values() for n in of_split)
+        counts = {split: len(of_split) for split, of_split in names.items()}
+        if held_out not in ("val", "valid", "validation"):
+            hashed = names["train"] + ([] if held_out else names.get("validation", []))
+            found = Counter(split_of(name, self.validation_fraction, 0) for name in hashed)
+            counts |= {split: found[split] for split in ("train", "validation")}
+        if tested != "test":
+            counts["test"] = 0
+        return counts
+
     def _splits(
-        self, root: str, classes: Sequence[str], parts: Mapping[str, list[list[ImageFile]]]
+        self,
+        root: str,
+        classes: Sequence[str],
+        parts: Mapping[str, list[list[ImageFile]]],
+        earlier: Mapping[str, int],
     ) -> Splits:
         unreadable = Unreadable(self.max_unreadable, "images")
         datasets = {
@@ -131,6 +158,8 @@ class ImageFolder(Source):
                     f"{root} has too few images: none of them falls to the {split} split; "
                     f"add some, or set --data.{split}-fraction"
                 )
+            if earlier[split] != len(dataset):
+                dataset.examples_in_0_1_0 = earlier[split]
         return Splits(
             datasets["train"], datasets.get("validation"), datasets.get("test"), tuple(classes)
         )

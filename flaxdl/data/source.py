@@ -47,11 +47,18 @@ class Splits:
         return {
             "classes": None if self.classes is None else list(map(str, self.classes)),
             "splits": {
-                name: {"examples": len(dataset), "fingerprint": dataset.fingerprint}
+                name: _identity(dataset)
                 for name, dataset in datasets.items()
                 if dataset is not None
             },
         }
+
+
+def _identity(dataset: Dataset) -> dict[str, Any]:
+    facts = {"examples": len(dataset), "fingerprint": dataset.fingerprint}
+    if dataset.examples_in_0_1_0 is not None:
+        facts["examples_in_0_1_0"] = dataset.examples_in_0_1_0
+    return facts
 
 
 @dataclass(frozen=True)

@@ -347,6 +347,8 @@ def test_the_form_of_a_name_decides_nothing(tmp_path):
         splits = load(root)
         assert splits.classes == ("cafe", "café", "zebra")
         found[form] = splits.identity()
+        for facts in found[form]["splits"].values():
+            facts.pop("examples_in_0_1_0", None)
         names = [[os.path.basename(f) for f in d.files()] for d in (splits.train, splits.test)]
         found[form]["files"] = [[unicodedata.normalize("NFC", n) for n in of] for of in names]
     assert found[NFC] == found[NFD]
@@ -398,3 +400,45 @@ def test_all_classes_without_training_images_are_named(tmp_path):
     with pytest.raises(ValueError, match=re.escape(f"validation or test: {listed}; add some")) as e:
         load(tmp_path)
     assert "9 of 30 classes have too few images" in str(e.value)
+
+
+def change_nothing(pets):
+    return {}
+
+
+def deeper(pets):
+    fill(pets / "cat" / "more", 20)
+    return {"train": 27, "validation": 9, "test": 4}
+
+
+def other_names(pets):
+    into(pets, "train")
+    fill(pets / "dev" / "cat", 3)
+    fill(pets / "Test" / "dog", 2)
+    return {"train": 36, "validation": 4, "test": 0}
+
+
+def other_suffixes(pets):
+    into(pets, "train")
+    fill(pets / "val" / "cat", 3)
+    (pets / "val" / "cat" / "1.png").rename(pets / "val" / "cat" / "1.jpe")
+    (pets / "train" / "dog" / "1.png").rename(pets / "train" / "dog" / "1")
+    return {"train": 39, "validation": 2}
+
+
+def composed_names(pets):
+    fill(pets / NFD, 10)
+    return {"train": 37, "validation": 9, "test": 4}
+
+
+@pytest.mark.parametrize(
+    "change", [change_nothing, deeper, other_names, other_suffixes, composed_names]
+)
+def test_the_numbers_of_the_first_version_are_recorded_where_they_differ(pets, change):
+    expected = change(pets)
+    splits = load(pets).identity()["splits"]
+    found = {n: s["examples_in_0_1_0"] for n, s in splits.items() if "examples_in_0_1_0" in s}
+    assert found.items() <= expected.items()
+    assert {n: s.get("examples_in_0_1_0", s["examples"]) for n, s in splits.items()} == (
+        expected or {n: s["examples"] for n, s in splits.items()}
+    )
