@@ -137,12 +137,13 @@ def set_up(config: Config, fitted: Transform | None = None) -> Setup:
     warn_if_cpu_is_wrong()
     splits = load_splits(config)
     identity = splits.identity()
-    if type(config.task).losses is Classification.losses:
+    learns_classes = type(config.task).losses is Classification.losses
+    if learns_classes:
         check_class_labels(splits)
     transform = fitted or config.transform.fit(splits.train)
     splits = splits.map(transform.apply)
     check_inputs(splits.train, transform)
-    warn_of_few_examples(splits)
+    warn_of_few_examples(splits, by_class=learns_classes)
     _check_tokens(config, transform, splits)
     epoch = steps_per_epoch(len(splits.train), config.batch_size)
     total_steps = max(round(config.epochs * epoch), 1)

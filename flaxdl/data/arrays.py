@@ -112,12 +112,13 @@ def _datasets(
             fields = {field: arrays[key] for field, key in keys.items()}
             datasets[split] = _dataset(split, fields, keys)
     labels = {f"{split}_label": arrays[f"{split}_label"] for split in datasets}
-    numbers, classes = as_classes(labels, None if names is None else _class_names(names))
+    classes = as_classes(labels, None if names is None else _class_names(names))
     for split, dataset in datasets.items():
-        fields = dataset.arrays() | {"label": numbers[f"{split}_label"]}
+        fields = dataset.arrays() | {"label": classes.labels[f"{split}_label"]}
         datasets[split] = ArrayDataset(fields, names={x: f"{split}_{x}" for x in fields})
+    datasets["train"].class_fault = classes.fault
     warn_of_shared_examples({f"{split}_inputs": arrays[f"{split}_inputs"] for split in datasets})
-    return datasets, classes
+    return datasets, classes.names
 
 
 def _dataset(

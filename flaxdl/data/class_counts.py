@@ -45,9 +45,14 @@ def describe(splits: Splits) -> str | None:
     )
 
 
-def warn_of_few_examples(splits: Splits) -> None:
-    """Warns of classes that cannot be learned, and of a validation split too small to choose by."""
-    counts = class_counts(splits)
+def warn_of_few_examples(splits: Splits, *, by_class: bool) -> None:
+    """Warns of classes that cannot be learned, and of a validation split too small to choose by.
+
+    Args:
+        splits: the data.
+        by_class: whether classes are learned, so that each needs examples.
+    """
+    counts = class_counts(splits) if by_class else {}
     classes = splits.classes or ()
     if "train" in counts and (missing := _missing(classes, counts["train"] == 0)):
         present = np.flatnonzero(counts["train"])
@@ -65,7 +70,7 @@ def warn_of_few_examples(splits: Splits) -> None:
         faults += [f"lacks {missing}"] if missing else []
     if faults:
         _LOGGER.warning(
-            "the validation split %s: which checkpoint is the best is decided by chance in part",
+            "the validation split %s, so the choice of the best checkpoint is noisy",
             " and ".join(faults),
         )
 

@@ -77,7 +77,7 @@ class Unused:
     def add_loose_images(self, folder: str) -> None:
         """Notes the images that lie directly in a folder of folders."""
         if count := count_loose_images(folder):
-            self.add(folder, f"images that are in no folder of a class: {count:,}")
+            self.add(folder, f"images outside class folders: {count:,}")
 
     def warn(self) -> None:
         """Logs everything that was noted."""
@@ -102,7 +102,7 @@ def find_images(folder: str) -> Contents:
         path, name = pending.popleft()
         status = os.stat(path)
         if (status.st_dev, status.st_ino) in seen:
-            contents.unused["links to folders that are read already"] += 1
+            contents.unused["links to folders already read"] += 1
             continue
         seen.add((status.st_dev, status.st_ino))
         entries = _entries(path)

@@ -28,6 +28,8 @@ class Dataset(ABC):
     """Whether fetching keeps a processor busy, so that other processes may do it."""
     unreadable: Unreadable | None = None
     """Where examples that cannot be read are counted; they get weight 0 in `weight`."""
+    class_fault: str | None = None
+    """Why a classifier cannot learn the labels, if that is known beforehand."""
     examples_in_0_1_0: int | None = None
     """How many examples flaxdl 0.1.0, which recorded no numbers of them, would have found, where
     its rules gave others."""
@@ -213,6 +215,7 @@ class Subset(Dataset):
         self.in_memory = dataset.in_memory
         self.decodes_files = dataset.decodes_files
         self.unreadable = dataset.unreadable
+        self.class_fault = dataset.class_fault
         self._dataset = dataset
         self._indices = indices
 

@@ -279,7 +279,7 @@ def _list(folder: str, unused: Unused) -> dict[str, list[ImageFile]]:
                 f"({counted(contents.unused)}); convert them, or move the folder away"
             )
         else:
-            unused.add(place, "holds nothing but runs" if contents.workdirs else "empty")
+            unused.add(place, "only workdirs of runs" if contents.workdirs else "empty")
     if len(classes) < 2:
         raise ValueError(_too_few_classes(folder, found))
     unused.add_loose_images(folder)
@@ -292,10 +292,10 @@ def _too_few_classes(folder: str, found: Mapping[str, Contents]) -> str:
     loose = count_loose_images(folder)
     text = f"{folder} must hold a folder for each of two classes or more, has {there}"
     if loose:
-        text += f"; images that are in none: {loose:,}"
+        text += f"; images outside class folders: {loose:,}"
     for name, contents in with_images.items():
         if contents.folders:
-            text += f"; {name} holds the folders {listed(sorted(contents.folders))}"
+            text += f"; {name} contains the folders {listed(sorted(contents.folders))}"
     return text
 
 
@@ -333,8 +333,7 @@ def _warn_if_same(
     sample = files[:: -(-len(files) // _COMPARED_FILES)]
     if all(filecmp.cmp(paths[file.name], file.path, shallow=False) for file in sample):
         _LOGGER.warning(
-            "the images in %s are those in %s: a network that has learned them by heart scores "
-            "perfectly on them",
+            "the images in %s are the same as in %s: scores on them say nothing about new data",
             printable(folder),
             printable(train_folder),
         )

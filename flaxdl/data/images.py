@@ -118,8 +118,8 @@ class Images(Transform):
             return self
         if levels is None:
             _LOGGER.warning(
-                "%s (%s, %.4g to %.4g) have no black and white that could be told, so predictions "
-                "for image files, taken as 0 to 1, may be wrong; give uint8, or floats of 0 to 1",
+                "%s (%s, %.4g to %.4g): unknown scale, so predictions for image files assume 0 to "
+                "1 and may be wrong; use uint8, or floats from 0 to 1",
                 name, images.dtype, low, high,
             )  # fmt: skip
         return self._with_levels(levels)
@@ -276,8 +276,8 @@ def _warn_if_channels_first(name: str, images: np.ndarray) -> None:
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
         shape = ", ".join(map(str, images.shape[1:]))
         _LOGGER.warning(
-            "%s (%s) has shape [N, %s], which looks like [N, C, H, W], but images are "
-            "[N, H, W, C]: write %s.transpose(0, 2, 3, 1)",
+            "%s (%s) has shape [N, %s], which looks like [N, C, H, W]; images must be "
+            "[N, H, W, C]: use %s.transpose(0, 2, 3, 1)",
             name, images.dtype, shape, name,
         )  # fmt: skip
 
@@ -290,11 +290,11 @@ def _check_axes(name: str, images: np.ndarray) -> None:
     shape = f"[{', '.join(['N', *map(str, sizes)])}]"
     remedy = ""
     if len(sizes) == 2:
-        remedy = f"; if they are grey, write {name}[..., None]"
+        remedy = f"; if they are gray, use {name}[..., None]"
     elif len(sizes) == 1:
         side = round(sizes[0] ** 0.5)
         square = f"{side}, {side}" if side * side == sizes[0] else "H, W"
-        remedy = f"; write {name}.reshape(-1, {square}, 1)"
+        remedy = f"; use {name}.reshape(-1, {square}, 1)"
     raise ValueError(f"{name} must have shape [N, H, W, C], got {shape}{remedy}")
 
 
@@ -306,6 +306,6 @@ def _as_bytes(name: str, images: np.ndarray) -> np.ndarray:
     if low < 0 or high > 255:
         raise ValueError(
             f"{name} ({images.dtype}, {low} to {high}) must be integers of 0 to 255, uint16 of 0 "
-            f"to 65535, or floats of 0 to 1; write ({name} - {low}) / {high - low}"
+            f"to 65535, or floats of 0 to 1; use ({name} - {low}) / {high - low}"
         )
     return images.astype(np.uint8)

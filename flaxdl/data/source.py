@@ -28,7 +28,7 @@ class Splits:
         repeated = [name for name, count in Counter(self.classes or ()).items() if count > 1]
         if repeated:
             raise ValueError(
-                f"classes must have different names, got {', '.join(map(repr, repeated[:10]))} "
+                f"class names must be unique, got {', '.join(map(repr, repeated[:10]))} "
                 f"more than once"
             )
 

@@ -52,7 +52,7 @@ def split_folders(root: str, unused: Unused) -> dict[str, str]:
         if inner[name] or split != "test":
             found[split] = os.path.join(root, name)
         else:
-            unused.add(os.path.join(root, name), "holds no folders for classes")
+            unused.add(os.path.join(root, name), "no class folders in it")
     _check_others(root, [name for name in names if name not in splits], found, unused)
     return found
 
@@ -77,10 +77,10 @@ def _check_others(
     if images and len(splits) == 1:
         train = os.path.basename(splits["train"])
         raise ValueError(
-            f"{root}/{train} holds folders ({listed(folders_in(splits['train']))}), as a training "
-            f"split does, but beside it there are images in {listed(images)}. If {train} is a "
-            f"class, move its images out of their folders; if it is the training split, move the "
-            f"other folders out of {root}"
+            f"{root}/{train} contains folders ({listed(folders_in(splits['train']))}) like a "
+            f"training split, but there are also images in {listed(images)}. If {train} is a "
+            f"class, move its images out of these folders; if it is the training split, move the other "
+            f"folders out of {root}"
         )
 
 
@@ -90,17 +90,17 @@ def _check_classes(
     splits: Mapping[str, str],
     inner: Mapping[str, Sequence[str]],
 ) -> None:
-    """Refuses folders that would be classes but are called like splits, and seem to be some."""
+    """Refuses folders that would be classes but are named like splits, and seem to be some."""
     if len(splits) == len(names) and len(set(splits.values())) > 1:
         raise ValueError(
-            f"the folders {listed(names)} of {root} are called like splits, but there is no folder "
+            f"the folders {listed(names)} of {root} are named like splits, but there is no folder "
             "train with a folder for each class in it"
         )
     others = {composed(name) for name in names if name not in splits}
     for name, below in inner.items():
         if common := others & set(map(composed, below)):
             raise ValueError(
-                f"{root}/{name} holds folders that are called like those beside it "
+                f"{root}/{name} contains folders that are named like those next to it "
                 f"({listed(sorted(common))}), so it seems to be a split; move the training images "
                 f"to {root}/train"
             )
@@ -120,6 +120,6 @@ def check_no_splits_below(root: str, folders: Mapping[str, Sequence[str]]) -> No
         named = [folder for folder in below if split_named(folder)]
         if len({split_named(folder) for folder in named}) > 1:
             raise ValueError(
-                f"{root}/{name} holds {listed(sorted(named))}, which are called like splits; "
-                f"folders for splits must contain the folders for classes"
+                f"{root}/{name} contains {listed(sorted(named))}, which are named like splits; "
+                f"split folders must contain the class folders, not the other way around"
             )

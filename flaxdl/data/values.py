@@ -1,4 +1,4 @@
-"""Looking at the values of examples before anything is trained on them."""
+"""Checks of the values of examples, before anything is trained on them."""
 
 import logging
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ _COMPARED_ROWS = 2**16  # at a time
 
 
 def check_inputs(train: Dataset, transform: Transform) -> None:
-    """Looks at a sample of what the model is about to see.
+    """Checks a sample of what the model is about to see.
 
     A mean beyond ±2 or a standard deviation outside 0.25 to 4 is warned of, since networks learn
-    badly from such inputs. Inputs that are integers even now, such as tokens, are not looked at.
+    badly from such inputs. Integers, such as tokens, are not checked.
 
     Raises:
         ValueError: if the examples cannot be prepared, or are not finite.
@@ -44,8 +44,8 @@ def check_inputs(train: Dataset, transform: Transform) -> None:
     least, most = _USUAL_DEVIATIONS
     if abs(mean) > _USUAL_MEAN or not least <= deviation <= most:
         _LOGGER.warning(
-            "%s: the mean is %.4g and the standard deviation %.4g after normalization, in a sample "
-            "of %d examples; networks learn best from inputs near 0 and 1. %s",
+            "%s: mean %.4g and standard deviation %.4g after normalization, in a sample of %d "
+            "examples; networks learn best near 0 and 1. %s",
             seen, mean, deviation, len(inputs), _advice(transform, prepared.dtype),
         )  # fmt: skip
 
@@ -55,10 +55,10 @@ def _advice(transform: Transform, dtype: np.dtype) -> str:
         return "Subtract their mean and divide by their standard deviation"
     if jnp.issubdtype(dtype, jnp.floating):
         return (
-            "Images takes floats as they are: divide by 255 what are bytes, or give uint8; mean "
-            "and std of the transform are in the units of the images"
+            "Images does not scale floats: divide byte values by 255, use uint8, or set "
+            "transform.mean and transform.std in the units of the images"
         )
-    return "mean and std of the transform are in units of full brightness, from 0 to 1"
+    return "Images scales integers to 0 to 1, the range for transform.mean and transform.std"
 
 
 def check_finite(name: str, array: np.ndarray) -> None:
@@ -100,8 +100,8 @@ def warn_of_shared_examples(inputs: Mapping[str, np.ndarray]) -> None:
             found = np.isin(_keys(some), _keys(whole)).mean()
             if found >= _LEAST_SHARED:
                 _LOGGER.warning(
-                    "%.0f %% of the examples in %s are in %s as well, so that scores on it tell "
-                    "little",
+                    "%.0f %% of the examples in %s are also in %s: scores on them say nothing "
+                    "about new data",
                     100 * found, name, other,
                 )  # fmt: skip
 

@@ -100,7 +100,7 @@ def test_links_are_followed_but_nothing_is_read_twice(pets, tmp_path, caplog):
         *(f"cat/again/{number}.png" for number in range(3)),
         "cat/zoo/1.png",
     }
-    assert found.unused["links to folders that are read already"] == 4
+    assert found.unused["links to folders already read"] == 4
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_what_is_not_used_is_named_once_for_each_class(pets, caplog):
         "  cat: .heic: 3, .txt: 1",
         "  dog: .pdf: 1, hidden images: 1",
         "  empty: empty",
-        "  images that are in no folder of a class: 1",
+        "  images outside class folders: 1",
     ]
 
 
@@ -202,7 +202,7 @@ def test_a_workdir_inside_the_data_is_no_data(pets, place, caplog):
     save(pets / "found" / "learning_rate.png")
     assert load_all(pets).classes == ("cat", "dog")
     assert len(load_all(pets).train) == 40
-    assert "found: holds nothing but runs" in caplog.text
+    assert "found: only workdirs of runs" in caplog.text
 
 
 def into(folder, split):
@@ -253,10 +253,10 @@ def test_folders_beside_the_splits_are_named(pets, caplog):
     save(pets / "val" / "loose.png")
     assert counts(load(pets)) == [40, 1, 0]
     for line in (
-        "test: holds no folders for classes",
+        "test: no class folders in it",
         "unlabeled: images: 3",
         "annotations: .xml: 1",
-        "val: images that are in no folder of a class: 1",
+        "val: images outside class folders: 1",
     ):
         assert f"  {line}" in caplog.text
 
@@ -318,12 +318,12 @@ def only_other_kinds(pets):
     [
         (two_trains, "one folder for the train split, got Training and train"),
         (two_validations, "one folder for the validation split, got dev and val"),
-        (a_class_called_train, r"train holds folders \(diesel, steam\).* images in cat, dog"),
-        (copies_beside_train, r"train holds folders \(cat, dog\).* images in cat, dog"),
-        (splits_without_classes, "folders test, train of .* are called like splits, but there"),
-        (a_test_beside_classes, r"test holds folders .* like those beside it \(cat, dog\)"),
-        (splits_below_classes, "cat holds test, train, which are called like splits"),
-        (one_level_too_high, "has only 'images'; images holds the folders cat, dog"),
+        (a_class_called_train, r"train contains folders \(diesel, steam\).* images in cat, dog"),
+        (copies_beside_train, r"train contains folders \(cat, dog\).* images in cat, dog"),
+        (splits_without_classes, "folders test, train of .* are named like splits, but there"),
+        (a_test_beside_classes, r"test contains folders .* like those next to it \(cat, dog\)"),
+        (splits_below_classes, "cat contains test, train, which are named like splits"),
+        (one_level_too_high, "has only 'images'; images contains the folders cat, dog"),
         (nothing_to_validate_on, "none of them falls to the validation split"),
         (only_other_kinds, r"bird holds no images .* \(\.heic: 1\); convert them, or move"),
     ],
@@ -388,7 +388,7 @@ def test_a_split_that_is_another_one_is_noticed(pets, caplog):
     fill(pets / "val" / "cat", 3)
     save(pets / "val" / "cat" / "0.png", level=9)  # another image under the same name
     load(pets)
-    assert f"the images in {pets}/test are those in {pets}/train" in caplog.text
+    assert f"the images in {pets}/test are the same as in {pets}/train" in caplog.text
     assert "pets/val" not in caplog.text
 
 

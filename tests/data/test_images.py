@@ -210,7 +210,7 @@ def test_floats_without_black_and_white_are_named(caplog):
     fitted = Images().fit(ArrayDataset({"inputs": images}, {"inputs": "train_inputs"}))
     assert fitted.levels is None
     assert "train_inputs (float64, -" in caplog.text
-    assert "have no black and white that could be told" in caplog.text
+    assert "unknown scale, so predictions for image files assume 0 to 1" in caplog.text
 
 
 def test_damaged_levels_are_named(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flaxdl.data import Arrays, Splits
+from flaxdl.data import Arrays, Splits, share_of
 from flaxdl.data.labels import check_class_labels
 
 pytestmark = pytest.mark.quick
@@ -53,7 +53,7 @@ def test_texts_are_classes_by_name(dtype):
 )
 def test_labels_that_do_not_count_from_0_are_refused(label, message):
     with pytest.raises(ValueError, match=message):
-        load(label)
+        check_class_labels(load(label))
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -62,21 +62,21 @@ def test_a_label_that_training_lacks_is_refused(split):
     with pytest.raises(
         ValueError, match=rf"{split}_label holds .* which train_label has none: 4 \(3\), 5 \(1\)"
     ):
-        load(NUMBERS, **other)
+        check_class_labels(load(NUMBERS, **other))
     named = {"classes": np.array(list("abcdef")), **other}
     with pytest.raises(ValueError, match=r"which train_label has none: e \(3\), f \(1\)"):
-        load(NUMBERS, **named)
+        check_class_labels(load(NUMBERS, **named))
 
 
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        (NUMBERS.astype("f4"), r"got float32 \[54\]; write train_label.astype\(int\)"),
-        (NUMBERS > 1, r"got bool \[54\]; write train_label.astype\(int\)"),
-        (NUMBERS[:, None], r"got int64 \[54, 1\]; write train_label\[:, 0\]$"),
-        (NUMBERS[:, None] / 1, r"got float64 \[54, 1\]; write train_label\[:, 0\].astype\(int\)"),
-        (np.eye(4)[NUMBERS], r"\[54, 4\], one-hot; write train_label.argmax\(1\)"),
-        (np.eye(4, dtype=int)[NUMBERS], r"one-hot; write train_label.argmax\(1\)"),
+        (NUMBERS.astype("f4"), r"got float32 \[54\]; use train_label.astype\(int\)"),
+        (NUMBERS > 1, r"got bool \[54\]; use train_label.astype\(int\)"),
+        (NUMBERS[:, None], r"got int64 \[54, 1\]; use train_label\[:, 0\]$"),
+        (NUMBERS[:, None] / 1, r"got float64 \[54, 1\]; use train_label\[:, 0\].astype\(int\)"),
+        (np.eye(4)[NUMBERS], r"\[54, 4\], one-hot; use train_label.argmax\(1\)"),
+        (np.eye(4, dtype=int)[NUMBERS], r"one-hot; use train_label.argmax\(1\)"),
         (
             NUMBERS + 0.5,
             r"float64 \[54\], with [0-3].5 at example 0; other numbers .*flaxdl.training.Task",
@@ -92,16 +92,27 @@ def test_what_is_no_class_is_refused_with_the_remedy(label, message):
         check_class_labels(splits)
 
 
+def test_whole_numbers_may_be_the_targets_of_a_regression():
+    ages, incomes = 18 + NUMBERS, 1000 * NUMBERS
+    splits = load(ages, ages[:5] + 60)
+    np.testing.assert_array_equal(splits.test.labels(), ages[:5] + 60)
+    splits = load(incomes, validation_fraction=0.0)
+    assert splits.classes is None
+    np.testing.assert_array_equal(splits.train.labels(), incomes)
+    assert splits.train.class_fault is not None
+    assert share_of(splits.train, 0.5, seed=0).class_fault == splits.train.class_fault
+
+
 def test_labels_of_every_split_are_checked():
-    with pytest.raises(ValueError, match=r"test_label must be one whole .* got float64 \[5\]; wri"):
+    with pytest.raises(ValueError, match=r"test_label must be one whole .* got float64 \[5\]; use"):
         check_class_labels(load(NUMBERS, np.zeros(5)))
 
 
 def test_names_of_classes_differ():
-    with pytest.raises(ValueError, match="must have different names, got 'a' more than once"):
+    with pytest.raises(ValueError, match="must be unique, got 'a' more than once"):
         load(NUMBERS, classes=np.array(["a", "b", "a", "c"]))
     with pytest.raises(ValueError, match=r"classes must be names \[K\], got <U1 \[2, 2\]"):
         load(NUMBERS, classes=np.array([["a", "b"], ["c", "d"]]))
     train = load(NUMBERS).train
-    with pytest.raises(ValueError, match="different names"):
+    with pytest.raises(ValueError, match="must be unique"):
         Splits(train, None, None, classes=("a", "b", "b", "a"))

@@ -48,13 +48,13 @@ def test_usual_values_are_not_worth_a_word(inputs, transform, caplog):
 @pytest.mark.parametrize(
     ("inputs", "transform", "message"),
     [
-        (BYTES.astype(np.float32), Images(), r"\(float32, 0 to 255\): the mean is 2\d\d\.?\d* and.*"
-         "divide by 255 what are bytes"),
-        (BYTES, Images(mean=(127.5,), std=(127.5,)), r"\(uint8, 0 to 255\).*of full brightness"),
+        (BYTES.astype(np.float32), Images(), r"\(float32, 0 to 255\): mean 2\d\d\.?\d* and.*"
+         "divide byte values by 255"),
+        (BYTES, Images(mean=(127.5,), std=(127.5,)), r"\(uint8, 0 to 255\).*range for trans"),
         (BYTES // 16, Images(), r"\(uint8, 0 to 15\)"),  # the deviation is 0.04
         (BYTES.astype(np.uint16), Images(), r"\(uint16, 0 to 255\)"),
         (RNG.normal(-80, 9, (60, 5)), Transform(), r"float64, .* Subtract their mean and divide"),
-        (np.zeros((60, 5), np.float16), Transform(), "float16, 0 to 0.*the standard deviation 0 "),
+        (np.zeros((60, 5), np.float16), Transform(), "float16, 0 to 0.*standard deviation 0 "),
     ],
 )  # fmt: skip
 def test_what_is_far_from_normalized_is_named(inputs, transform, message, caplog):
@@ -89,9 +89,9 @@ def test_integers_and_booleans_become_bytes():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((28, 28), r"got \[N, 28, 28\]; if they are grey, write train_inputs\[..., None\]"),
-        ((784,), r"got \[N, 784\]; write train_inputs.reshape\(-1, 28, 28, 1\)"),
-        ((700,), r"got \[N, 700\]; write train_inputs.reshape\(-1, H, W, 1\)"),
+        ((28, 28), r"got \[N, 28, 28\]; if they are gray, use train_inputs\[..., None\]"),
+        ((784,), r"got \[N, 784\]; use train_inputs.reshape\(-1, 28, 28, 1\)"),
+        ((700,), r"got \[N, 700\]; use train_inputs.reshape\(-1, H, W, 1\)"),
         ((2, 28, 28, 1), r"got \[N, 2, 28, 28, 1\]$"),
     ],
 )
@@ -107,7 +107,7 @@ def test_channels_first_are_noticed(caplog):
     assert (
         "train_inputs (uint8) has shape [N, 3, 4, 4], which looks like [N, C, H, W]" in caplog.text
     )
-    assert "write train_inputs.transpose(0, 2, 3, 1)" in caplog.text
+    assert "use train_inputs.transpose(0, 2, 3, 1)" in caplog.text
     caplog.clear()
     look_at(np.repeat(BYTES.reshape(60, 4, 4, 1), 3, axis=3)[:, :3], Images())
     assert caplog.text == ""
@@ -143,12 +143,12 @@ def test_what_only_normalization_makes_infinite_is_refused():
 
 def test_a_test_split_that_is_the_training_split_is_noticed(caplog):
     source(BYTES, test_inputs=BYTES, test_label=np.zeros(60, int)).load(seed=0)
-    assert "100 % of the examples in test_inputs are in train_inputs as well" in caplog.text
+    assert "100 % of the examples in test_inputs are also in train_inputs" in caplog.text
     caplog.clear()
     others = RNG.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)
     others[:10] = BYTES[::-1][:10]
     source(BYTES, validation_inputs=others, validation_label=np.zeros(40, int)).load(seed=0)
-    assert "25 % of the examples in validation_inputs are in train_inputs" in caplog.text
+    assert "25 % of the examples in validation_inputs are also in train_inputs" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64, "U", bool])
@@ -172,4 +172,4 @@ def test_files_are_looked_at_as_well(tmp_path, caplog):
     check_inputs(train, Images(size=4))
     assert caplog.text == ""
     check_inputs(train, Images(size=4, mean=(100.0,), std=(50.0,)))
-    assert f"the images in {tmp_path} (uint8, 0 to 255): the mean is -1.9" in caplog.text
+    assert f"the images in {tmp_path} (uint8, 0 to 255): mean -1.9" in caplog.text
