@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from flaxdl.data.image_files import SUFFIXES, is_image
@@ -90,21 +91,21 @@ class Unused:
 def find_images(folder: str) -> Contents:
     """Finds the images below a class folder, at any depth, in the order of their names.
 
-    Links are followed, but no folder is read twice.
+    Links are followed, but no folder is read twice, nor one that contains the class folder.
 
     Raises:
         OSError: if a folder cannot be read.
     """
     contents = Contents()
     # Links come last, so that a folder is read under its own name if that is below as well.
-    pending, seen = deque([(folder, os.path.basename(folder))]), set()
+    pending = deque([(folder, os.path.basename(folder))])
+    seen = {_identity(str(parent)) for parent in Path(folder).absolute().parents}
     while pending:
         path, name = pending.popleft()
-        status = os.stat(path)
-        if (status.st_dev, status.st_ino) in seen:
+        if (identity := _identity(path)) in seen:
             contents.unused["links to folders already read"] += 1
             continue
-        seen.add((status.st_dev, status.st_ino))
+        seen.add(identity)
         entries = _entries(path)
         if _is_workdir(entries):
             contents.workdirs += 1
@@ -174,6 +175,11 @@ def listed(names: Iterable[str], most: int = 10) -> str:
     names = [printable(name) for name in names]
     more = [f"{len(names) - most:,} more"] if len(names) > most else []
     return ", ".join([*names[:most], *more])
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -79,8 +79,8 @@ def _check_others(
         raise ValueError(
             f"{root}/{train} contains folders ({listed(folders_in(splits['train']))}) like a "
             f"training split, but there are also images in {listed(images)}. If {train} is a "
-            f"class, move its images out of these folders; if it is the training split, move the other "
-            f"folders out of {root}"
+            f"class, move its images out of these folders; if it is the training split, move the "
+            f"other folders out of {root}"
         )
 
 
