@@ -36,7 +36,7 @@ def describe(splits: Splits) -> str | None:
         return None
     names = " / ".join(counts)
     if len(splits.classes or ()) > _SHOWN_CLASSES:
-        ranges = [f"{of_split.min():,} to {of_split.max():,}" for of_split in counts.values()]
+        ranges = [_range(int(of_split.min()), int(of_split.max())) for of_split in counts.values()]
         return f"{names} for each of {len(splits.classes or ()):,} classes: {' / '.join(ranges)}"
     rows = zip(splits.classes or (), *counts.values(), strict=True)
     return f"{names} by class: " + ", ".join(
@@ -83,6 +83,10 @@ def _missing(classes: tuple[str, ...], is_missing: np.ndarray) -> str:
     more = [f"{len(names) - _SHOWN_CLASSES:,} more"] * (len(names) > _SHOWN_CLASSES)
     shown = ", ".join([*map(_shown, names[:_SHOWN_CLASSES]), *more])
     return f"{len(names):,} of {len(classes):,} classes ({shown})"
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,} to {high:,}" if low < high else f"{low:,}"
 
 
 def _shown(name: str) -> str:

@@ -20,7 +20,7 @@ def test_counts_by_class_are_one_line():
     line = f"train / validation by class: cat 1,200 / 7, {'d' * 37}... 49 / 3"
     assert describe(splits) == line
     many = Splits(dataset(*range(1, 12)), None, dataset(*[2] * 11), tuple("abcdefghijk"))
-    assert describe(many) == "train / test for each of 11 classes: 1 to 11 / 2 to 2"
+    assert describe(many) == "train / test for each of 11 classes: 1 to 11 / 2"
     assert describe(Splits(dataset(3, 3), None, None, None)) is None
 
 
