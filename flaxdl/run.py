@@ -128,7 +128,7 @@ def train(
         lines_before = len(metrics.lines)
         if start:
             times.go_on(load_times(folder.times)[0])
-        console.print(summary(setup), highlight=False, soft_wrap=True)
+        console.print(summary(setup), markup=False, highlight=False, soft_wrap=True)
         if start:
             _announce(console, start, setup.total_steps)
             if is_first() and not is_over:

@@ -17,14 +17,18 @@ from flaxdl.data import (
     steps_per_epoch,
     training_batches,
 )
+from flaxdl.data.class_counts import warn_of_few_examples
 from flaxdl.data.dataset import Numbers
+from flaxdl.data.labels import check_class_labels
 from flaxdl.data.source import share_of
+from flaxdl.data.values import check_inputs
 from flaxdl.device_data import keep_on_devices
 from flaxdl.tokens import check_tokens, fit_transform
 from flaxdl.training.parallel import check_parallel
 from flaxdl.training.sharding import check_batch_size, make_mesh, process_rows, shapes_on
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
+from flaxdl.training.tasks import Classification
 from flaxdl.xla_flags import warn_if_cpu_is_wrong
 
 Examples = Mapping[str, jax.ShapeDtypeStruct]
@@ -133,8 +137,13 @@ def set_up(config: Config, fitted: Transform | None = None) -> Setup:
     warn_if_cpu_is_wrong()
     splits = load_splits(config)
     identity = splits.identity()
+    learns_classes = type(config.task).losses is Classification.losses
+    if learns_classes:
+        check_class_labels(splits)
     transform = fitted or fit_transform(config, splits.train)
     splits = splits.map(transform.apply)
+    check_inputs(splits.train, transform)
+    warn_of_few_examples(splits, by_class=learns_classes)
     _check_tokens(config, transform, splits)
     epoch = steps_per_epoch(len(splits.train), config.batch_size)
     total_steps = max(round(config.epochs * epoch), 1)

@@ -1,10 +1,10 @@
-"""What a run is about to do, in three lines."""
+"""What a run is about to do, in a few lines."""
 
 from typing import Any
 
 import jax
 
-from flaxdl.data import Dataset
+from flaxdl.data import Dataset, class_counts
 from flaxdl.setup import Setup
 from flaxdl.training.freezing import split as split_frozen
 
@@ -33,10 +33,11 @@ def _data(setup: Setup) -> str:
         if isinstance(dataset, Dataset)
     )
     batches = setup.config.overfit_batches
-    if batches is None:
-        return f"{counts} examples"
-    trained = "1 batch" if batches == 1 else f"{batches} batches"
-    return f"{counts} examples; trains on {trained} only"
+    text = f"{counts} examples"
+    if batches is not None:
+        text += f"; trains on {'1 batch' if batches == 1 else f'{batches} batches'} only"
+    by_class = class_counts.describe(setup.splits)
+    return text if by_class is None else f"{text}\n{by_class}"
 
 
 def _work(setup: Setup) -> str:

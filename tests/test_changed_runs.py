@@ -163,6 +163,33 @@ def test_other_images_are_refused(images, run, caplog, change, message):
     train(config("images"), run)  # the new data are now those of the run
 
 
+def forget_splits(run):
+    """Makes the facts about the data those of version 0.1.0."""
+    record = json.loads((run / "config.json").read_text())
+    del record["data"]["splits"]
+    (run / "config.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "now"])
+def test_images_that_are_read_by_other_rules_are_refused_with_both_numbers(images, run, version):
+    train(config("images"), run)
+    write_image(images / "cat" / "deeper" / "2.png", 1000)
+    (images / "dog" / "3.png").rename(images / "dog" / "3.jfif")
+    rules = ""
+    if version == "0.1.0":
+        forget_splits(run)
+        rules = " by the rules of flaxdl 0.1.0"
+    assert_refused(run, f"of other data:\n(.*\n)?  [a-z]+ examples: [0-9]+{rules} → [0-9]+\n")
+
+
+def test_the_form_of_the_name_of_a_class_is_no_change():
+    old, new = (
+        {"classes": [c, "z"], "steps_per_epoch": 1, "example": {}} for c in ("e\u0301", "é")
+    )
+    assert facts.differences(old, new) == []
+    assert facts.differences({**old, "classes": ["z", "é"]}, new) == ["classes: z, é → é, z"]
+
+
 def test_evaluation_refuses_other_classes_and_warns_of_other_images(images, run, caplog):
     before = flaxdl.evaluate(run, "train", config=config("images"))
     assert caplog.text == ""
@@ -189,9 +216,7 @@ def test_another_file_of_arrays_under_the_same_name_is_refused(tmp_path):
 
 
 def test_a_workdir_of_an_earlier_version_learns_which_data_it_has(images, run):
-    record = json.loads((run / "config.json").read_text())
-    del record["data"]["splits"]
-    (run / "config.json").write_text(json.dumps(record))
+    forget_splits(run)
     train(config("images"), run)
     assert "splits" in json.loads((run / "config.json").read_text())["data"]
     remove_image(images)
@@ -199,9 +224,7 @@ def test_a_workdir_of_an_earlier_version_learns_which_data_it_has(images, run):
 
 
 def test_without_fingerprints_classes_and_steps_are_compared(images, run):
-    record = json.loads((run / "config.json").read_text())
-    del record["data"]["splits"]
-    (run / "config.json").write_text(json.dumps(record))
+    forget_splits(run)
     for image in sorted(images.glob("dog/*.png"))[:12]:
         image.unlink()
     assert_refused(run, "steps per epoch: 4 → 3")

@@ -123,9 +123,10 @@ def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(project, capsys, 
     line = ("train", "--config", "quadrants.py", "--dry-run")
     code, out, _ = run(capsys, *line, "--workdir", "w", "--seed", "3", "--overfit-batches", "1")
     assert code == 0
-    model, data, work, train, validation = out.splitlines()
+    model, data, classes, work, train, validation = out.splitlines()
     assert model == "SimpleCNN with 618,244 parameters (2.4 MiB)"
     assert data == "72 train, 8 validation, 24 test examples; trains on 1 batch only"
+    assert classes.startswith("train / validation / test by class: top left 16 / 2 / 5, ")
     assert work.startswith("48 steps of 16 examples, 12 epochs; float32 on 1 x ")
     assert train.startswith("train       loss 1.")
     assert validation.startswith("validation  loss 1.")

@@ -1,27 +1,41 @@
 """A user's own arrays, of any rank: images, spectrograms, time series."""
 
 import hashlib
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from flaxdl.data.dataset import ArrayDataset, class_labels
+from flaxdl.data.dataset import ArrayDataset
+from flaxdl.data.labels import as_classes
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.data.texts import add_to_digest, as_texts
+from flaxdl.data.values import check_finite, warn_of_shared_examples
 from flaxdl.spelling import did_you_mean
 
 _SPLITS = ("train", "validation", "test")
+_SPLIT_WORDS = {
+    "train": ("training", "tr"),
+    "validation": ("val", "valid", "dev", "eval"),
+    "test": ("testing", "te"),
+}
+_FIELD_WORDS = {
+    "inputs": ("input", "x", "images", "image", "data", "features"),
+    "label": ("labels", "y", "targets", "target", "class", "classes"),
+}
 
 
 @dataclass(frozen=True)
 class Arrays(Source):
     """Arrays named after split and field: `train_inputs`, `train_label`, `test_inputs`, ...
 
-    Integer labels [N] are classes, called by the array `classes` where there is one and by their
-    numbers otherwise. Whatever else a split has, as `train_lengths`, goes to the model by keyword.
-    Without `validation_inputs`, a part of the training split is held out. Write such a file with
+    Integer labels [N] are classes 0 to K - 1, called by the array `classes` where there is one and
+    by their numbers otherwise; texts [N] are classes as well, in their order in the alphabet.
+    Whatever else a split has, as `train_lengths`, goes to the model by keyword. Without
+    `validation_inputs`, a part of the training split is held out. Write such a file with
     `numpy.savez("data.npz", train_inputs=..., train_label=..., ...)`.
     """
 
@@ -60,26 +74,13 @@ class Arrays(Source):
         arrays = {name: _with_plain_texts(name, array) for name, array in arrays.items()}
         names: Any = arrays.pop("classes", None)
         self._check_names(arrays)
-        splits = {
-            split: {
-                name.removeprefix(f"{split}_"): array
-                for name, array in arrays.items()
-                if name.startswith(f"{split}_")
-            }
-            for split in _SPLITS
-        }
-        num_classes = _num_classes(splits, names)
-        datasets = {
-            split: self._dataset(split, fields, num_classes)
-            for split, fields in splits.items()
-            if fields
-        }
+        try:
+            datasets, classes = _datasets(arrays, names)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
         train, validation = datasets["train"], datasets.get("validation")
         if validation is None:
             train, validation = hold_out(train, fraction=self.validation_fraction, seed=seed)
-        if num_classes is not None and names is None:
-            names = range(num_classes)
-        classes = None if num_classes is None else tuple(str(name) for name in names)
         return Splits(train, validation, datasets.get("test"), classes)
 
     def _check_names(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -94,32 +95,57 @@ class Arrays(Source):
             if not name.startswith(beginnings):
                 raise ValueError(
                     f"arrays in {self.path} must be named train_*, validation_*, test_* or "
-                    f"classes, got {name!r}{did_you_mean(name, [*needed, 'classes'])}"
+                    f"classes, got {name!r}{_hint(name, [*needed, 'classes'])}"
                 )
         missing = sorted(needed - set(arrays))
         if missing:
+            others = [_hint(name, missing) for name in arrays if name not in needed]
             raise ValueError(
                 f"{self.path} lacks {', '.join(missing)}; it has {', '.join(sorted(arrays))}"
+                + next(filter(None, others), "")
             )
 
-    def _dataset(
-        self, split: str, fields: dict[str, np.ndarray], num_classes: int | None
-    ) -> ArrayDataset:
-        try:
-            dataset = ArrayDataset(fields)
-        except ValueError as error:
-            raise ValueError(f"{split} split of {self.path}: {error}") from None
-        if len(dataset) == 0:
-            raise ValueError(f"the {split} split of {self.path} is empty")
-        if num_classes is None:
-            return dataset
-        label = class_labels(
-            fields["label"],
-            num_classes,
-            where=f"{split}_label of {self.path}",
-            numbers=np.arange(len(dataset)),
-        )
-        return ArrayDataset(fields | {"label": label})
+
+def _datasets(
+    arrays: Mapping[str, np.ndarray], names: np.ndarray | None
+) -> tuple[dict[str, ArrayDataset], tuple[str, ...] | None]:
+    """The splits, and the names of the classes where labels are classes."""
+    datasets = {}
+    for split in _SPLITS:
+        keys = {key.removeprefix(f"{split}_"): key for key in arrays if key.startswith(f"{split}_")}
+        if keys:
+            fields = {field: arrays[key] for field, key in keys.items()}
+            datasets[split] = _dataset(split, fields, keys)
+    labels = {f"{split}_label": arrays[f"{split}_label"] for split in datasets}
+    classes = as_classes(labels, None if names is None else _class_names(names))
+    for split, dataset in datasets.items():
+        fields = dataset.arrays() | {"label": classes.labels[f"{split}_label"]}
+        datasets[split] = ArrayDataset(fields, names={x: f"{split}_{x}" for x in fields})
+    datasets["train"].class_fault = classes.fault
+    warn_of_shared_examples({f"{split}_inputs": arrays[f"{split}_inputs"] for split in datasets})
+    return datasets, classes.names
+
+
+def _dataset(
+    split: str, fields: Mapping[str, np.ndarray], names: Mapping[str, str]
+) -> ArrayDataset:
+    try:
+        dataset = ArrayDataset(fields)
+    except ValueError as error:
+        raise ValueError(f"{split} split: {error}") from None
+    if len(dataset) == 0:
+        raise ValueError(f"the {split} split is empty")
+    for name in ("inputs", "label"):
+        check_finite(names[name], fields[name])
+    return dataset
+
+
+def _class_names(names: np.ndarray) -> list[str]:
+    if names.ndim != 1:
+        raise ValueError(f"classes must be names [K], got {names.dtype} {list(names.shape)}")
+    return [
+        n.decode("utf-8", "backslashreplace") if isinstance(n, bytes) else str(n) for n in names
+    ]
 
 
 def _plain(name: str, values: Any) -> np.ndarray:
@@ -144,19 +170,29 @@ def _read(path: str) -> dict[str, np.ndarray]:
     if path.startswith("memory:"):
         raise ValueError(f"{path} was in memory when the run was made; give the arrays again")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with open(os.path.expanduser(path), "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                raise ValueError(
+                    "it holds a single array; numpy.savez writes several by name, as in "
+                    "numpy.savez('data.npz', train_inputs=..., train_label=...)"
+                )
+            with content as arrays:
+                return dict(arrays)
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a .npz file: {error}") from error
 
 
-def _num_classes(splits: Mapping[str, Mapping[str, np.ndarray]], names: Any) -> int | None:
-    """How many classes the labels speak of, or None where they are no classes."""
-    labels = [fields["label"] for fields in splits.values() if fields]
-    if any(label.ndim != 1 or label.dtype.kind not in "iu" for label in labels):
-        return None
-    if names is not None:
-        return len(names)
-    return 1 + max((int(label.max()) for label in labels if label.size), default=0)
+def _hint(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an array of another name, as in `; did you mean 'train_inputs'?`
+
+    Names such as `x_train` are understood.
+    """
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    splits = [split for split, others in _SPLIT_WORDS.items() if words & {split, *others}]
+    fields = [field for field, others in _FIELD_WORDS.items() if words & {field, *others}]
+    if splits and fields:
+        return f"; did you mean '{splits[0]}_{fields[0]}'?"
+    return did_you_mean(name, known)

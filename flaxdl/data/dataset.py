@@ -14,6 +14,10 @@ import numpy as np
 from flaxdl.data import fingerprint
 from flaxdl.data.unreadable import Unreadable
 
+_SAMPLED_VALUES = 2**22
+_SAMPLED_EXAMPLES = 256
+_SAMPLED_FILES = 16  # each takes up to 50 ms to decode
+
 
 class Dataset(ABC):
     """Examples 0 to N - 1, fetched by arrays of indices."""
@@ -24,6 +28,11 @@ class Dataset(ABC):
     """Whether fetching keeps a processor busy, so that other processes may do it."""
     unreadable: Unreadable | None = None
     """Where examples that cannot be read are counted; they get weight 0 in `weight`."""
+    class_fault: str | None = None
+    """Why a classifier cannot learn the labels, if that is known beforehand."""
+    examples_in_0_1_0: int | None = None
+    """How many examples flaxdl 0.1.0, which recorded no numbers of them, would have found, where
+    its rules gave others."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -46,6 +55,10 @@ class Dataset(ABC):
         """A short text that other examples would not have; None if that is not known cheaply."""
         return None
 
+    def name_of(self, field: str) -> str:
+        """The user's own name of a field, for messages."""
+        return field
+
     def lengths(self) -> np.ndarray | None:
         """How long examples are, int[N], where those of a batch shall be of similar length."""
         return None
@@ -58,17 +71,22 @@ class Dataset(ABC):
 class ArrayDataset(Dataset):
     """Arrays in memory, one row per example.
 
+    Args:
+        arrays: by the name of the field.
+        names: field → the user's own name of it, where that is another.
+
     Raises:
         ValueError: if the arrays differ in their number of rows.
     """
 
     in_memory = True
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, arrays: Mapping[str, np.ndarray], names: Mapping[str, str] | None = None):
         if len({np.shape(array)[:1] for array in arrays.values()} | {()}) != 2:
             shapes = ", ".join(f"{name} {list(np.shape(a))}" for name, a in arrays.items())
             raise ValueError(f"all arrays must have one row per example, got shapes {shapes}")
         self._arrays = dict(arrays)
+        self._names = dict(names or {})
 
     def __len__(self) -> int:
         return len(next(iter(self._arrays.values())))
@@ -85,6 +103,10 @@ class ArrayDataset(Dataset):
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays themselves, not copied."""
         return dict(self._arrays)
+
+    def name_of(self, field: str) -> str:
+        """The user's own name of a field, for messages."""
+        return self._names.get(field, field)
 
 
 class Records(Protocol):
@@ -168,6 +190,16 @@ class RecordDataset(Dataset):
         return np.stack(values) if values else np.zeros(0)
 
 
+def sample(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Fetches evenly spaced examples: at most 256, and fewer if they are large or files."""
+    if dataset.in_memory:
+        size = max(dataset.gather(np.arange(1))["inputs"].size, 1)
+        count = min(max(_SAMPLED_VALUES // size, 1), _SAMPLED_EXAMPLES, len(dataset))
+    else:
+        count = min(_SAMPLED_FILES, len(dataset))
+    return dataset.gather(np.linspace(0, len(dataset) - 1, count).astype(np.int64))
+
+
 def rows(values: Sequence[np.ndarray]) -> np.ndarray:
     """The arrays as they are, in an array of objects; `np.array` would stack equal shapes."""
     array = np.empty(len(values), object)
@@ -183,6 +215,7 @@ class Subset(Dataset):
         self.in_memory = dataset.in_memory
         self.decodes_files = dataset.decodes_files
         self.unreadable = dataset.unreadable
+        self.class_fault = dataset.class_fault
         self._dataset = dataset
         self._indices = indices
 
@@ -210,6 +243,10 @@ class Subset(Dataset):
         """The lengths of the subset, where those of the whole count."""
         lengths = self._dataset.lengths()
         return None if lengths is None else lengths[self._indices]
+
+    def name_of(self, field: str) -> str:
+        """The user's own name of a field of the whole dataset."""
+        return self._dataset.name_of(field)
 
     def batch(self, indices: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Fetches rows of a batch of the subset."""

@@ -2,7 +2,7 @@
 
 They are a dict of `classes` (names or None), `splits` (by name the number of `examples` and their
 `fingerprint`), `steps_per_epoch`, and `example` (by name the `shape` and `dtype` of an array of one
-example). Runs of earlier versions have no `splits`.
+example). Runs of version 0.1.0 have no `splits`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flaxdl.data import fingerprint
+from flaxdl.data.class_folders import composed
 
 _SHOWN_CLASSES = 10
 
@@ -25,6 +26,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if old_splits is None or new_splits is None:
         if old["steps_per_epoch"] != new["steps_per_epoch"]:
             lines.append(f"steps per epoch: {old['steps_per_epoch']} → {new['steps_per_epoch']}")
+        if old_splits is None:
+            lines += _differences_of_rules(new_splits or {})
     else:
         for name in {**old_splits, **new_splits}:
             lines += _split_differences(name, old_splits.get(name), new_splits.get(name))
@@ -42,6 +45,8 @@ def _shape(array: Mapping[str, Any] | None) -> str:
 def _class_differences(old: Sequence[str] | None, new: Sequence[str] | None) -> list[str]:
     if old == new:
         return []
+    if old is not None and new is not None and list(map(composed, old)) == list(new):
+        return []  # names of folders are in NFC now
     if old is None or new is None or len(old) + len(new) <= 2 * _SHOWN_CLASSES:
         shown = ["none" if names is None else _some(names) for names in (old, new)]
         return [f"classes: {shown[0]} → {shown[1]}"]
@@ -63,6 +68,16 @@ def _split_differences(
     if not fingerprint.may_be_equal(old["fingerprint"], new["fingerprint"]):
         return [f"{name} examples: others, as many as before ({sizes[0]})"]
     return []
+
+
+def _differences_of_rules(splits: Mapping[str, Any]) -> list[str]:
+    """Lines for splits of which version 0.1.0, which recorded none, would have had others."""
+    return [
+        f"{name} examples: {split['examples_in_0_1_0']:,} by the rules of flaxdl 0.1.0 → "
+        f"{split['examples']:,}"
+        for name, split in splits.items()
+        if "examples_in_0_1_0" in split
+    ]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -21,7 +21,10 @@ def check_fractions(validation: float, test: float) -> None:
 
 def split_of(name: str, validation: float, test: float) -> str:
     """The split that a name belongs to by its SHA-256; what is in the test stays in it."""
-    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    place = (
+        int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+        / 2**64
+    )
     if place < test:
         return "test"
     return "validation" if place < validation + test else "train"

@@ -1,6 +1,7 @@
 """Reading image files of every common kind as bytes of one kind."""
 
 import os.path
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,36 +10,78 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
+)
 
-# Named, since others of Pillow's formats run programs (EPS) or fetch what files point to.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# Formats that Pillow decodes itself, named since others run programs (EPS) or fetch what files
+# point to.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+# Not opened to see whether they are images: documents and data, videos, copies that editors and
+# browsers leave, and raw camera images, which begin as JPEG or TIFF files do.
+_OTHER_SUFFIXES = frozenset((
+    ".txt", ".md", ".rst", ".html", ".pdf", ".ps", ".eps", ".svg", ".doc", ".docx", ".csv", ".tsv",
+    ".json", ".jsonl", ".xml", ".yaml", ".yml", ".ini", ".log", ".py", ".ipynb", ".db", ".npy",
+    ".npz", ".mat", ".h5", ".pkl", ".pt", ".pth", ".zip", ".gz", ".tar", ".rar", ".7z", ".mp4",
+    ".avi", ".mov", ".mkv", ".wav", ".mp3", ".bak", ".old", ".orig", ".tmp", ".part",
+    ".crdownload", ".thm", ".raw", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf",
+    ".pef",
+))  # fmt: skip
 
 # Longer side / shorter side. What resizes the shorter side before it cuts would make 256 x 512,000
 # pixels of 4 x 8,000, which take seconds and a gigabyte; panoramas are below 20.
 _MOST_ELONGATED = 50
 
 
+def is_image(path: str) -> bool:
+    """Whether a regular file is an image by its suffix, or by its content if that is unknown.
+
+    Of the content only signatures count that no other kind of file begins with.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in SUFFIXES:
+        return True
+    if suffix in _OTHER_SUFFIXES or suffix.endswith("~"):
+        return False
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    return (
+        start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"))
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+        or (start[:2] == b"BM" and start[6:10] == bytes(4))
+        or start[4:12] in (b"ftypavif", b"ftypavis", b"jP  \r\n\x87\n")
+    )
+
+
 def read_image(path: str | Path, channels: int) -> np.ndarray:
     """Reads an image file as uint8[H, W, channels].
 
-    The camera's orientation is applied, transparent pixels show white, 16-bit grey is scaled to 8
-    bits, and of an animation the first image counts. One channel means grey and three mean red,
-    green, blue.
+    The camera's orientation is applied if it can be read, transparent pixels show white, 16-bit
+    grey is scaled to 8 bits, and of an animation the first image counts. One channel means grey and
+    three mean red, green, blue.
 
     Raises:
         ValueError: naming the file, if it is missing, no image that can be decoded, or one of more
             pixels than `PIL.Image.MAX_IMAGE_PIXELS` or more than 50 times as long as wide, or if
             `channels` is neither 1 nor 3.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if channels not in (1, 3):
         raise ValueError(f"image files have 1 or 3 channels, the model takes {channels}")
     try:
-        with Image.open(path, formats=_FORMATS) as opened:
+        with Image.open(path, formats=_formats()) as opened:
             _check_size(opened.size)
-            image = ImageOps.exif_transpose(opened)
+            opened.load()
+            is_16_bit = opened.format == "PPM" and opened.mode == "I"
+            image = _upright(opened)
+        if is_16_bit:
+            image = Image.fromarray(np.asarray(image).astype(np.uint16))
         pixels = np.asarray(_opaque(image).convert("L" if channels == 1 else "RGB"))
     except FileNotFoundError:
         raise ValueError(f"no such image file: {path}") from None
@@ -48,6 +91,15 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
         reason = "it is empty" if _is_empty(path) else str(error).strip() or type(error).__name__
         raise ValueError(f"{path} cannot be read as an image: {reason}") from error
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of the formats that this Pillow can read."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -65,6 +117,31 @@ def _check_size(size: tuple[int, int]) -> None:
             f"of {size[0]} x {size[1]} pixels the longer side must be at most {_MOST_ELONGATED} "
             f"times the shorter one"
         )
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    """A copy as the camera was held; as it is stored if the EXIF data are broken.
+
+    `ImageOps.exif_transpose` would also write the EXIF data again, which fails for some that can
+    be read.
+    """
+    from PIL import ExifTags
+    from PIL.Image import Transpose
+
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # the pixels are sound
+        orientation = 1
+    method = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }.get(orientation)
+    return image.copy() if method is None else image.transpose(method)
 
 
 def _opaque(image: "Image.Image") -> "Image.Image":

@@ -1,8 +1,10 @@
 """A user's own images: a folder for each class."""
 
+import filecmp
+import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,24 +12,43 @@ from pathlib import Path
 import numpy as np
 
 from flaxdl.data import fingerprint
+from flaxdl.data.class_folders import (
+    Contents,
+    ImageFile,
+    Unused,
+    composed,
+    count_loose_images,
+    counted,
+    find_images,
+    folders_in,
+    listed,
+    printable,
+)
 from flaxdl.data.dataset import Dataset, rows
 from flaxdl.data.hash_split import check_fractions, split_of
 from flaxdl.data.image_files import SUFFIXES, read_image
 from flaxdl.data.source import Source, Splits
+from flaxdl.data.split_folders import check_no_splits_below, split_folders
 from flaxdl.data.unreadable import Unreadable
 from flaxdl.spelling import did_you_mean
 
-_VALIDATION_NAMES = ("val", "valid", "validation")
+_LOGGER = logging.getLogger(__name__)
+_LISTED_CLASSES = 50
+_COMPARED_FILES = 20  # of two splits whose files have the same names
 
 
 @dataclass(frozen=True)
 class ImageFolder(Source):
-    """Images in a folder for each class, which is called as the folder.
+    """Images in a folder for each class, which is named after the folder.
 
-    Above the class folders there may be folders `train`, `val` (`valid`, `validation`) and `test`.
-    Without them, or without one for validation, a hash of each file's class and name decides to
-    which split it belongs, whatever the seed and whatever files come or go. Images may differ in
-    size and kind; the transform `Images(size=...)` makes them one.
+    Images are read at any depth below a class folder. Above the class folders there may be folders
+    for splits: `train` or `training`, `val` (`valid`, `validation`, `dev`, `eval`) and `test` or
+    `testing`, in any case. Without them, or without one for validation, a hash of each file's class
+    and name decides to which split it belongs, whatever the seed and whatever files come or go.
+    Images may differ in size and kind; the transform `Images(size=...)` makes them one.
+
+    Files that are not used are counted and named in a warning. Hidden files and folders, those of
+    operating systems and workdirs of runs are no data.
 
     Large folders are decoded in other processes, which import the script that runs: one of your
     own has to begin its work under `if __name__ == "__main__":`.
@@ -56,44 +77,89 @@ class ImageFolder(Source):
             ValueError: naming the folder that is missing, empty, at odds with the others or cannot
                 be read.
         """
-        folder = Path(self.path).expanduser()
+        root = str(Path(self.path).expanduser())
+        if not os.path.isdir(root):
+            raise ValueError(f"no such folder of images: {self.path}")
+        unused = Unused(root)
         try:
-            classes, parts = self._listed(folder)
+            folders = split_folders(root, unused)
+            classes, parts = self._listed(root, folders, unused)
         except OSError as error:
             raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
-        return self._splits(folder, classes, parts)
+        splits = self._splits(root, classes, parts, self._counts_of_0_1_0(folders, parts))
+        unused.warn()
+        return splits
 
-    def _listed(self, folder: Path) -> tuple[list[str], dict[str, list[list[Path]]]]:
-        """The classes, and split -> files by class."""
-        if not folder.is_dir():
-            raise ValueError(f"no such folder of images: {self.path}")
-        if not _holds_classes(folder / "train"):
-            classes, files = _list(folder)
-            return classes, _split(classes, files, self.validation_fraction, self.test_fraction)
-        classes, files = _list(folder / "train")
-        held_out = _validation_folder(folder)
-        if held_out is None:
-            parts = _split(classes, files, self.validation_fraction, 0.0)
+    def _listed(
+        self, root: str, folders: Mapping[str, str], unused: Unused
+    ) -> tuple[list[str], dict[str, list[list[ImageFile]]]]:
+        """The classes, and split → files by class."""
+        classes = _list(folders.get("train", root), unused)
+        names = [printable(name) for name in classes]
+        files = list(classes.values())
+        if not folders:
+            return names, _split(names, files, self.validation_fraction, self.test_fraction)
+        unused.add_loose_images(root)
+        if "validation" in folders:
+            parts = {
+                "train": files,
+                "validation": _list_known(folders["validation"], classes, unused),
+            }
         else:
-            parts = {"train": files, "validation": _list_known(held_out, classes)}
-        if _holds_classes(folder / "test"):
-            parts["test"] = _list_known(folder / "test", classes)
-        return classes, parts
+            parts = _split(names, files, self.validation_fraction, 0.0)
+        if "test" in folders:
+            parts["test"] = _list_known(folders["test"], classes, unused)
+        for split in sorted(folders.keys() - {"train"}):
+            _warn_if_same(parts["train"], parts[split], folders["train"], folders[split])
+        return names, parts
+
+    def _counts_of_0_1_0(
+        self, folders: Mapping[str, str], parts: Mapping[str, list[list[ImageFile]]]
+    ) -> dict[str, int]:
+        """Split → the number of examples that flaxdl 0.1.0 would have found."""
+        names = {
+            split: [file.name_in_0_1_0 for of_class in files for file in of_class]
+            for split, files in parts.items()
+        }
+        names = {split: [name for name in of_split if name] for split, of_split in names.items()}
+        held_out, tested = (os.path.basename(folders.get(s, "")) for s in ("validation", "test"))
+        if not folders:
+            fractions = (self.validation_fraction, self.test_fraction)
+            return Counter(split_of(n, *fractions) for of_split in names.values() for n in of_split)
+        counts = {split: len(of_split) for split, of_split in names.items()}
+        if held_out not in ("val", "valid", "validation"):
+            hashed = names["train"] + ([] if held_out else names.get("validation", []))
+            found = Counter(split_of(name, self.validation_fraction, 0) for name in hashed)
+            counts |= {split: found[split] for split in ("train", "validation")}
+        if tested != "test":
+            counts["test"] = 0
+        return counts
 
     def _splits(
-        self, folder: Path, classes: Sequence[str], parts: dict[str, list[list[Path]]]
+        self,
+        root: str,
+        classes: Sequence[str],
+        parts: Mapping[str, list[list[ImageFile]]],
+        earlier: Mapping[str, int],
     ) -> Splits:
         unreadable = Unreadable(self.max_unreadable, "images")
         datasets = {
-            split: FileDataset(files, folder, channels=self.channels, unreadable=unreadable)
+            split: FileDataset(
+                [[file.path for file in of_class] for of_class in files],
+                Path(root),
+                channels=self.channels,
+                unreadable=unreadable,
+            )
             for split, files in parts.items()
         }
         for split, dataset in datasets.items():
             if len(dataset) == 0:
                 raise ValueError(
-                    f"{folder} has too few images: none of them falls to the {split} split; "
+                    f"{root} has too few images: none of them falls to the {split} split; "
                     f"add some, or set --data.{split}-fraction"
                 )
+            if earlier[split] != len(dataset):
+                dataset.examples_in_0_1_0 = earlier[split]
         return Splits(
             datasets["train"], datasets.get("validation"), datasets.get("test"), tuple(classes)
         )
@@ -116,7 +182,7 @@ class FileDataset(Dataset):
 
     def __init__(
         self,
-        files: Sequence[Sequence[Path]],
+        files: Sequence[Sequence[str | Path]],
         folder: Path,
         *,
         channels: int,
@@ -139,7 +205,11 @@ class FileDataset(Dataset):
     def fingerprint(self) -> str:
         """Covers the names of the files within the folder, not their content, which is not read."""
         start = len(str(self._folder))
-        return fingerprint.of_texts(name[start:] for name in self._files)
+        return fingerprint.of_texts(composed(name[start:]) for name in self._files)
+
+    def name_of(self, field: str) -> str:
+        """The images are known by their folder."""
+        return f"the images in {self._folder}" if field == "inputs" else field
 
     def files(self) -> list[str]:
         """The name of each file."""
@@ -170,85 +240,100 @@ class FileDataset(Dataset):
 
 
 def _split(
-    classes: Sequence[str], files: list[list[Path]], validation: float, test: float
-) -> dict[str, list[list[Path]]]:
-    """Split -> files by class."""
+    classes: Sequence[str], files: list[list[ImageFile]], validation: float, test: float
+) -> dict[str, list[list[ImageFile]]]:
+    """Split → files by class."""
     fractions = {"train": 1.0, "validation": validation, "test": test}
     parts = {split: [[] for _ in classes] for split, fraction in fractions.items() if fraction > 0}
-    for label, (name, of_class) in enumerate(zip(classes, files, strict=True)):
+    for label, of_class in enumerate(files):
         for file in of_class:
-            parts[split_of(f"{name}/{file.name}", validation, test)][label].append(file)
-        if not parts["train"][label]:
-            raise ValueError(
-                f"class {name} has too few images: all {len(of_class)} are held out for "
-                f"validation or test; add some, or make folders train, val and test"
-            )
+            parts[split_of(file.name, validation, test)][label].append(file)
+    held_out = [
+        f"{name} ({len(of_class)})"
+        for name, of_class, trained in zip(classes, files, parts["train"], strict=True)
+        if not trained
+    ]
+    if held_out:
+        raise ValueError(
+            f"{len(held_out)} of {len(classes)} classes have too few images, all of which are held "
+            f"out for validation or test: {listed(held_out, most=_LISTED_CLASSES)}; add some, make "
+            "folders train, val and test, or hold nothing out (--data.validation-fraction 0 "
+            "--data.test-fraction 0)"
+        )
     return parts
 
 
-def _holds_classes(folder: Path) -> bool:
-    """Whether this is a folder of folders, not that of a class called `train` or `test`."""
-    return folder.is_dir() and any(_visible(entry) and entry.is_dir() for entry in _entries(folder))
+def _list(folder: str, unused: Unused) -> dict[str, list[ImageFile]]:
+    """Class → its files, in the order of the classes; two forms of one name are one class."""
+    found = {name: find_images(os.path.join(folder, name)) for name in folders_in(folder)}
+    check_no_splits_below(folder, {name: contents.folders for name, contents in found.items()})
+    classes: dict[str, list[ImageFile]] = {}
+    for name, contents in found.items():
+        place = os.path.join(folder, name)
+        if contents.images:
+            classes.setdefault(composed(name), []).extend(contents.images)
+            unused.add(place, contents.unused)
+        elif contents.unused:
+            raise ValueError(
+                f"{place} holds no images ({', '.join(SUFFIXES)}), but other files "
+                f"({counted(contents.unused)}); convert them, or move the folder away"
+            )
+        else:
+            unused.add(place, "only workdirs of runs" if contents.workdirs else "empty")
+    if len(classes) < 2:
+        raise ValueError(_too_few_classes(folder, found))
+    unused.add_loose_images(folder)
+    return classes
 
 
-def _validation_folder(folder: Path) -> Path | None:
-    there = [folder / name for name in _VALIDATION_NAMES if (folder / name).is_dir()]
-    if len(there) > 1:
-        raise ValueError(
-            f"{folder} must have one folder for validation, got {', '.join(f.name for f in there)}"
-        )
-    return there[0] if there else None
+def _too_few_classes(folder: str, found: Mapping[str, Contents]) -> str:
+    with_images = {name: contents for name, contents in found.items() if contents.images}
+    there = f"only {printable(next(iter(with_images)))!r}" if with_images else "none"
+    loose = count_loose_images(folder)
+    text = f"{folder} must hold a folder for each of two classes or more, has {there}"
+    if loose:
+        text += f"; images outside class folders: {loose:,}"
+    for name, contents in with_images.items():
+        if contents.folders:
+            text += f"; {name} contains the folders {listed(sorted(contents.folders))}"
+    return text
 
 
-def _list(folder: Path) -> tuple[list[str], list[list[Path]]]:
-    """The classes, and the files of each."""
-    folders = sorted(e.name for e in _entries(folder) if _visible(e) and e.is_dir())
-    if len(folders) < 2:
-        there = f"only {folders[0]!r}" if folders else "none"
-        images = sum(
-            _visible(e) and Path(e.name).suffix.lower() in SUFFIXES for e in _entries(folder)
-        )
-        raise ValueError(
-            f"{folder} must hold a folder for each of two classes or more, has {there}"
-            + (f"; images that are in none: {images}" if images else "")
-        )
-    return folders, [_list_images(folder / name) for name in folders]
-
-
-def _list_known(folder: Path, classes: Sequence[str]) -> list[list[Path]]:
+def _list_known(folder: str, classes: Iterable[str], unused: Unused) -> list[list[ImageFile]]:
     """The files of each class, some of which may have none here."""
-    there = {e.name for e in _entries(folder) if _visible(e) and e.is_dir()}
-    unknown = sorted(there - set(classes))
+    files = {name: [] for name in classes}
+    unknown = []
+    for name in folders_in(folder):
+        contents = find_images(os.path.join(folder, name))
+        unused.add(os.path.join(folder, name), contents.unused)
+        if composed(name) in files:
+            files[composed(name)] += contents.images
+        elif contents.images:
+            unknown.append(name)
     if unknown:
         raise ValueError(
-            f"{folder} has classes that the training folder lacks: {', '.join(unknown)}"
-            f"{did_you_mean(unknown[0], classes)}"
+            f"{folder} has classes that the training folder lacks: {listed(unknown)}"
+            f"{did_you_mean(unknown[0], files)}"
         )
-    return [_list_images(folder / name) if name in there else [] for name in classes]
+    unused.add_loose_images(folder)
+    return list(files.values())
 
 
-def _list_images(folder: Path) -> list[Path]:
-    passed_over = Counter()  # suffix -> files
-    images = []
-    for entry in _entries(folder):
-        suffix = Path(entry.name).suffix.lower()
-        if _visible(entry) and suffix in SUFFIXES and entry.is_file():
-            images.append(Path(entry.path))
-        else:
-            passed_over["hidden" if not _visible(entry) else suffix or "no suffix"] += 1
-    if not images:
-        others = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5))
-        raise ValueError(
-            f"{folder} holds no images ({', '.join(SUFFIXES)})"
-            + (f"; passed over were {passed_over.total()} files: {others}" if others else "")
+def _warn_if_same(
+    train: Sequence[Sequence[ImageFile]],
+    other: Sequence[Sequence[ImageFile]],
+    train_folder: str,
+    folder: str,
+) -> None:
+    """Warns if the files of another split are those of the training split."""
+    paths = {file.name: file.path for of_class in train for file in of_class}
+    files = [file for of_class in other for file in of_class]
+    if not files or any(file.name not in paths for file in files):
+        return
+    sample = files[:: -(-len(files) // _COMPARED_FILES)]
+    if all(filecmp.cmp(paths[file.name], file.path, shallow=False) for file in sample):
+        _LOGGER.warning(
+            "the images in %s are the same as in %s: scores on them say nothing about new data",
+            printable(folder),
+            printable(train_folder),
         )
-    return sorted(images)
-
-
-def _entries(folder: Path) -> list[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        return list(entries)
-
-
-def _visible(entry: os.DirEntry) -> bool:
-    return not entry.name.startswith(".")

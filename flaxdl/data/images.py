@@ -3,25 +3,35 @@
 B: images in a batch, H: height, W: width, C: channels.
 """
 
+import copy
+import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxdl.data.augmentation import crop, flip, rotate
-from flaxdl.data.dataset import rows
+from flaxdl.data.dataset import ArrayDataset, Dataset, rows, sample
 from flaxdl.data.image_files import read_image
-from flaxdl.data.sizing import ATTEMPTS, centre, random_part, resize
+from flaxdl.data.sizing import ATTEMPTS, centre, covering, random_part
 from flaxdl.data.transforms import Transform
 from flaxdl.shapes import check_shape
+
+_LOGGER = logging.getLogger(__name__)
+_FILE_NAME = "images.json"
+_OVERSHOOT = 0.1  # of the range, by which interpolation goes beyond black and white
+# Of floats, and of 4, 8, 12 and 16 bits stored as such. Those of 4 bits lie close together.
+_WHITES = (1, 15, 16, 255, 4095, 65535)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """Computes (images - mean) / std, with one value for each channel or one for all.
 
-    uint8 images are divided by 255 first, so `mean` and `std` are in units of full brightness.
+    Integers are divided by 255 first, those of 16 bits without a sign by 65535, and booleans are 0
+    and 1, so `mean` and `std` are in units of full brightness. Floats are taken as they are.
 
     Raises:
         ValueError: if there are neither one value nor as many as channels.
@@ -32,9 +42,10 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
                 f"{name} must have 1 value or one for each of the {images.shape[-1]} channels, "
                 f"got {len(values)}"
             )
-    if images.dtype == jnp.uint8:
-        images = images.astype(jnp.float32) / 255
-    return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
+    if images.dtype.kind in "biu":
+        white = {"uint16": 65535, "bool": 1}.get(images.dtype.name, 255)
+        images = images.astype(np.float32) / white
+    return (images - np.asarray(mean, images.dtype)) / np.asarray(std, images.dtype)
 
 
 def grey(images: np.ndarray) -> np.ndarray:
@@ -48,7 +59,11 @@ def grey(images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Images(Transform):
-    """Images [H, W, C], brought to one size, augmented in training, normalized on the device."""
+    """Images [H, W, C], brought to one size, augmented in training, normalized on the device.
+
+    Arrays of integers of 0 to 255 and booleans become uint8. Those of 16 bits without a sign and
+    floats stay what they are.
+    """
 
     mean: tuple[float, ...] = (0.5,)
     """What is subtracted, for each channel or for all; 1 is full brightness."""
@@ -68,8 +83,16 @@ class Images(Transform):
     """Images are moved by up to this many pixels each way."""
     flip: bool = False
     """Half of the images are mirrored, left to right."""
+    levels: tuple[float, float] | None = field(default=None, init=False, repr=False, compare=False)
+    """Black and white in training images that are floats beyond 0 to 1, found by `fit`; image files
+    to predict are brought to the same."""
 
     def __post_init__(self):
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not values or not np.isfinite(values).all():
+                raise ValueError(f"{name} must be finite numbers, got {values}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0, got {self.std}")
         if self.size is None and (self.shorter_side, self.smallest_area) != (None, None):
             raise ValueError("shorter_side and smallest_area need a size, got None")
         if self.size and self.shorter_side and self.shorter_side < self.size:
@@ -80,6 +103,67 @@ class Images(Transform):
             raise ValueError(f"smallest_area must be in (0, 1], got {self.smallest_area}")
         if self.channels not in (None, 1, 3):
             raise ValueError(f"channels must be 1, 3 or None, got {self.channels}")
+
+    def fit(self, train: Dataset) -> "Images":
+        """Finds black and white in images that are floats; see `levels`."""
+        if not train.in_memory:
+            return self
+        name, images = train.name_of("inputs"), sample(train)["inputs"]
+        _warn_if_channels_first(name, images)
+        if images.dtype.kind != "f" or not images.size:
+            return self
+        low, high = float(images.min()), float(images.max())
+        levels = _levels(low, high)
+        if levels == (0.0, 1.0):  # as bytes are scaled to
+            return self
+        if levels is None:
+            _LOGGER.warning(
+                "%s (%s, %.4g to %.4g): unknown scale, so predictions for image files assume 0 to "
+                "1 and may be wrong; use uint8, or floats from 0 to 1",
+                name, images.dtype, low, high,
+            )  # fmt: skip
+        return self._with_levels(levels)
+
+    def apply(self, dataset: Dataset) -> Dataset:
+        """Makes integers and booleans in memory uint8.
+
+        Raises:
+            ValueError: if the arrays are no images, or of integers beyond 0 to 255.
+        """
+        if not dataset.in_memory:
+            return dataset
+        name, images = dataset.name_of("inputs"), dataset.gather(np.arange(1))["inputs"]
+        _check_axes(name, images)
+        if images.dtype.kind not in "biu" or images.dtype in (np.uint8, np.uint16):
+            return dataset
+        arrays = dataset.arrays()
+        names = {key: dataset.name_of(key) for key in arrays}
+        return ArrayDataset(arrays | {"inputs": _as_bytes(name, arrays["inputs"])}, names)
+
+    def save(self, workdir: Path) -> None:
+        """Stores `levels` in images.json, if there are any."""
+        if self.levels is not None:
+            (workdir / _FILE_NAME).write_text(json.dumps({"levels": self.levels}) + "\n")
+
+    def restore(self, workdir: Path) -> "Images":
+        """Reads the `levels` of a run.
+
+        Raises:
+            ValueError: if the file cannot be read.
+        """
+        path = workdir / _FILE_NAME
+        if not path.exists():
+            return self
+        try:
+            black, white = map(float, json.loads(path.read_text())["levels"])
+        except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        return self._with_levels((black, white))
+
+    def _with_levels(self, levels: tuple[float, float] | None) -> "Images":
+        fitted = copy.copy(self)
+        object.__setattr__(fitted, "levels", levels)
+        return fitted
 
     def draw(self, rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
         """Draws parts, angles, offsets and who is mirrored, as far as they are asked for."""
@@ -113,7 +197,11 @@ class Images(Transform):
         if self.size is not None:
             images = self._squares(images, draws)
         elif images.dtype == object:
-            raise ValueError("images of different sizes need one; set --transform.size")
+            sizes = sorted({f"{image.shape[0]} x {image.shape[1]}" for image in images})
+            raise ValueError(
+                f"images of different sizes need one; set --transform.size (the first ones are "
+                f"{' and '.join(sizes[:3])})"
+            )
         check_shape("images", images, "B H W C")
         if "degrees" in draws:
             images = rotate(images, draws["degrees"])
@@ -134,18 +222,27 @@ class Images(Transform):
     def normalize(self, inputs: jax.Array) -> jax.Array:
         """Repeats grey where colour is wanted, and normalizes."""
         if self.channels == 3 and inputs.shape[-1] == 1:
-            inputs = jnp.repeat(inputs, 3, axis=-1)
+            inputs = inputs.repeat(3, axis=-1)
         return normalize(inputs, self.mean, self.std)
 
     def read(
         self, items: Sequence[str], shapes: Mapping[str, Sequence[int]]
     ) -> dict[str, np.ndarray]:
-        """Opens image files and brings them to the size of the training images."""
+        """Opens image files and brings them to the size of the training images.
+
+        Where there is no `size`, an image of another shape is resized until it covers that of the
+        training images, and the middle is cut out, so that nothing is distorted.
+        """
         H, W, C = shapes["inputs"]
         images = [read_image(item, C) for item in items]
         if self.size is not None:
-            return {"inputs": self._squares(images, {})}
-        return {"inputs": np.stack([resize(image, H, W) for image in images])}
+            inputs = self._squares(images, {})
+        else:
+            inputs = np.stack([covering(image, H, W) for image in images])
+        if self.levels is not None:
+            black, white = self.levels
+            inputs = black + (white - black) / 255 * inputs.astype(np.float32)
+        return {"inputs": inputs}
 
 
 @dataclass(frozen=True)
@@ -163,3 +260,52 @@ def _each_grey(images: np.ndarray) -> np.ndarray:
     if images.dtype != object:
         return grey(images) if images.shape[-1] == 3 else images
     return rows([grey(image) if image.shape[-1] == 3 else image for image in images])
+
+
+def _levels(low: float, high: float) -> tuple[float, float] | None:
+    """Black and white of images with these values, as far as they can be told."""
+    if -1 - 2 * _OVERSHOOT <= low < -_OVERSHOOT and high <= 1 + 2 * _OVERSHOOT:
+        return -1.0, 1.0
+    for white in _WHITES:
+        if high <= (white if white == 15 else (1 + _OVERSHOOT) * white):
+            return (0.0, float(white)) if low >= -_OVERSHOOT * white else None
+    return None
+
+
+def _warn_if_channels_first(name: str, images: np.ndarray) -> None:
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        shape = ", ".join(map(str, images.shape[1:]))
+        _LOGGER.warning(
+            "%s (%s) has shape [N, %s], which looks like [N, C, H, W]; images must be "
+            "[N, H, W, C]: use %s.transpose(0, 2, 3, 1)",
+            name, images.dtype, shape, name,
+        )  # fmt: skip
+
+
+def _check_axes(name: str, images: np.ndarray) -> None:
+    """Checks that images [n, H, W, C] have all axes."""
+    if images.dtype == object or images.ndim == 4:
+        return
+    sizes = images.shape[1:]
+    shape = f"[{', '.join(['N', *map(str, sizes)])}]"
+    remedy = ""
+    if len(sizes) == 2:
+        remedy = f"; if they are gray, use {name}[..., None]"
+    elif len(sizes) == 1:
+        side = round(sizes[0] ** 0.5)
+        square = f"{side}, {side}" if side * side == sizes[0] else "H, W"
+        remedy = f"; use {name}.reshape(-1, {square}, 1)"
+    raise ValueError(f"{name} must have shape [N, H, W, C], got {shape}{remedy}")
+
+
+def _as_bytes(name: str, images: np.ndarray) -> np.ndarray:
+    """Integers of 0 to 255, or booleans, as uint8."""
+    if images.dtype == bool:
+        return images.astype(np.uint8) * np.uint8(255)
+    low, high = images.min(), images.max()
+    if low < 0 or high > 255:
+        raise ValueError(
+            f"{name} ({images.dtype}, {low} to {high}) must be integers of 0 to 255, uint16 of 0 "
+            f"to 65535, or floats of 0 to 1; use ({name} - {low}) / {high - low}"
+        )
+    return images.astype(np.uint8)

@@ -169,8 +169,20 @@ class _EvaluationBatches(Sequence[Batch]):
 
 def _weighted(batch: Batch, weight: np.ndarray) -> Batch:
     """Sets the weights, on top of those of the dataset, if it has any."""
+    if "weight" in batch:
+        batch = _finite_without_weight(batch)
     weight = weight.astype(np.float32) * batch.get("weight", np.float32(1))
     return batch | {"weight": weight.astype(np.float32)}
+
+
+def _finite_without_weight(batch: Batch) -> Batch:
+    """Makes inputs that do not count finite, since zero times NaN is NaN in the gradients."""
+    inputs, is_without = batch["inputs"], batch["weight"] == 0
+    if inputs.dtype.kind != "f" or not is_without.any():
+        return batch
+    inputs = inputs.copy()
+    inputs[is_without] = np.nan_to_num(inputs[is_without], posinf=0, neginf=0)
+    return batch | {"inputs": inputs}
 
 
 def _by_length(indices: np.ndarray, lengths: np.ndarray) -> np.ndarray:

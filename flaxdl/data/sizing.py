@@ -1,4 +1,4 @@
-"""Bringing images of any size to one: the middle, a random part, or all of it.
+"""Bringing images of any size to one: the middle or a random part.
 
 H: height, W: width, C: channels. Images are resized one by one, as bytes.
 """
@@ -18,6 +18,19 @@ def centre(image: np.ndarray, *, size: int, shorter_side: int) -> np.ndarray:
         height, width = int(shorter_side * H / W), shorter_side
     top, left = round((height - size) / 2), round((width - size) / 2)
     return resize(image, height, width)[top : top + size, left : left + size]
+
+
+def covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes an image, undistorted, until it covers a size, and cuts the middle out.
+
+    Returns:
+        uint8[height, width, C].
+    """
+    H, W, _ = image.shape
+    scale = max(height / H, width / W)
+    tall, wide = max(round(scale * H), height), max(round(scale * W), width)
+    top, left = (tall - height) // 2, (wide - width) // 2
+    return resize(image, tall, wide)[top : top + height, left : left + width]
 
 
 ATTEMPTS = 10  # at a random part that lies inside the image

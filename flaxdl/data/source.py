@@ -1,6 +1,7 @@
 """Sources: the config values that say where examples come from, and the splits they load."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,14 @@ class Splits:
     classes: tuple[str, ...] | None
     """What the labels 0, 1, ... are called; None where labels are no classes."""
 
+    def __post_init__(self):
+        repeated = [name for name, count in Counter(self.classes or ()).items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"class names must be unique, got {', '.join(map(repr, repeated[:10]))} "
+                f"more than once"
+            )
+
     def map(self, transform: Callable[[Dataset], Dataset]) -> "Splits":
         """Applies `transform` to each split there is."""
         return Splits(
@@ -38,11 +47,18 @@ class Splits:
         return {
             "classes": None if self.classes is None else list(map(str, self.classes)),
             "splits": {
-                name: {"examples": len(dataset), "fingerprint": dataset.fingerprint}
+                name: _identity(dataset)
                 for name, dataset in datasets.items()
                 if dataset is not None
             },
         }
+
+
+def _identity(dataset: Dataset) -> dict[str, Any]:
+    facts = {"examples": len(dataset), "fingerprint": dataset.fingerprint}
+    if dataset.examples_in_0_1_0 is not None:
+        facts["examples_in_0_1_0"] = dataset.examples_in_0_1_0
+    return facts
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from flaxdl.training.precision import (
 )
 from flaxdl.training.sharding import gathered
 from flaxdl.training.state import TrainState
-from flaxdl.training.tasks import Task, check_metrics
+from flaxdl.training.tasks import Task, check_metrics, weighted
 
 Batch = Mapping[str, jax.Array]
 
@@ -185,7 +185,11 @@ class Steps:
             losses, weights = self.task.losses(outputs, part)
             sums = MetricSums.of(self.task.metrics(outputs, part))
             # By their number, so that float16 gradients are of the size of those of a mean.
-            return jnp.mean(losses * weights) * scale, (jnp.mean(weights), sums, model_state)
+            return jnp.mean(weighted(losses, weights)) * scale, (
+                jnp.mean(weights),
+                sums,
+                model_state,
+            )
 
         def gradients_of(model_state: Any, part: Batch, key: jax.Array) -> tuple[Any, Any]:
             with matmul_precision(self.precision):

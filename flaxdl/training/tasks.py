@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxdl.shapes import check_shape
+from flaxdl.shapes import check_integers, check_shape
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -48,7 +48,7 @@ class Task:
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
         """The weighted mean of `losses`."""
         losses, weights = self.losses(outputs, batch)
-        return jnp.sum(losses * weights) / jnp.sum(weights)
+        return jnp.sum(weighted(losses, weights)) / jnp.sum(weights)
 
     def metrics(self, outputs: Any, batch: Batch) -> Metrics:
         """What is averaged, each by its own weights; `loss` is among the metrics."""
@@ -192,6 +192,11 @@ class SequenceToSequence(Task):
         check_shape("the model's outputs", outputs, "B S V")
 
 
+def weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
+    """Losses times their weights; what has no weight does not count, not even as NaN."""
+    return jnp.where(weights == 0, 0, losses * weights)
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """The cross-entropy [...] of logits [..., K] with labels int[...], in at least float32.
 
@@ -201,13 +206,15 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
         smoothing: share of the label's probability that is spread over all classes.
 
     Raises:
-        ValueError: if the labels have another shape than one for each row of logits.
+        ValueError: if the labels are no integers, or of another shape than one for each row of
+            logits.
     """
     if labels.shape != logits.shape[:-1]:
         raise ValueError(
             f"label must have shape {list(logits.shape[:-1])} for logits {list(logits.shape)}, "
             f"got {list(labels.shape)}"
         )
+    check_integers("label", labels)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if smoothing == 0.0:

@@ -101,17 +101,18 @@ def test_wrong_arrays_are_refused_by_name():
     refused(r"lacks test_inputs", test_inputs=None)
     refused(r"got 'trian_inputs'; did you mean 'train_inputs'\?", trian_inputs=np.zeros(3))
     refused(
-        r"train split of memory:\w+: .*inputs \[40, 3, 2\], label \[39\]",
+        r"memory:\w+: train split: .*inputs \[40, 3, 2\], label \[39\]",
         train_label=np.zeros(39, int),
     )
     refused(
-        r"the test split of memory:\w+ is empty",
+        r"memory:\w+: the test split is empty",
         test_inputs=np.zeros((0, 3, 2)), test_label=np.zeros(0, int),
     )  # fmt: skip
     refused(
-        r"0\.\.3 in test_label of memory:\w+, got -1 at ex", test_label=np.array([0, 1, 2, 3, -1])
+        r"memory:\w+: .* 0\.\.3 in test_label, got -1 at example 4",
+        test_label=np.array([0, 1, 2, 3, -1]),
     )
-    refused(r"0\.\.1 in train_label of memory:\w+, got 2", classes=np.array(["ant", "bee"]))
+    refused(r"0\.\.1 in train_label, got 2 at example 2", classes=np.array(["ant", "bee"]))
 
 
 def test_missing_and_broken_files_are_named(tmp_path):

@@ -1,5 +1,6 @@
 import os
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -83,6 +84,46 @@ def test_all_orientations_of_a_camera(tmp_path, orientation):
     exif[0x0112] = orientation
     image.save(tmp_path / "photo.png", exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "photo.png", 1)[..., 0], upright)
+
+
+ORIENTATION_6 = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
+EXIF = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\x00\x00garbage!garbage!",
+        EXIF + b"\x00\x05\x01\x12",  # cut
+        EXIF + b"\x00\x01" + ORIENTATION_6.replace(b"\x06", b"\x09") + bytes(4),
+        b"Exif\x00\x00",
+        b"",
+    ],
+)
+def test_broken_exif_data_do_not_matter(tmp_path, suffix, exif):
+    image = Image.fromarray(np.repeat(np.array([[40, 200]], np.uint8), 8, axis=1))
+    image.save(tmp_path / f"one.{suffix}", **({} if suffix == "tiff" else {"exif": exif}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about EXIF data that are cut
+        pixels = read_image(tmp_path / f"one.{suffix}", 1)[..., 0]
+    assert np.abs(pixels - np.asarray(image).astype(int)).max() <= 3
+
+
+def test_the_orientation_is_applied_though_the_rest_cannot_be_written_again(tmp_path):
+    photo = Image.fromarray(np.array([[10, 200]], np.uint8))
+    strange = b"\x01\x1a\x00\x05\x00\x00\x00\x01\xff\xff\xff\xf0"  # a ratio beyond the end
+    photo.save(tmp_path / "x.png", exif=EXIF + b"\x00\x02" + ORIENTATION_6 + strange + bytes(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.testing.assert_array_equal(read_image(tmp_path / "x.png", 1)[..., 0], [[10], [200]])
+
+
+@pytest.mark.parametrize("white", [255, 1000, 65535])
+def test_16_bits_of_a_portable_graymap_are_scaled(tmp_path, white):
+    levels = np.array([[0, white // 2, white]], ">u2" if white > 255 else "u1")
+    (tmp_path / "x.pgm").write_bytes(b"P5 3 1 %d\n" % white + levels.tobytes())
+    np.testing.assert_allclose(read_image(tmp_path / "x.pgm", 1)[0, :, 0], [0, 127, 255], atol=1)
 
 
 def chunk(kind, content):

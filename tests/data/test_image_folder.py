@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -185,8 +186,8 @@ def broken(folder, kind):
         (folder / "train" / "ape" / "a.heic").write_text("")
         (folder / "train" / "ape" / ".DS_Store").write_text("")
     elif kind == "one class":
-        (folder / "train" / "cat").rename(folder / "cats")
-        (folder / "train" / "dog").rename(folder / "dogs")
+        shutil.rmtree(folder / "train" / "cat")
+        shutil.rmtree(folder / "train" / "dog")
 
 
 @pytest.mark.parametrize(
@@ -196,8 +197,8 @@ def broken(folder, kind):
             "unknown class",
             r"test has classes that the training folder lacks: dogs; did you mean 'dog'",
         ),
-        ("two validations", r"must have one folder for validation, got val, valid"),
-        ("empty class", r"ape holds no images .*passed over were 2 files: .*1 .heic"),
+        ("two validations", r"must have one folder for the validation split, got val and valid"),
+        ("empty class", r"ape holds no images .* but other files \(\.heic: 1\)"),
         ("one class", r"train must hold a folder for each of two classes or more, has only 'owl'"),
     ],
 )
@@ -216,7 +217,7 @@ def test_folders_with_nothing_in_them(tmp_path):
         save(tmp_path / name / "1.png")
     with pytest.raises(ValueError, match="has too few images: none of them falls to the valid"):
         ImageFolder(str(tmp_path)).load(seed=0)
-    with pytest.raises(ValueError, match="class a has too few images: all 1 are held out"):
+    with pytest.raises(ValueError, match=r"2 of 2 classes have .*: a \(1\), b \(1\); add"):
         ImageFolder(str(tmp_path), validation_fraction=0.99, test_fraction=0.0).load(seed=0)
 
 

@@ -9,9 +9,10 @@ from PIL import Image
 
 from flaxdl.data import ImageRows, Images, Transform
 from flaxdl.data.augmentation import crop, flip, rotate
+from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.image_files import read_image
 from flaxdl.data.images import grey, normalize
-from flaxdl.data.sizing import ATTEMPTS, centre, random_part, resize
+from flaxdl.data.sizing import ATTEMPTS, centre, covering, random_part, resize
 
 batches = st.tuples(
     st.integers(1, 3), st.integers(2, 6), st.integers(2, 6), st.sampled_from([1, 3])
@@ -143,6 +144,107 @@ def test_read_resizes_with_antialiasing(tmp_path):
     pixels = Images().read([str(tmp_path / "stripes.png")], {"inputs": (2, 2, 1)})["inputs"]
     assert pixels.shape == (1, 2, 2, 1)
     assert np.abs(pixels.astype(int) - 127).max() < 25  # without: 0 or 255
+
+
+def test_read_distorts_nothing(tmp_path):
+    """Without a size, an image covers the training images' size, and its middle is taken."""
+    columns = np.repeat(np.array([[0] * 8 + [100] * 8 + [200] * 8], np.uint8), 8, axis=0)
+    for name, pixels in (("wide", columns), ("tall", columns.T)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        read = Images().read([str(tmp_path / f"{name}.png")], {"inputs": (4, 4, 1)})["inputs"]
+        np.testing.assert_allclose(read, np.full((1, 4, 4, 1), 100), atol=35)
+        assert (read[0, 1:3, 1:3] == 100).all()
+    same = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(covering(same, 4, 4), same)
+    assert covering(gradient(30, 47), 15, 11).shape == (15, 11, 3)
+    np.testing.assert_array_equal(
+        covering(gradient(30, 40), 15, 20), resize(gradient(30, 40), 15, 20)
+    )
+
+
+@pytest.mark.parametrize(
+    ("scale", "levels"),
+    [
+        (lambda x: x / 255, None),
+        (lambda x: x.astype(np.float32), (0, 255)),
+        (lambda x: x * (16 / 255), (0, 16)),
+        (lambda x: x * (15 / 255), (0, 15)),
+        (lambda x: x / 127.5 - 1, (-1, 1)),
+        (lambda x: x * 257.0, (0, 65535)),
+    ],
+)
+@pytest.mark.parametrize("size", [None, 4])
+def test_files_are_brought_to_the_scale_of_images_that_are_floats(tmp_path, scale, levels, size):
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
+    images[:2] = np.array([0, 255]).reshape(2, 1, 1, 1)
+    Image.fromarray(images[3, ..., 0]).save(tmp_path / "one.png")
+    floats = scale(images).astype(np.float32)
+    transform = Images(mean=(0.4,), std=(0.3,), size=size)
+    fitted = transform.fit(ArrayDataset({"inputs": floats}))
+    assert fitted.levels == levels
+    assert fitted == transform
+    fitted.save(tmp_path)
+    assert (tmp_path / "images.json").exists() == (levels is not None)
+    restored = transform.restore(tmp_path)
+    read = restored.read([str(tmp_path / "one.png")], {"inputs": (4, 4, 1)})["inputs"]
+    np.testing.assert_allclose(
+        restored.normalize(jnp.asarray(read)),
+        transform.normalize(jnp.asarray(floats[3:4])),
+        rtol=1e-5,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "levels"),
+    [(-0.02, 1.02, None), (-9, 260, (0, 255)), (-1.05, 1.1, (-1, 1)), (0, 4000, (0, 4095))],
+)
+def test_interpolation_may_go_beyond_black_and_white(low, high, levels, caplog):
+    images = np.linspace(low, high, 32, dtype=np.float32).reshape(2, 4, 4, 1)
+    assert Images().fit(ArrayDataset({"inputs": images})).levels == levels
+    assert caplog.text == ""
+
+
+def test_floats_without_black_and_white_are_named(caplog):
+    images = np.random.default_rng(0).normal(size=(50, 4, 4, 1))
+    fitted = Images().fit(ArrayDataset({"inputs": images}, {"inputs": "train_inputs"}))
+    assert fitted.levels is None
+    assert "train_inputs (float64, -" in caplog.text
+    assert "unknown scale, so predictions for image files assume 0 to 1" in caplog.text
+
+
+def test_damaged_levels_are_named(tmp_path):
+    for text in ("", "[]", '{"levels": [1]}', '{"levels": ["a", 2]}', '{"levels": null}'):
+        (tmp_path / "images.json").write_text(text)
+        with pytest.raises(ValueError, match="images.json cannot be read"):
+            Images().restore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white"),
+    [(np.uint8, 255), (np.int16, 255), (np.int32, 255), (np.uint16, 65535), (np.bool_, 1)],
+)
+def test_integers_are_in_units_of_full_brightness(dtype, white):
+    images = np.array([0, white], dtype).reshape(1, 1, 2, 1)
+    for array in (images, jnp.asarray(images)):
+        normalized = np.ravel(normalize(array, (0.5,), (0.25,)))
+        assert normalized.dtype == np.float32
+        np.testing.assert_allclose(normalized, [-2, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"std": (0.5, 0.0, 0.5)}, r"std must be above 0, got \(0.5, 0.0, 0.5\)"),
+        ({"std": (-1.0,)}, "std must be above 0"),
+        ({"std": (float("nan"),)}, "std must be finite numbers"),
+        ({"mean": (float("inf"),)}, "mean must be finite numbers"),
+        ({"mean": ()}, "mean must be finite numbers"),
+    ],
+)
+def test_no_division_by_zero(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Images(**settings)
 
 
 def test_read_converts_to_the_channels_asked_for(tmp_path):
@@ -278,7 +380,7 @@ def test_rows_are_sequences_of_vectors():
         ({"shorter_side": 8}, "shorter_side and smallest_area need a size"),
         ({"size": 8, "shorter_side": 7}, "shorter_side must be at least size = 8, got 7"),
         ({"size": 8, "smallest_area": 0.0}, r"smallest_area must be in \(0, 1\], got 0.0"),
-        ({}, "images of different sizes need one; set --transform.size"),
+        ({}, r"of different sizes need one; set --transform.size \(the .* 4 x 4 and 5 x 5\)"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(settings, message):

@@ -182,3 +182,15 @@ def test_gathering_small_images_is_fast():
             dataset.gather(order[step : step + 250])
         rates.append(20_000 / (time.perf_counter() - start))
     assert max(rates) > 300_000  # examples a second; 3 million on an idle core
+
+
+def test_inputs_without_weight_are_finite():
+    inputs = np.arange(12, dtype=np.float32).reshape(6, 2)
+    inputs[2] = np.nan, -np.inf
+    weight = np.array([1, 1, 0, 1, 0, 1], np.float32)
+    dataset = ArrayDataset({"inputs": inputs, "weight": weight})
+    (batch,) = evaluation_batches(dataset, Transform(), batch_size=6)
+    np.testing.assert_array_equal(batch["inputs"][2], [0, 0])
+    np.testing.assert_array_equal(np.delete(batch["inputs"], 2, 0), np.delete(inputs, 2, 0))
+    np.testing.assert_array_equal(batch["weight"], weight)
+    assert np.isnan(inputs[2, 0])  # the dataset's own array is as it was

@@ -73,6 +73,20 @@ def test_a_bad_batch_leaves_no_trace(where):
     assert (recovered.step, recovered.updates, recovered.bad_steps) == (3, 2, 0)
 
 
+def test_a_loss_without_weight_does_not_count_even_as_nan():
+    steps, mesh = make_steps(model=NormalizedMlp(dropout=0.0)), make_mesh()
+    batch = quadrant_batch()
+    batch["weight"][3] = 0
+    expected = jax.device_get(train_on(mesh, steps, [batch]))
+    batch["label"][3] = 99  # out of range, which makes the loss NaN
+    state = jax.device_get(train_on(mesh, steps, [batch]))
+    assert (state.updates, state.bad_steps) == (1, 0)
+    assert_trees_close(state.params, expected.params, rtol=0, atol=0)
+    outputs = steps.predict(state, batch)
+    assert np.isnan(steps.task.losses(outputs, batch)[0][3])
+    assert np.isfinite(steps.task.loss(outputs, batch))
+
+
 def test_dropout_masks_differ_from_step_to_step_and_repeat_with_the_seed():
     steps, mesh, batch = make_steps(optimizer=SGD(learning_rate=0.0)), make_mesh(), quadrant_batch()
     state = create_on(mesh, partial(steps.initial_state, batch))
