@@ -111,7 +111,7 @@ def _keys(array: np.ndarray) -> np.ndarray:
     rows = array.reshape(len(array), -1)
     rows = rows[:, :: _step(rows.shape[1], _COMPARED_VALUES)]
     if array.dtype.kind not in "biuf" or array.itemsize > 8:
-        return np.array([repr(row.tolist()) for row in rows])
+        return np.fromiter((hash(repr(row.tolist())) for row in rows), np.int64, len(rows))
     factors = np.random.default_rng(0).integers(2**63, size=rows.shape[1], dtype=np.uint64) * 2 + 1
     keys = np.zeros(len(rows), np.uint64)
     for start in range(0, len(rows), _COMPARED_ROWS):
