@@ -9,6 +9,7 @@ import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset, class_labels
 from flaxdl.data.source import Source, Splits, hold_out
+from flaxdl.paths import local_path
 from flaxdl.spelling import did_you_mean
 
 _SPLITS = ("train", "validation", "test")
@@ -127,7 +128,7 @@ def _read(path: str) -> dict[str, np.ndarray]:
     if path.startswith("memory:"):
         raise ValueError(f"{path} was in memory when the run was made; give the arrays again")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with local_path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
