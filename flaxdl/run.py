@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 from rich.console import Console
 
 from flaxdl.allocation import compute_in_calling_thread, keep_freed_memory
@@ -22,6 +23,7 @@ from flaxdl.training.console import ConsoleWriter, describe
 from flaxdl.training.interruption import Interruption
 from flaxdl.training.loop import Loop, Writer
 from flaxdl.training.metrics import MetricsFile
+from flaxdl.training.overfitting import is_learned, verdict
 from flaxdl.training.processes import check_agreement, is_first, of_first, together
 from flaxdl.training.sharding import create_on, put_on
 from flaxdl.training.state import TrainState
@@ -42,6 +44,8 @@ class Result:
     """The last line of `metrics.jsonl`: that of the test split, where there is one."""
     variables: dict[str, Any]
     """The variables that it was measured with, for `model.apply`."""
+    model: nn.Module
+    """The network, with the sizes that its data decided."""
 
 
 def train(
@@ -56,7 +60,8 @@ def train(
     """Trains to the end, resuming from the newest checkpoint in the workdir.
 
     The best checkpoint on the validation split, or the last one where there is none, is evaluated
-    on the test split once.
+    on the test split once. A run with `overfit_batches` is not: it ends as soon as it has learned
+    them by heart, with a verdict in place of evaluations and the report.
 
     On a CPU JAX computes in the thread that calls, and the process keeps the memory that it frees,
     from here on and after the run too (`flaxdl.allocation`).
@@ -113,13 +118,10 @@ def train(
 
         together(claim if is_first() else lambda: None)
         together(folder.check_shared)
-        is_over = start >= setup.total_steps or config.selection.is_over(
-            metrics.of_split("validation", until=start),
-            config.task,
-            after=setup.steps.thaw_step or 0,
-        )
+        is_over = start >= setup.total_steps or _is_over(setup, metrics, start)
         metrics.rewind(start, keep_test=is_over and not has_other_data)
-        lines_before = len(metrics.lines)
+        lines_before, batches = len(metrics.lines), config.overfit_batches
+        report = report and batches is None
         if start:
             times.go_on(load_times(folder.times)[0])
         console.print(summary(setup), highlight=False, soft_wrap=True)
@@ -131,7 +133,7 @@ def train(
         def all_writers() -> Iterator[Writer]:
             yield from writers
             if wandb is not None:
-                yield WeightsAndBiasesWriter(wandb, folder.path, config=to_json(config))
+                yield WeightsAndBiasesWriter(wandb, folder.path, config=to_json(setup.config))
             yield TensorBoardWriter(folder.events, step=start)
             yield ConsoleWriter(setup.total_steps, console)
 
@@ -144,12 +146,13 @@ def train(
             data=setup.data_on_devices,
             steps_per_call=config.steps_per_call,
             evaluation_batches=setup.evaluation_batches,
-            has_validation=setup.splits.validation is not None,
+            has_validation=setup.splits.validation is not None and batches is None,
             log_every=setup.log_every,
             evaluate_every=setup.evaluate_every,
             max_bad_steps=config.max_bad_steps,
             rewind=config.rewind,
             selection=config.selection,
+            overfit_batches=batches,
             metrics=metrics,
             checkpoints=checkpoints,
             shapes=setup.shapes,
@@ -170,13 +173,15 @@ def train(
                 shapes=setup.shapes,
                 state=state,
             )
-            if setup.splits.test is not None and not metrics.of_split("test"):
+            has_test = setup.splits.test is not None and batches is None
+            if has_test and not metrics.of_split("test"):
                 loop.write(int(state.step), "test", loop.evaluate(state, "test"))
             metrics.finish()
         is_new = len(metrics.lines) > lines_before
         if report and is_first() and (is_new or not folder.report.exists()):
+            classes = setup.splits.classes
             run = Trained(
-                config, setup.transform, setup.splits.classes, setup.examples, setup.steps, state
+                setup.config, setup.transform, classes, setup.examples, setup.steps, state
             )
             with interruption.at_once():
                 report_run(folder, run, setup.splits)
@@ -189,9 +194,22 @@ def train(
         highlight=False,
         soft_wrap=True,
     )
+    if batches is not None:
+        console.print(verdict(metrics.of_split("train"), batches), highlight=False, soft_wrap=True)
     if report and folder.report.exists():
         console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
-    return Result(last, {"params": state.params, **state.model_state})
+    variables = {"params": state.params, **state.model_state}
+    return Result(last, variables, setup.config.model)
+
+
+def _is_over(setup: Setup, metrics: MetricsFile, step: int) -> bool:
+    """Whether a run had ended at a step before its last one."""
+    config, batches = setup.config, setup.config.overfit_batches
+    if batches is not None and is_learned(metrics.of_split("train", until=step), batches):
+        return True
+    return config.selection.is_over(
+        metrics.of_split("validation", until=step), config.task, after=setup.steps.thaw_step or 0
+    )
 
 
 def _check_metrics(metrics: MetricsFile, last_line: int | None, accept_changes: bool) -> None:

@@ -22,19 +22,26 @@ def check_tokens(
         vocab_size: how many tokens the data know, whether they are in these arrays or not.
 
     Raises:
-        ValueError: naming the field of the model, what the data need, and the flag to set.
+        ValueError: naming the field of the model that is too small or not given, what the data
+            need, and the flag to set.
     """
     sizes = {"inputs": "vocab_size", "targets": "target_vocab_size"}
     for name, size in sizes.items():
         if getattr(model, size, None) is None:
             size = "vocab_size"
-        taken = getattr(model, size, None)
-        if name not in arrays or taken is None:
+        if name not in arrays or not hasattr(model, size):
             continue
+        taken = getattr(model, size)
         tokens = arrays[name]
         if tokens.min(initial=0) < 0:
             raise ValueError(f"{name} must be token ids from 0 on, got {tokens.min()}")
         needed = max(vocab_size or 0, int(tokens.max(initial=0)) + 1)
+        if taken is None:
+            raise ValueError(
+                f"model.{size} is None, which takes it from the vocabulary of the transform, but "
+                f"there is none; the largest token id is {needed - 1}, so set "
+                f"--model.{size.replace('_', '-')} {needed} or more"
+            )
         if needed > taken:
             raise ValueError(
                 f"{name} have {needed} different tokens, but model.{size} is {taken}; "
