@@ -1,5 +1,6 @@
 """What a person types, and what comes back: text, files and exit codes."""
 
+import csv
 import importlib
 import json
 import os
@@ -79,6 +80,51 @@ def test_predict_prints_a_table_and_json(project, capsys):
     assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_predict_takes_folders_and_lists_and_writes_files(project, capsys, monkeypatch, tmp_path):
+    folder = tmp_path / "a folder with a name that is far too long for a line of eighty characters"
+    (folder / "more").mkdir(parents=True)
+    files = [str(folder / name) for name in ("0.png", "1.png", "more/2.png")]
+    for file, image in zip(files, bright_quadrants(3, seed=5)[0], strict=True):
+        Image.fromarray(image[..., 0]).save(file)
+    (folder / "broken.png").write_bytes(b"nothing")
+    line = ("predict", "--workdir", project / "w")
+    code, out, err = run(capsys, *line, folder)
+    assert code == 2
+    assert f"1 of 4 items have no prediction:\n  {folder}/broken.png cannot be read" in err
+    assert all(f" {file} " in out for file in files)  # nothing is cut
+    assert "broken" not in out
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, out, err = run(capsys, *line, f"~/{folder.name}", "--to", "~/answers.csv")
+    assert (code, out) == (2, f"wrote {tmp_path}/answers.csv: 3 predictions\n")
+    with (tmp_path / "answers.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["item", "label", "probability", "error"]
+    by_item = {row[0]: row[1:] for row in rows}
+    assert list(by_item) == sorted([*files, f"{folder}/broken.png"])
+    assert "cannot be read as an image" in by_item[f"{folder}/broken.png"][2]
+
+    (tmp_path / "names.txt").write_text("\n".join(files[:2]))
+    names = ("--from-file", "~/names.txt")
+    code, _, _ = run(capsys, *line, files[2], *names, "--to", tmp_path / "deep" / "answers.jsonl")
+    assert code == 0
+    records = (tmp_path / "deep" / "answers.jsonl").read_text().splitlines()
+    records = [json.loads(record) for record in records]
+    assert [record["item"] for record in records] == [files[2], *files[:2]]
+    for record in records:
+        assert by_item[record["item"]] == [record["label"], str(record["probability"]), ""]
+        assert record["probability"] == record["probabilities"][record["label"]]
+    code, out, _ = run(capsys, *line, *names, folder / "broken.png", "--json")
+    assert code == 2
+    assert [json.loads(text).get("label") for text in out.splitlines()] == [
+        None,
+        *(record["label"] for record in records[1:]),
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["answers.csv", "deep", folder.name, "names.txt"]
+    )
+
+
 def test_evaluate_prints_what_the_run_measured(project, capsys):
     code, out, _ = run(capsys, "evaluate", "--workdir", project / "w", "--json")
     last = json.loads((project / "w" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -123,12 +169,13 @@ def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(project, capsys, 
     line = ("train", "--config", "quadrants.py", "--dry-run")
     code, out, _ = run(capsys, *line, "--workdir", "w", "--seed", "3", "--overfit-batches", "1")
     assert code == 0
-    model, data, work, train, validation = out.splitlines()
+    model, data, work, train, validation, verdict = out.splitlines()
     assert model == "SimpleCNN with 618,244 parameters (2.4 MiB)"
     assert data == "72 train, 8 validation, 24 test examples; trains on 1 batch only"
     assert work.startswith("48 steps of 16 examples, 12 epochs; float32 on 1 x ")
     assert train.startswith("train       loss 1.")
     assert validation.startswith("validation  loss 1.")
+    assert verdict == "dry run: everything fits together; no run was started and nothing saved"
     assert sorted(project.rglob("*")) == before
     code, out, err = run(capsys, *line, "--init.weights", "nowhere.safetensors")
     assert code == 2
@@ -199,6 +246,18 @@ def test_help_shows_every_field(project, capsys):
         (["evaluate", "--workdir", "w", "--split", "tets"], "test"),
         (["predict", "--workdir", "w"], "at least one file"),
         (["predict", "--workdir", "w", "data.npz"], "data.npz cannot be read as an image"),
+        (
+            ["predict", "--workdir", "w", "x.png", "--to", "x.xlsx"],
+            ".csv or .jsonl file, got x.xlsx",
+        ),
+        (["predict", "--workdir", "w", "x.png", "--to", "x.csv", "--json"], "not both"),
+        (["predict", "--workdir", "w", "--from-file", "no.txt"], "no.txt cannot be read"),
+        (
+            ["predict", "--workdir", "w", "x.png", "--num-tokens", "0"],
+            "num_tokens must be at least 1",
+        ),
+        (["runs", "nowhere"], "there is no folder nowhere with runs"),
+        (["train", "--config", "CONFIG", "--epochs", "inf"], "epochs must be positive and finite"),
         (["inspect", "ResNet51"], "did you mean 'ResNet50'"),
         (["inspect", "generate"], "no model 'generate'"),
         (["predcit"], "did you mean 'predict'"),

@@ -6,11 +6,14 @@ import flax.linen as nn
 import pytest
 
 import flaxdl
-from flaxdl import Config, Sampling
+from flaxdl import Config, Sampling, prediction
 from flaxdl.commands import main
 from flaxdl.data import Dates, Documents, Text, TextPairs
+from flaxdl.items import Unreadable
 from flaxdl.layers import Embedding
 from flaxdl.models import Seq2SeqTransformer, TransformerLM
+from flaxdl.prediction import predict_each
+from flaxdl.trained import restore
 from flaxdl.training import AdamW, LanguageModeling, SequenceToSequence
 
 SMALL = {"hidden_size": 32, "num_heads": 2, "num_layers": 1, "feed_forward_size": 64}
@@ -68,6 +71,24 @@ def test_what_is_drawn_is_decided_by_the_seed(run):
 def test_more_tokens_than_positions_are_refused(run, prompt, num_tokens):
     with pytest.raises(ValueError, match=f"prompt's {len(prompt)} tokens .* has 32 positions"):
         flaxdl.predict(run, [prompt], sampling=Sampling(num_tokens=num_tokens))
+
+
+def test_prompts_that_are_too_long_do_not_cost_the_others_theirs(run):
+    trained, sampling = restore(run), Sampling(temperature=0, num_tokens=6)
+    items = ["abc", ALPHABET + "a", "", "xyzab"]
+    first, long, empty, last = predict_each(trained, items, sampling=sampling)
+    whole = flaxdl.predict(run, ["abc", "xyzab"], sampling=sampling)
+    assert [first, last] == whole
+    assert isinstance(long, Unreadable)
+    assert "the prompt's 27 tokens and 6 more are too many" in long.error
+    assert isinstance(empty, Unreadable)
+    assert (long.item, empty.item) == (items[1], "")
+
+
+def test_what_is_drawn_differs_between_batches(run, monkeypatch):
+    monkeypatch.setattr(prediction, "_MOST_AT_ONCE", 1)
+    found = flaxdl.predict(run, ["a", "a"], sampling=Sampling(temperature=3.0))
+    assert found[0].text != found[1].text
 
 
 def test_training_ends_with_a_sample(alphabet, run, capsys):

@@ -3,6 +3,7 @@
 A command is a function of its arguments, as texts, and of how the program was called.
 """
 
+import errno
 import logging
 import os
 import select
@@ -21,6 +22,7 @@ from flaxdl.commands.export import export
 from flaxdl.commands.inspect import inspect
 from flaxdl.commands.predict import predict
 from flaxdl.commands.report import report
+from flaxdl.commands.runs import runs
 from flaxdl.commands.train import train
 from flaxdl.commands.visualize import visualize
 from flaxdl.compiled import keep_compiled
@@ -37,6 +39,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "predict": predict,
     "export": export,
     "inspect": inspect,
+    "runs": runs,
     "report": report,
     "visualize": visualize,
     "completion": completion,
@@ -103,17 +106,24 @@ def _run(
             command(arguments, program)
         finally:
             sys.stdout.flush()  # here, since Python itself complains when it does so at its end
-    except BrokenPipeError:
-        if not _is_unread(sys.stdout.fileno()):
-            raise  # of another pipe
+    except OSError as error:
+        # Windows says EINVAL.
+        if error.errno not in (errno.EPIPE, errno.EINVAL) or not _is_unread():
+            raise  # of another pipe or file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _is_unread(file: int) -> bool:
-    """Whether this is a pipe whose reader has gone."""
-    poll = select.poll()
-    poll.register(file, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+def _is_unread() -> bool:
+    """Whether standard output is a pipe whose reader has gone."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    try:
+        sys.stdout.flush()  # again, since what could not be written is still there
+    except OSError:
+        return True
+    return False
 
 
 def leave(code: int) -> NoReturn:

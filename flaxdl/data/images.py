@@ -5,6 +5,7 @@ B: images in a batch, H: height, W: width, C: channels.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,10 @@ import numpy as np
 
 from flaxdl.data.augmentation import crop, flip, rotate
 from flaxdl.data.dataset import rows
-from flaxdl.data.image_files import read_image
+from flaxdl.data.image_files import SUFFIXES, read_image
 from flaxdl.data.sizing import ATTEMPTS, centre, random_part, resize
 from flaxdl.data.transforms import Transform
+from flaxdl.paths import local_path
 from flaxdl.shapes import check_shape
 
 
@@ -49,6 +51,8 @@ def grey(images: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Images(Transform):
     """Images [H, W, C], brought to one size, augmented in training, normalized on the device."""
+
+    file_suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     mean: tuple[float, ...] = (0.5,)
     """What is subtracted, for each channel or for all; 1 is full brightness."""
@@ -142,7 +146,7 @@ class Images(Transform):
     ) -> dict[str, np.ndarray]:
         """Opens image files and brings them to the size of the training images."""
         H, W, C = shapes["inputs"]
-        images = [read_image(item, C) for item in items]
+        images = [read_image(local_path(item), C) for item in items]
         if self.size is not None:
             return {"inputs": self._squares(images, {})}
         return {"inputs": np.stack([resize(image, H, W) for image in images])}

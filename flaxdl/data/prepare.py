@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flaxdl.locks import locked
 from flaxdl.spelling import did_you_mean
 
 _LOGGER = logging.getLogger(__name__)
@@ -73,7 +74,6 @@ def _find_builder(name: str, data_dir: str | None) -> Any:
 
 def _prepare(name: str, builder: Any) -> None:
     """Prepares the dataset, unless another process does so first; then this one waits for it."""
-    import filelock
     import tensorflow_datasets as tfds
 
     folder = Path(builder.data_path)
@@ -83,7 +83,7 @@ def _prepare(name: str, builder: Any) -> None:
     )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder.parent / f".{folder.name}.lock"):
+        with locked(folder.parent / f".{folder.name}.lock"):
             with quiet():
                 if builder.is_prepared():
                     return
@@ -100,7 +100,7 @@ def _prepare(name: str, builder: Any) -> None:
 def _how_to_prepare(name: str, builder: Any, error: BaseException) -> str:
     missing = _missing_module(error)
     if missing not in (None, "tensorflow"):
-        return f"{name} cannot be prepared without the Python module {missing}: install it"
+        return without_module(name, error)
     reason = f"it needs {missing}" if missing else f"{type(error).__name__}: {str(error).strip()}"
     return (
         f"{name} cannot be prepared here: {reason}. Prepare it once in another environment, with "
@@ -108,6 +108,23 @@ def _how_to_prepare(name: str, builder: Any, error: BaseException) -> str:
         f"--file_format=array_record --data_dir={builder.data_dir_root}`; a folder that was "
         f"prepared elsewhere can be copied to {builder.data_path}"
     )
+
+
+def without_module(name: str, error: BaseException) -> str:
+    """Says which Python module a dataset cannot be read without, and what to do.
+
+    Args:
+        name: the dataset.
+        error: an ImportError, or what it led to.
+    """
+    missing = _missing_module(error)
+    if missing == "array_record":
+        return (
+            f"{name} cannot be read without the Python module array_record, which reads the files "
+            "of TFDS: `pip install array-record`. Where there is none, as for Windows, run in WSL, "
+            "or use Arrays, ImageFolder or TextTable, which do without"
+        )
+    return f"{name} cannot be read without the Python module {missing or error}: install it"
 
 
 def _missing_module(error: BaseException | None) -> str | None:
