@@ -1,6 +1,7 @@
 """What a person types, and what comes back: text, files and exit codes."""
 
 import csv
+import errno
 import importlib
 import json
 import os
@@ -379,10 +380,23 @@ def test_who_stops_reading_is_no_error(project):
     assert done.stdout.startswith("usage: train.py")
 
 
-def test_other_broken_pipes_are_errors(monkeypatch, capfd):
-    def lose_a_worker(arguments, program):
-        raise BrokenPipeError("worker")
+def test_a_reader_that_is_gone_is_noticed_without_poll(monkeypatch):
+    monkeypatch.delattr("select.poll")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as unread:
+        monkeypatch.setattr("sys.stdout", unread)
+        monkeypatch.setitem(COMMANDS, "inspect", lambda *_: print("a line"))
+        assert main(["inspect"]) == 0
 
+
+@pytest.mark.parametrize("has_poll", [True, False])
+def test_other_broken_pipes_are_errors(monkeypatch, capfd, has_poll):
+    def lose_a_worker(arguments, program):
+        raise BrokenPipeError(errno.EPIPE, "worker")
+
+    if not has_poll:
+        monkeypatch.delattr("select.poll")
     monkeypatch.setitem(COMMANDS, "inspect", lose_a_worker)
     with pytest.raises(BrokenPipeError, match="worker"):
         main(["inspect", "ResNet50"])
