@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxdl.allocation import return_freed_memory
 from flaxdl.config import Config
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
@@ -127,6 +128,7 @@ def predict_each(
     Raises:
         ValueError: if the run's task is not to classify, continue or rewrite.
     """
+    return_freed_memory()
     answer = _answering(trained, sampling)
     expanded = expand_items(items, trained.transform)
     size = min(trained.config.batch_size, _MOST_AT_ONCE, len(expanded))

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-from flaxdl.allocation import compute_in_calling_thread
 from flaxdl.config import Config
 from flaxdl.data import Splits, Transform, facts
 from flaxdl.setup import (
@@ -83,9 +82,6 @@ def outline(workdir: str | Path, config: Config | None = None) -> Trained:
 def restore(workdir: str | Path, config: Config | None = None) -> Trained:
     """Reads the best checkpoint of a finished or running run.
 
-    On a CPU JAX computes in the thread that calls from here on, unless it computes already: the
-    memory that its own threads hold would vary by tens of MiB.
-
     Args:
         workdir: the run's folder.
         config: the run's config, where config.json cannot bring it back.
@@ -93,7 +89,6 @@ def restore(workdir: str | Path, config: Config | None = None) -> Trained:
     Raises:
         ValueError: if there is no run or no sound checkpoint.
     """
-    compute_in_calling_thread()
     folder = Workdir(workdir)
     run = outline(folder.path, config)
     metrics = MetricsFile(folder.metrics)

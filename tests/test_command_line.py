@@ -3,6 +3,7 @@
 import csv
 import errno
 import importlib
+import io
 import json
 import os
 import re
@@ -380,11 +381,12 @@ def test_who_stops_reading_is_no_error(project):
     assert done.stdout.startswith("usage: train.py")
 
 
-def test_a_reader_that_is_gone_is_noticed_without_poll(monkeypatch):
+@pytest.mark.parametrize("is_unbuffered", [True, False])
+def test_a_reader_that_is_gone_is_noticed_without_poll(monkeypatch, is_unbuffered):
     monkeypatch.delattr("select.poll")
     reader, writer = os.pipe()
     os.close(reader)
-    with os.fdopen(writer, "w") as unread:
+    with io.TextIOWrapper(os.fdopen(writer, "wb", 0), write_through=is_unbuffered) as unread:
         monkeypatch.setattr("sys.stdout", unread)
         monkeypatch.setitem(COMMANDS, "inspect", lambda *_: print("a line"))
         assert main(["inspect"]) == 0

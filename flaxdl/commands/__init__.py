@@ -120,7 +120,7 @@ def _is_unread() -> bool:
         poll.register(sys.stdout.fileno(), 0)
         return any(event & select.POLLERR for _, event in poll.poll(0))
     try:
-        sys.stdout.flush()  # again, since what could not be written is still there
+        print(flush=True)  # an empty line before the traceback, if it is read
     except OSError:
         return True
     return False
