@@ -156,6 +156,20 @@ def test_export_writes_what_pytorch_reads(project, capsys):
     jax.tree.map(np.testing.assert_array_equal, load_weights(variables, file), variables)
 
 
+def test_files_are_written_to_the_home_folder(project, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(project)
+    (tmp_path / "run").symlink_to(project / "w")
+    line = ("--workdir", "~/run", "--to")
+    assert run(capsys, "export", *line, "~/a.safetensors")[0] == 0
+    assert run(capsys, "visualize", "--what", "filters", *line, "~/b.png")[0] == 0
+    assert run(capsys, "report", *line, "~/c.html")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.safetensors", "b.png", "c.html", "run",
+    ]  # fmt: skip
+    assert not (project / "~").exists()
+
+
 def test_a_learning_rate_is_found_and_drawn(project, capsys, monkeypatch):
     monkeypatch.chdir(project)
     code, out, _ = run(capsys, "train", "--config", "quadrants.py", "--find-learning-rate",

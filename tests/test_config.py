@@ -14,6 +14,7 @@ from flaxdl.config import differences, from_json, list_configs, to_json, with_de
 from flaxdl.data import Arrays, Images
 from flaxdl.models import SimpleCNN
 from flaxdl.training import SGD, Cosine, Selection
+from flaxdl.workdir import Workdir
 
 pytestmark = pytest.mark.quick
 
@@ -71,14 +72,22 @@ def test_a_field_that_no_longer_exists_is_named():
         from_json(record)
 
 
-def test_a_field_may_say_what_runs_had_before_it_existed(monkeypatch):
-    record = to_json(full_config())
-    del record["transform"]["rotation"]
+def test_a_field_may_say_what_runs_had_before_it_existed(monkeypatch, tmp_path):
+    facts = {"classes": None, "steps_per_epoch": 1, "example": {}}
+    folder = Workdir(tmp_path)
+    folder.claim(full_config(), facts)
+    file = tmp_path / "config.json"
+    record = json.loads(file.read_text())
+    del record["config"]["transform"]["rotation"]
+    file.write_text(json.dumps(record))
+    folder.check_config(full_config(), accept_changes=False)
+    assert folder.config() == full_config()
     rotation = next(f for f in dataclasses.fields(Images) if f.name == "rotation")
     monkeypatch.setattr(rotation, "metadata", MappingProxyType({"earlier": 90.0}))
-    assert differences(with_defaults(record), to_json(full_config())) == [
-        "transform.rotation: 90.0 → 0.0"
-    ]
+    turned = dataclasses.replace(full_config().transform, rotation=90.0)
+    assert folder.config() == dataclasses.replace(full_config(), transform=turned)
+    with pytest.raises(ValueError, match=r"transform\.rotation: 90\.0 → 0\.0"):
+        folder.check_config(full_config(), accept_changes=False)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,20 @@ def test_prompts_on_the_command_line(run, capsys):
     assert json.loads(capsys.readouterr().out) == {"item": "tuv", "text": "tuvwxyz"}
 
 
+def test_lines_of_a_file_and_what_is_no_list(run, tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts").write_text("tuv\n\nabc\n")
+    flags = ["--temperature", "0", "--num-tokens", "4", "--workdir", str(run)]
+    assert main(["predict", *flags, "--from-file", "prompts"]) == 0
+    assert capsys.readouterr().out == "tuvwxyz\nabcdefg\n"
+    assert caplog.messages == ["prompts: skipped 1 blank line"]
+    caplog.clear()
+    assert main(["predict", *flags, "prompts", "--to", "answers.csv"]) == 0
+    (message,) = caplog.messages
+    assert message.startswith("prompts is taken as a text; to predict the lines of that file, use")
+    assert (tmp_path / "answers.csv").read_text().startswith("item,text,error\nprompts,prompts")
+
+
 def test_an_encoder_decoder_rewrites_texts(tmp_path):
     config = Config(
         model=Seq2SeqTransformer(vocab_size=64, max_length=32, dropout=0.0, **SMALL),

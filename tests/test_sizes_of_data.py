@@ -34,8 +34,6 @@ from flaxdl.setup import set_up
 from flaxdl.trained import outline
 from flaxdl.workdir import Workdir
 
-pytestmark = pytest.mark.quick
-
 FROM_DATA = SimpleCNN(num_classes=None)
 TINY = {"hidden_size": 4, "num_layers": 1, "num_heads": 1, "feed_forward_size": 4}
 IMAGES = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
@@ -77,6 +75,7 @@ def text_config(tmp_path, **sizes):
     return Config(model=model, data=data, transform=Text(max_length=8), batch_size=8)
 
 
+@pytest.mark.quick
 def test_the_data_decide_before_anything_is_traced(tmp_path):
     setup = set_up(small_config(model=FROM_DATA))
     assert setup.config.model == SimpleCNN(num_classes=4)
@@ -112,6 +111,7 @@ def test_a_model_of_ones_own_gets_its_size_too():
     assert set_up(small_config(model=Own())).config.model == Own(4)
 
 
+@pytest.mark.quick
 def test_the_identity_of_a_run_has_none(tmp_path):
     config = small_config(model=FROM_DATA)
     setup, folder = set_up(config), Workdir(tmp_path)
