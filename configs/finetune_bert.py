@@ -3,8 +3,8 @@
 python train.py --config configs/finetune_bert.py
 
 Takes the columns "text" and "label" of texts.csv, or of any table of --data.path, --data.text and
---data.label; set --model.num-classes. The recipe is that of the paper; weights and vocabulary are
-downloaded (440 MB). The result depends on the texts and was not measured.
+--data.label. The recipe is that of the paper; weights and vocabulary are downloaded (440 MB). The
+result depends on the texts and was not measured.
 """
 
 from flaxdl import Config, Init
@@ -13,7 +13,7 @@ from flaxdl.models import BertForSequenceClassification
 from flaxdl.training import AdamW, LinearDecay
 
 config = Config(
-    model=BertForSequenceClassification(num_classes=2),
+    model=BertForSequenceClassification(num_classes=None),  # as many as the data have
     data=TextTable("texts.csv", text="text", label="label"),
     # Batches of short texts stay short: three compilations, and little padding.
     transform=Text("bert-base-uncased", max_length=128, padded_lengths=(32, 64)),

@@ -2,9 +2,9 @@
 
 python train.py --config configs/finetune_resnet50.py
 
-Put the images into images/CLASS/NAME.jpg, or name another folder by --data.path, and set
---model.num-classes. The head learns first, then everything, the earlier layers more slowly. The
-weights are downloaded (98 MB). The result depends on the images and was not measured.
+Put the images into images/CLASS/NAME.jpg, or name another folder by --data.path. The head learns
+first, then everything, the earlier layers more slowly. The weights are downloaded (98 MB). The
+result depends on the images and was not measured.
 """
 
 from flaxdl import Config, Init
@@ -13,7 +13,7 @@ from flaxdl.models import ResNet50
 from flaxdl.training import AdamW, Classification, Cosine
 
 config = Config(
-    model=ResNet50(num_classes=2),
+    model=ResNet50(num_classes=None),  # as many as the data have
     data=ImageFolder("images"),
     transform=Images(
         mean=(0.485, 0.456, 0.406),

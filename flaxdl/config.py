@@ -4,8 +4,10 @@ import ast
 import contextlib
 import dataclasses
 import importlib
+import importlib.machinery
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 
 from flaxdl.data import Source, Transform
+from flaxdl.paths import local_path
 from flaxdl.spelling import did_you_mean
 from flaxdl.training.optimizers import AdamW, Optimizer
 from flaxdl.training.parallel import Parallel
@@ -24,6 +28,8 @@ from flaxdl.training.rewind import Rewind
 from flaxdl.training.selection import Selection
 from flaxdl.training.sharding import MeshShape
 from flaxdl.training.tasks import Classification, Task
+
+_added_to_path: list[str] = []  # folders of config files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,8 @@ class Init:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A training run.
+
+    NumPy numbers become Python's, everywhere in it.
 
     Raises:
         ValueError: naming the field whose value is impossible.
@@ -77,8 +85,8 @@ class Config:
     the labels beforehand."""
     overfit_batches: int | None = None
     """Train on the first so many batches over and over, augmented once, to see that the model can
-    learn them by heart: the training loss must fall to almost nothing, or, where labels are
-    smoothed, the training accuracy must rise to 1."""
+    learn them by heart. The run ends when the training accuracy has risen to 1 or the loss fallen
+    to a hundredth, and says whether it did; validation, test and report are left out."""
     precision: Precision = "float32"
     """In which format a step computes; parameters and optimizer state stay float32."""
     seed: int = 0
@@ -108,6 +116,11 @@ class Config:
     Steps are taken singly where a line of metrics or an evaluation is due in between."""
 
     def __post_init__(self):
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            plain = _with_python_numbers(value)
+            if plain is not value:
+                object.__setattr__(self, setting.name, plain)
         for name in (
             "batch_size",
             "accumulate_steps",
@@ -122,8 +135,8 @@ class Config:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("epochs", "evaluate_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if not 0 < self.train_fraction <= 1:
             raise ValueError(f"train_fraction must be in (0, 1], got {self.train_fraction}")
         if self.freeze_epochs is not None:
@@ -149,12 +162,14 @@ class Config:
 def load_config(path: str | Path) -> Config:
     """Runs a config file, which is Python and may do anything, and returns its `config`.
 
-    The file is imported under its own name, so that worker processes find what it defines.
+    The file is imported under its own name, so that worker processes find what it defines. It can
+    import modules beside it, unless Python or an installed package has one of the same name.
 
     Raises:
-        ValueError: if there is no such file, it fails, or it defines no `config`.
+        ValueError: if there is no such file, it fails, it defines no `config`, or it has the name
+            of another module.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         known = {
             p.name: p for folder in (Path("configs"), path.parent) for p in folder.glob("*.py")
@@ -162,25 +177,54 @@ def load_config(path: str | Path) -> Config:
         near = get_close_matches(path.name, known, n=1)
         hint = f"; did you mean {str(known[near[0]])!r}?" if near else ""
         raise ValueError(f"there is no config file {path}{hint}")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"a config file must end in .py, got {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path} failed with {type(error).__name__}: {error}") from error
-    config = getattr(module, "config", None)
+    config = getattr(_import(path), "config", None)
     if not isinstance(config, Config):
+        del sys.modules[path.stem]
         raise ValueError(
             f"{path} must define config = flaxdl.Config(...), "
             + ("but defines no config" if config is None else f"but config is a {type(config)}")
         )
     return config
+
+
+def _import(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"a config file must end in .py, got {path}")
+    if _is_taken(path.stem):
+        raise ValueError(
+            f"a config file cannot be called {path.name}, since it would replace Python's or an "
+            f"installed module {path.stem!r}; rename it"
+        )
+    _add_to_path(str(path.resolve().parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[path.stem]
+        raise ValueError(f"{path} failed with {type(error).__name__}: {error}") from error
+    return module
+
+
+def _add_to_path(folder: str) -> None:
+    """Makes modules in a folder importable that no other folder has, but for those added before."""
+    if folder not in sys.path:
+        added = [sys.path.index(other) for other in _added_to_path if other in sys.path]
+        sys.path.insert(min(added, default=len(sys.path)), folder)
+        _added_to_path.append(folder)
+
+
+def _is_taken(name: str) -> bool:
+    """Whether code that imports this name expects another module than a config file."""
+    if name in sys.stdlib_module_names:
+        return True
+    if name in sys.modules:
+        return not isinstance(getattr(sys.modules[name], "config", None), Config)
+    installed = [
+        folder for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages")
+    ]
+    return importlib.machinery.PathFinder.find_spec(name, installed) is not None
 
 
 def list_configs(folder: Path) -> dict[str, str]:
@@ -196,24 +240,63 @@ def _first_line(path: Path) -> str:
     return (docstring or "(says nothing of itself)").partition("\n")[0]
 
 
-def to_json(value: Any) -> Any:
-    """A config, or any value in it, as JSON: dataclasses as their qualified name and fields."""
+def to_json(value: Any, name: str = "") -> Any:
+    """A config, or any value in it, as JSON: dataclasses as their qualified name and fields.
+
+    Args:
+        value: the config or value.
+        name: what error messages call it, as in `model.activation`.
+
+    Raises:
+        ValueError: naming the first field whose value has no JSON form, or is not a number.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        prefix = f"{name}." if name else ""
         return {
-            "class": f"{type(value).__module__}.{type(value).__qualname__}",
-            **{name: to_json(getattr(value, name)) for name in _field_names(value)},
+            "class": _class_name(type(value)),
+            **{f: to_json(getattr(value, f), f"{prefix}{f}") for f in _field_names(value)},
         }
     if isinstance(value, (tuple, list)):
-        return [to_json(item) for item in value]
+        return [to_json(item, f"{name}[{number}]") for number, item in enumerate(value)]
     if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
+        return {str(key): to_json(item, f"{name}[{key!r}]") for key, item in value.items()}
     if isinstance(value, Path):
         return str(value)
+    value = _python_number(value)
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"{name or 'a value of a config'} must be a number, got nan")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(
-        f"a config holds numbers, texts, tuples and dataclasses, got {value!r} ({type(value)})"
+        f"{name}{': ' if name else ''}a config holds numbers, texts, tuples and dataclasses, "
+        f"got {value!r:.200} (a {type(value).__name__})"
     )
+
+
+def _with_python_numbers(value: Any) -> Any:
+    """The same value, or a copy in which NumPy numbers are Python's.
+
+    JAX does not promote a dtype for a Python number, but does for one of NumPy, so a run resumed
+    from its config.json would not compute the same.
+    """
+    if type(value) in (tuple, list):
+        items = [_with_python_numbers(item) for item in value]
+        is_same = all(item is own for item, own in zip(items, value, strict=True))
+        return value if is_same else type(value)(items)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {name: getattr(value, name) for name in _field_names(value)}
+        plain = {name: _with_python_numbers(item) for name, item in fields.items()}
+        changes = {name: item for name, item in plain.items() if item is not fields[name]}
+        return dataclasses.replace(value, **changes) if changes else value
+    return _python_number(value)
+
+
+def _python_number(value: Any) -> Any:
+    """A NumPy number, truth value or text as Python's; anything else as it is."""
+    if not isinstance(value, np.generic):
+        return value
+    item = value.item()
+    return item if isinstance(item, (bool, int, float, str)) else value
 
 
 def from_json(value: Any) -> Any:
@@ -241,28 +324,48 @@ def from_json(value: Any) -> Any:
     return public_class(**fields)
 
 
-def with_defaults(value: Any) -> Any:
-    """Adds the fields that a config's JSON lacks because its flaxdl did not have them yet.
+def with_defaults(value: Any, like: Any = None) -> Any:
+    """Adds the fields that a config's JSON lacks because they have been added to a class since.
 
-    They get their defaults, which stand for what earlier versions did.
+    They get what earlier runs had without them: the field's default, or the value `earlier` of its
+    metadata where that is another one.
+
+    Args:
+        value: the JSON of a config, or of any value in it.
+        like: a config that may have classes of the user's own, which are looked up there.
     """
     if isinstance(value, list):
-        return [with_defaults(item) for item in value]
+        items = like if isinstance(like, (list, tuple)) and len(like) == len(value) else value
+        return [with_defaults(item, other) for item, other in zip(value, items, strict=True)]
     if not isinstance(value, dict):
         return value
-    record = {name: with_defaults(item) for name, item in value.items()}
+    record = {name: with_defaults(item, _part(like, name)) for name, item in value.items()}
     try:
-        public_class = _public_class(str(record.get("class")))
+        name = str(record.get("class"))
+        is_own = dataclasses.is_dataclass(like) and _class_name(type(like)) == name
+        found: Any = type(like) if is_own else _public_class(name)
     except ValueError:  # no dataclass, or one of the user's own
         return record
-    names = _field_names(public_class)
-    for added in dataclasses.fields(public_class):
+    names = _field_names(found)
+    for added in dataclasses.fields(found):
         if added.name in names and added.name not in record:
-            if added.default is not dataclasses.MISSING:
-                record[added.name] = to_json(added.default)
-            elif added.default_factory is not dataclasses.MISSING:
-                record[added.name] = to_json(added.default_factory())
+            record |= _earlier_value(added)
     return record
+
+
+def _part(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def _earlier_value(field: dataclasses.Field) -> dict[str, Any]:
+    """The value of a field in runs that began before it existed; nothing where it has none."""
+    if "earlier" in field.metadata:
+        return {field.name: to_json(field.metadata["earlier"])}
+    if field.default is not dataclasses.MISSING:
+        return {field.name: to_json(field.default)}
+    if field.default_factory is not dataclasses.MISSING:
+        return {field.name: to_json(field.default_factory())}
+    return {}
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -285,6 +388,10 @@ def _field_names(value: Any) -> list[str]:
     return [
         field.name for field in dataclasses.fields(value) if field.compare and field.name not in own
     ]
+
+
+def _class_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _public_class(name: str) -> type:

@@ -9,10 +9,10 @@ import numpy as np
 from flaxdl.config import Config
 from flaxdl.data.text import FittedText
 from flaxdl.hugging_face import export_hugging_face
+from flaxdl.paths import local_path
 from flaxdl.programs import write_program
 from flaxdl.trained import Trained, restore
 from flaxdl.weights import export_weights
-from flaxdl.weights.paths import expand
 
 
 def export(workdir: str | Path, to: str | Path, *, config: Config | None = None) -> None:
@@ -33,7 +33,7 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
             that form, or the place is taken by something else.
         RuntimeError: if the exported program does not compute what the run does.
     """
-    path = expand(to)
+    path = local_path(to)
     if path.suffix not in (".safetensors", ".stablehlo", ""):
         raise ValueError(
             f"{path} must be the name of a .safetensors or .stablehlo file, or of a folder, "

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 
 from flaxdl.models.bert_options import BertOptions
+from flaxdl.paths import local_path
 from flaxdl.version import __version__
 from flaxdl.weights import export_weights
-from flaxdl.weights.paths import expand
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -54,7 +54,7 @@ def export_hugging_face(
         ValueError: if the model is no BERT, the classes do not fit it, or the folder holds
             something else.
     """
-    path = expand(path)
+    path = local_path(path)
     if not isinstance(model, BertOptions):
         raise ValueError(f"a folder is for a BERT, got a {type(model).__name__}")
     description = {**model.to_hugging_face(), _MARK: __version__}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxdl.config import Config
+from flaxdl.paths import local_path
 from flaxdl.report.learning_rate import draw_curve
 from flaxdl.run import initial_state
 from flaxdl.setup import set_up
@@ -57,12 +58,13 @@ class LearningRateCurve:
         slopes = np.gradient(falling, np.log(self.learning_rates[: len(falling)]))
         return float(self.learning_rates[int(np.argmin(slopes))])
 
-    def draw(self, workdir: Path) -> Path:
+    def draw(self, workdir: str | Path) -> Path:
         """Draws the curve as `learning_rate.png` in a folder, and returns its path.
 
         Raises:
             ValueError: if the folder cannot be written.
         """
+        workdir = local_path(workdir)
         path = workdir / "learning_rate.png"
         try:
             workdir.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from rich import box
 from rich.table import Table
 
 from flaxdl.config import Config
+from flaxdl.paths import local_path
 from flaxdl.run import initial_state
 from flaxdl.setup import set_up
 from flaxdl.training.processes import is_first, together
@@ -68,7 +69,7 @@ class Profile:
         return table
 
 
-def profile(config: Config, workdir: Path) -> Profile:
+def profile(config: Config, workdir: str | Path) -> Profile:
     """Trains for a few steps under JAX's profiler, and forgets what it has trained.
 
     Of several processes the first one is traced; in the others the profile has no operations.
@@ -82,7 +83,7 @@ def profile(config: Config, workdir: Path) -> Profile:
             written.
     """
     setup = set_up(config)
-    state, folder = initial_state(setup), workdir / "profile"
+    state, folder = initial_state(setup), local_path(workdir) / "profile"
     place = partial(put_batch, mesh=setup.mesh)
     train = jax.jit(setup.steps.train, donate_argnums=0, out_shardings=shardings(state, setup.mesh))
     with closing(setup.training_batches()) as batches:

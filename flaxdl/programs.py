@@ -14,6 +14,7 @@ import numpy as np
 
 from flaxdl.atomic_write import atomic_write
 from flaxdl.layers.cudnn_attention import without_cudnn
+from flaxdl.paths import local_path
 from flaxdl.training.precision import matmul_precision
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # what a program runs on
@@ -51,7 +52,7 @@ def export_program(
         with matmul_precision("float32"):
             return model.apply(variables, batch["inputs"], train=False, **others)
 
-    write_program(predict, variables, example, Path(path))
+    write_program(predict, variables, example, local_path(path))
 
 
 @without_cudnn()

@@ -33,6 +33,7 @@ from flaxdl.models import (
     ResNet152,
 )
 from flaxdl.models.bert_options import BertOptions
+from flaxdl.paths import local_path
 from flaxdl.spelling import did_you_mean
 from flaxdl.training.metrics import MetricSums
 from flaxdl.training.precision import matmul_precision
@@ -152,7 +153,7 @@ def evaluate_published(name: str, data: str | Path, *, batch_size: int = 64) -> 
             `val`, or a folder is called like no class, with the list of them.
     """
     checkpoint = published(name)
-    folder = Path(data).expanduser()
+    folder = local_path(data)
     folder = folder / "val" if (folder / "val").is_dir() else folder
     if (folder / "train").is_dir():
         raise ValueError(

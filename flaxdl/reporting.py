@@ -13,6 +13,7 @@ from flaxdl.answers import Answers, Writings
 from flaxdl.atomic_write import atomic_write
 from flaxdl.config import Config
 from flaxdl.data import Splits
+from flaxdl.paths import local_path
 from flaxdl.report import charts, page
 from flaxdl.run_page import LAST_CHARTS, run_page, title_of
 from flaxdl.trained import Trained, load_transformed, outline, restore
@@ -56,6 +57,7 @@ def write_report(
         if len(folders) > 1:
             raise ValueError(f"the report of {len(folders)} runs needs a file; give --to FILE.html")
         path = folders[0].report
+    path = local_path(path)
     runs = []
     for folder in folders:
         run = outline(folder.path, config)

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 from rich.console import Console
 
 from flaxdl.allocation import compute_in_calling_thread, keep_freed_memory
 from flaxdl.config import Config, differences, to_json
 from flaxdl.data import facts
 from flaxdl.memory import memory_explained
+from flaxdl.paths import local_path
 from flaxdl.reporting import report_run
 from flaxdl.setup import Setup, set_up
 from flaxdl.summary import devices, summary
@@ -23,6 +25,7 @@ from flaxdl.training.console import ConsoleWriter, describe
 from flaxdl.training.interruption import Interruption
 from flaxdl.training.loop import Loop, Writer
 from flaxdl.training.metrics import MetricsFile
+from flaxdl.training.overfitting import is_learned, verdict
 from flaxdl.training.processes import check_agreement, is_first, of_first, together
 from flaxdl.training.sharding import create_on, put_on
 from flaxdl.training.state import TrainState
@@ -30,7 +33,6 @@ from flaxdl.training.tensorboard import TensorBoardWriter
 from flaxdl.training.times import Times, load_times
 from flaxdl.training.weights_and_biases import WeightsAndBiasesWriter
 from flaxdl.weights import load_weights, state_dict
-from flaxdl.weights.paths import expand
 from flaxdl.workdir import Workdir, recorded_versions
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ class Result:
     """The last line of `metrics.jsonl`: that of the test split, where there is one."""
     variables: dict[str, Any]
     """The variables that it was measured with, for `model.apply`."""
+    model: nn.Module
+    """The network, with the sizes that its data decided."""
 
 
 def train(
@@ -58,7 +62,8 @@ def train(
     """Trains to the end, resuming from the newest checkpoint in the workdir.
 
     The best checkpoint on the validation split, or the last one where there is none, is evaluated
-    on the test split once.
+    on the test split once. A run with `overfit_batches` is not: it ends as soon as it has learned
+    them by heart, with a verdict in place of evaluations and the report.
 
     On a CPU JAX computes in the thread that calls, and the process keeps the memory that it frees,
     from here on and after the run too (`flaxdl.allocation`).
@@ -119,13 +124,10 @@ def train(
 
         together(claim if is_first() else lambda: None)
         together(folder.check_shared)
-        is_over = start >= setup.total_steps or config.selection.is_over(
-            metrics.of_split("validation", until=start),
-            config.task,
-            after=setup.steps.thaw_step or 0,
-        )
+        is_over = start >= setup.total_steps or _is_over(setup, metrics, start)
         metrics.rewind(start, keep_test=is_over and not has_other_data)
-        lines_before = len(metrics.lines)
+        lines_before, batches = len(metrics.lines), config.overfit_batches
+        report = report and batches is None
         if start:
             times.go_on(load_times(folder.times)[0])
         console.print(summary(setup), markup=False, highlight=False, soft_wrap=True)
@@ -148,12 +150,13 @@ def train(
             data=setup.data_on_devices,
             steps_per_call=config.steps_per_call,
             evaluation_batches=setup.evaluation_batches,
-            has_validation=setup.splits.validation is not None,
+            has_validation=setup.splits.validation is not None and batches is None,
             log_every=setup.log_every,
             evaluate_every=setup.evaluate_every,
             max_bad_steps=config.max_bad_steps,
             rewind=config.rewind,
             selection=config.selection,
+            overfit_batches=batches,
             metrics=metrics,
             checkpoints=checkpoints,
             shapes=setup.shapes,
@@ -177,13 +180,15 @@ def train(
                 shapes=setup.shapes,
                 state=state,
             )
-            if setup.splits.test is not None and not metrics.of_split("test"):
+            has_test = setup.splits.test is not None and batches is None
+            if has_test and not metrics.of_split("test"):
                 loop.write(int(state.step), "test", loop.evaluate(state, "test"))
             metrics.finish()
         is_new = len(metrics.lines) > lines_before
         if report and is_first() and (is_new or not folder.report.exists()):
+            classes = setup.splits.classes
             run = Trained(
-                config, setup.transform, setup.splits.classes, setup.examples, setup.steps, state
+                setup.config, setup.transform, classes, setup.examples, setup.steps, state
             )
             with interruption.at_once():
                 report_run(folder, run, setup.splits)
@@ -196,9 +201,22 @@ def train(
         highlight=False,
         soft_wrap=True,
     )
+    if batches is not None:
+        console.print(verdict(metrics.of_split("train"), batches), highlight=False, soft_wrap=True)
     if report and folder.report.exists():
         console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
-    return Result(last, {"params": state.params, **state.model_state})
+    variables = {"params": state.params, **state.model_state}
+    return Result(last, variables, setup.config.model)
+
+
+def _is_over(setup: Setup, metrics: MetricsFile, step: int) -> bool:
+    """Whether a run had ended at a step before its last one."""
+    config, batches = setup.config, setup.config.overfit_batches
+    if batches is not None and is_learned(metrics.of_split("train", until=step), batches):
+        return True
+    return config.selection.is_over(
+        metrics.of_split("validation", until=step), config.task, after=setup.steps.thaw_step or 0
+    )
 
 
 def _wandb_writers(
@@ -244,7 +262,7 @@ def initial_state(setup: Setup) -> TrainState:
     init = setup.config.init
     if init.weights is None:
         return state
-    source = expand(init.weights)
+    source = local_path(init.weights)
     if Workdir(source).has_checkpoints:
         try:
             source = state_dict(restore(source).variables)

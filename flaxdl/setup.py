@@ -1,6 +1,6 @@
 """A run made ready: its data loaded, and its functions and shapes known."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -23,6 +23,7 @@ from flaxdl.data.labels import check_class_labels
 from flaxdl.data.source import share_of
 from flaxdl.data.values import check_inputs
 from flaxdl.device_data import keep_on_devices
+from flaxdl.spelling import did_you_mean
 from flaxdl.tokens import check_tokens, fit_transform
 from flaxdl.training.parallel import check_parallel
 from flaxdl.training.sharding import check_batch_size, make_mesh, process_rows, shapes_on
@@ -39,6 +40,7 @@ class Setup:
     """What a config comes to with its data, before anything is computed."""
 
     config: Config
+    """The run, with the sizes of the model that its data decide."""
     splits: Splits
     """Transformed, and the training split cut to its `train_fraction`."""
     transform: Transform
@@ -144,9 +146,10 @@ def set_up(config: Config, fitted: Transform | None = None) -> Setup:
     splits = splits.map(transform.apply)
     check_inputs(splits.train, transform)
     warn_of_few_examples(splits, by_class=learns_classes)
+    config = with_sizes_of_data(config, splits.classes, transform)
     _check_tokens(config, transform, splits)
     epoch = steps_per_epoch(len(splits.train), config.batch_size)
-    total_steps = max(round(config.epochs * epoch), 1)
+    total_steps = _total_steps(config, epoch)
     examples = _shapes(splits.train, transform)
     steps = make_steps(config, transform, total_steps=total_steps, steps_per_epoch=epoch)
     steps = replace(steps, mesh=mesh)
@@ -165,6 +168,35 @@ def set_up(config: Config, fitted: Transform | None = None) -> Setup:
     _check_steps_per_call(setup)
     _check_heads(config, mesh)
     return setup
+
+
+def with_sizes_of_data(
+    config: Config, classes: Sequence[str] | None, transform: Transform
+) -> Config:
+    """Replaces `num_classes` and `vocab_size` of the model where they are None.
+
+    Args:
+        config: the run.
+        classes: names of the classes in the data, if they have any.
+        transform: the fitted transform, which may have a vocabulary.
+    """
+    found = {
+        "num_classes": None if classes is None else len(classes),
+        "vocab_size": transform.vocab_size,
+    }
+    sizes = {
+        name: size
+        for name, size in found.items()
+        if size is not None and getattr(config.model, name, size) is None
+    }
+    return replace(config, model=replace(config.model, **sizes)) if sizes else config
+
+
+def _total_steps(config: Config, steps_per_epoch: int) -> int:
+    steps = max(round(config.epochs * steps_per_epoch), 1)
+    if steps >= 2**31:  # counted in int32
+        raise ValueError(f"epochs {config.epochs:g} make {steps:.3g} steps, more than 2**31 - 1")
+    return steps
 
 
 def _check_steps_per_call(setup: Setup) -> None:
@@ -249,7 +281,13 @@ def split_batches(
     Raises:
         ValueError: if there is no such split.
     """
-    dataset = getattr(splits, split, None)
+    names = ("train", "validation", "test")
+    if split not in names:
+        raise ValueError(
+            f"split must be {', '.join(names[:-1])} or {names[-1]}, got {split!r}"
+            f"{did_you_mean(split, names)}"
+        )
+    dataset = getattr(splits, split)
     if dataset is None:
         raise ValueError(f"the data have no {split} split")
     return evaluation_batches(dataset, transform, batch_size=batch_size, rows=rows)

@@ -21,6 +21,7 @@ from flaxdl.data import Dataset, Text, Transform
 from flaxdl.data.text import FittedText
 from flaxdl.data.tokenizer_files import has_tokenizer, read_tokenizer
 from flaxdl.data.vocabulary import CHARACTERS
+from flaxdl.paths import local_path
 from flaxdl.weights import hub
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def fit_transform(config: Config, train: Dataset) -> Transform:
 
 def _tokenizer_folder(weights: str) -> Path | None:
     """The folder of the tokenizer that weights come with, or None."""
-    path = Path(weights).expanduser()
-    beside = Path(weights.rpartition(":")[0]).expanduser()  # FILE:KEY names one dict in a file
+    path = local_path(weights)
+    beside = local_path(weights.rpartition(":")[0])  # FILE:KEY names one dict in a file
     if not path.exists():
         if weights in hub.PUBLISHED:
             return None
@@ -132,7 +133,8 @@ def check_tokens(
         vocab_size: how many tokens the data know, whether they are in these arrays or not.
 
     Raises:
-        ValueError: naming the field of the model, what the data need, and the flag to set.
+        ValueError: naming the field of the model that is too small or not given, what the data
+            need, and the flag to set.
     """
     sizes = {
         "inputs": "vocab_size",
@@ -144,14 +146,20 @@ def check_tokens(
     for name, size in sizes.items():
         if name == "targets" and getattr(model, size, None) is None:
             size = "vocab_size"
-        taken = getattr(model, size, None)
-        if name not in arrays or taken is None:
+        if name not in arrays or not hasattr(model, size):
             continue
+        taken = getattr(model, size)
         tokens = arrays[name]
         if tokens.min(initial=0) < 0:
             raise ValueError(f"{name} must be token ids from 0 on, got {tokens.min()}")
         is_type = name == "token_types"
         needed = max(0 if is_type else vocab_size or 0, int(tokens.max(initial=0)) + 1)
+        if taken is None:
+            raise ValueError(
+                f"model.{size} is None, which takes it from the vocabulary of the transform, but "
+                f"there is none; the largest token id is {needed - 1}, so set "
+                f"--model.{size.replace('_', '-')} {needed} or more"
+            )
         if needed > taken:
             what = "different values, as pairs of texts need" if is_type else "different tokens"
             raise ValueError(

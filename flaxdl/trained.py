@@ -11,7 +11,14 @@ import jax
 
 from flaxdl.config import Config
 from flaxdl.data import Splits, Transform, facts
-from flaxdl.setup import Examples, load_splits, make_steps, split_batches, state_shapes
+from flaxdl.setup import (
+    Examples,
+    load_splits,
+    make_steps,
+    split_batches,
+    state_shapes,
+    with_sizes_of_data,
+)
 from flaxdl.training.checkpoint_files import Damaged
 from flaxdl.training.checkpoints import Checkpoints
 from flaxdl.training.metrics import MetricsFile
@@ -29,6 +36,7 @@ class Trained:
     """A run's best checkpoint, and what it takes to use it."""
 
     config: Config
+    """The run, with the sizes of its model that its data decided."""
     transform: Transform
     """As it was fitted to the training split."""
     classes: tuple[str, ...] | None
@@ -63,8 +71,9 @@ def outline(workdir: str | Path, config: Config | None = None) -> Trained:
         for name, array in data["example"].items()
     }
     epoch = data["steps_per_epoch"]
-    steps = make_steps(config, transform, total_steps=1, steps_per_epoch=epoch)
     classes = None if data["classes"] is None else tuple(data["classes"])
+    config = with_sizes_of_data(config, classes, transform)
+    steps = make_steps(config, transform, total_steps=1, steps_per_epoch=epoch)
     warn_if_cpu_is_wrong()
     try:
         shapes = state_shapes(steps, examples, make_mesh())

@@ -12,6 +12,8 @@ from typing import Any
 from flaxdl.atomic_write import atomic_write, sync, sync_folder
 from flaxdl.config import Config, differences, from_json, to_json, with_defaults
 from flaxdl.data import Transform, facts
+from flaxdl.locks import is_held, locked
+from flaxdl.paths import local_path
 from flaxdl.training.checkpoint_files import CheckpointFolder, check_path
 from flaxdl.training.processes import is_first
 
@@ -28,7 +30,7 @@ class Workdir:
     """A run's folder: `config.json`, `metrics.jsonl`, `checkpoints/`, the events, the report."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = local_path(path)
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.events = self.path / "events"
@@ -43,7 +45,8 @@ class Workdir:
         """Keeps other runs out, and everyone who is not in the user's group from what is written.
 
         The folder is made; where nothing claims it, it is taken away again. Those who only read are
-        not kept out. The lock is the first process's, and ends with it, however that ends.
+        not kept out. The lock is the first process's, and ends with it, however that ends. On a
+        file system without locks a warning says that there is none.
 
         Raises:
             ValueError: if another run is in the folder, or it cannot be written or read back.
@@ -51,7 +54,7 @@ class Workdir:
         import filelock
 
         check_path(self.checkpoints)
-        lock = filelock.FileLock(self._lock)
+        lock = contextlib.ExitStack()
         mask = os.umask(0o022)
         os.umask(mask | 0o002)
         try:
@@ -59,7 +62,8 @@ class Workdir:
             try:
                 if is_first():
                     self.path.mkdir(parents=True, exist_ok=True)
-                    lock.acquire(timeout=0)
+                    # Not 0, since `flaxdl runs` takes it for a moment.
+                    lock.enter_context(locked(self._lock, timeout=0.2))
             except filelock.Timeout:
                 raise ValueError(
                     f"another run is training in {self.path}; "
@@ -72,9 +76,9 @@ class Workdir:
             finally:
                 if is_new and not self._config.exists():
                     with contextlib.suppress(OSError):
-                        self._lock.unlink()
+                        self._lock.unlink(missing_ok=True)
                         self.path.rmdir()
-                lock.release()
+                lock.close()
         finally:
             os.umask(mask)
 
@@ -107,7 +111,7 @@ class Workdir:
             ValueError: if it belongs to another config, with what differs, or to an unknown one.
         """
         if self._config.exists():
-            changes = differences(with_defaults(self._read()["config"]), to_json(config))
+            changes = differences(with_defaults(self._read()["config"], config), to_json(config))
             self._report("another config", changes, accept_changes)
         elif self.has_checkpoints:
             fault = f"no {self._config.name}, which says what it is a run of"
@@ -181,6 +185,19 @@ class Workdir:
                 f"but here it has no {self._config.name}"
             )
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a run is training here, as far as its lock tells."""
+        return is_held(self._lock)
+
+    def config_record(self) -> dict[str, Any]:
+        """The config of the run as JSON, which needs none of the classes that it names.
+
+        Raises:
+            ValueError: if there is no run.
+        """
+        return with_defaults(self._read()["config"])
+
     def config(self) -> Config:
         """The config of the run that is in this folder.
 
@@ -188,9 +205,8 @@ class Workdir:
             ValueError: if there is none, it needs classes that flaxdl does not have, or it is no
                 config.
         """
-        record = self._read()["config"]
         try:
-            config = from_json(record)
+            config = from_json(self.config_record())
         except ValueError:
             raise
         except Exception as error:  # of a class whose fields have other names or types

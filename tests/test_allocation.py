@@ -76,3 +76,37 @@ def test_freed_memory_is_used_again_unless_the_user_tuned_it():
 @pytest.mark.parametrize("code", [STEP, BATCH])
 def test_a_step_uses_its_memory_again_in_the_thread_that_calls(code):
     assert faults(code) < 100_000  # in another thread almost always 24,576 a time
+
+
+# The second piece is not mapped by itself, since by the first one glibc has raised its threshold.
+PIECES = """
+import sys
+from flaxdl.allocation import keep_freed_memory, return_freed_memory
+for name in sys.argv[1:]:
+    globals()[name]()
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+before = resident()
+for _ in range(2):
+    bytearray(b"x") * 2 ** 24
+print((resident() - before) // 2**20)
+"""
+
+
+def left(*names):
+    """MiB that a process keeps of pieces of 16 MiB after it has called functions of that name."""
+    done = subprocess.run(
+        [sys.executable, "-c", PIECES, *names],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_freed_memory_is_returned_unless_it_is_to_be_kept():
+    assert left("return_freed_memory") < 4
+    assert left("keep_freed_memory", "return_freed_memory") > 12

@@ -1,6 +1,9 @@
 """What a person types, and what comes back: text, files and exit codes."""
 
+import csv
+import errno
 import importlib
+import io
 import json
 import os
 import re
@@ -79,6 +82,51 @@ def test_predict_prints_a_table_and_json(project, capsys):
     assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_predict_takes_folders_and_lists_and_writes_files(project, capsys, monkeypatch, tmp_path):
+    folder = tmp_path / "a folder with a name that is far too long for a line of eighty characters"
+    (folder / "more").mkdir(parents=True)
+    files = [str(folder / name) for name in ("0.png", "1.png", "more/2.png")]
+    for file, image in zip(files, bright_quadrants(3, seed=5)[0], strict=True):
+        Image.fromarray(image[..., 0]).save(file)
+    (folder / "broken.png").write_bytes(b"nothing")
+    line = ("predict", "--workdir", project / "w")
+    code, out, err = run(capsys, *line, folder)
+    assert code == 2
+    assert f"1 of 4 items have no prediction:\n  {folder}/broken.png cannot be read" in err
+    assert all(f" {file} " in out for file in files)  # nothing is cut
+    assert "broken" not in out
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, out, err = run(capsys, *line, f"~/{folder.name}", "--to", "~/answers.csv")
+    assert (code, out) == (2, f"wrote {tmp_path}/answers.csv: 3 predictions\n")
+    with (tmp_path / "answers.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["item", "label", "probability", "error"]
+    by_item = {row[0]: row[1:] for row in rows}
+    assert list(by_item) == sorted([*files, f"{folder}/broken.png"])
+    assert "cannot be read as an image" in by_item[f"{folder}/broken.png"][2]
+
+    (tmp_path / "names.txt").write_text("\n".join(files[:2]))
+    names = ("--from-file", "~/names.txt")
+    code, _, _ = run(capsys, *line, files[2], *names, "--to", tmp_path / "deep" / "answers.jsonl")
+    assert code == 0
+    records = (tmp_path / "deep" / "answers.jsonl").read_text().splitlines()
+    records = [json.loads(record) for record in records]
+    assert [record["item"] for record in records] == [files[2], *files[:2]]
+    for record in records:
+        assert by_item[record["item"]] == [record["label"], str(record["probability"]), ""]
+        assert record["probability"] == record["probabilities"][record["label"]]
+    code, out, _ = run(capsys, *line, *names, folder / "broken.png", "--json")
+    assert code == 2
+    assert [json.loads(text).get("label") for text in out.splitlines()] == [
+        None,
+        *(record["label"] for record in records[1:]),
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["answers.csv", "deep", folder.name, "names.txt"]
+    )
+
+
 def test_evaluate_prints_what_the_run_measured(project, capsys):
     code, out, _ = run(capsys, "evaluate", "--workdir", project / "w", "--json")
     last = json.loads((project / "w" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -108,6 +156,20 @@ def test_export_writes_what_pytorch_reads(project, capsys):
     jax.tree.map(np.testing.assert_array_equal, load_weights(variables, file), variables)
 
 
+def test_files_are_written_to_the_home_folder(project, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(project)
+    (tmp_path / "run").symlink_to(project / "w")
+    line = ("--workdir", "~/run", "--to")
+    assert run(capsys, "export", *line, "~/a.safetensors")[0] == 0
+    assert run(capsys, "visualize", "--what", "filters", *line, "~/b.png")[0] == 0
+    assert run(capsys, "report", *line, "~/c.html")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.safetensors", "b.png", "c.html", "run",
+    ]  # fmt: skip
+    assert not (project / "~").exists()
+
+
 def test_a_learning_rate_is_found_and_drawn(project, capsys, monkeypatch):
     monkeypatch.chdir(project)
     code, out, _ = run(capsys, "train", "--config", "quadrants.py", "--find-learning-rate",
@@ -123,13 +185,14 @@ def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(project, capsys, 
     line = ("train", "--config", "quadrants.py", "--dry-run")
     code, out, _ = run(capsys, *line, "--workdir", "w", "--seed", "3", "--overfit-batches", "1")
     assert code == 0
-    model, data, classes, work, train, validation = out.splitlines()
+    model, data, classes, work, train, validation, verdict = out.splitlines()
     assert model == "SimpleCNN with 618,244 parameters (2.4 MiB)"
     assert data == "72 train, 8 validation, 24 test examples; trains on 1 batch only"
     assert classes.startswith("train / validation / test by class: top left 16 / 2 / 5, ")
     assert work.startswith("48 steps of 16 examples, 12 epochs; float32 on 1 x ")
     assert train.startswith("train       loss 1.")
     assert validation.startswith("validation  loss 1.")
+    assert verdict == "dry run: everything fits together; no run was started and nothing saved"
     assert sorted(project.rglob("*")) == before
     code, out, err = run(capsys, *line, "--init.weights", "nowhere.safetensors")
     assert code == 2
@@ -200,6 +263,18 @@ def test_help_shows_every_field(project, capsys):
         (["evaluate", "--workdir", "w", "--split", "tets"], "test"),
         (["predict", "--workdir", "w"], "at least one file"),
         (["predict", "--workdir", "w", "data.npz"], "data.npz cannot be read as an image"),
+        (
+            ["predict", "--workdir", "w", "x.png", "--to", "x.xlsx"],
+            ".csv or .jsonl file, got x.xlsx",
+        ),
+        (["predict", "--workdir", "w", "x.png", "--to", "x.csv", "--json"], "not both"),
+        (["predict", "--workdir", "w", "--from-file", "no.txt"], "no.txt cannot be read"),
+        (
+            ["predict", "--workdir", "w", "x.png", "--num-tokens", "0"],
+            "num_tokens must be at least 1",
+        ),
+        (["runs", "nowhere"], "there is no folder nowhere with runs"),
+        (["train", "--config", "CONFIG", "--epochs", "inf"], "epochs must be positive and finite"),
         (["inspect", "ResNet51"], "did you mean 'ResNet50'"),
         (["inspect", "generate"], "no model 'generate'"),
         (["predcit"], "did you mean 'predict'"),
@@ -321,10 +396,24 @@ def test_who_stops_reading_is_no_error(project):
     assert done.stdout.startswith("usage: train.py")
 
 
-def test_other_broken_pipes_are_errors(monkeypatch, capfd):
-    def lose_a_worker(arguments, program):
-        raise BrokenPipeError("worker")
+@pytest.mark.parametrize("is_unbuffered", [True, False])
+def test_a_reader_that_is_gone_is_noticed_without_poll(monkeypatch, is_unbuffered):
+    monkeypatch.delattr("select.poll")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with io.TextIOWrapper(os.fdopen(writer, "wb", 0), write_through=is_unbuffered) as unread:
+        monkeypatch.setattr("sys.stdout", unread)
+        monkeypatch.setitem(COMMANDS, "inspect", lambda *_: print("a line"))
+        assert main(["inspect"]) == 0
 
+
+@pytest.mark.parametrize("has_poll", [True, False])
+def test_other_broken_pipes_are_errors(monkeypatch, capfd, has_poll):
+    def lose_a_worker(arguments, program):
+        raise BrokenPipeError(errno.EPIPE, "worker")
+
+    if not has_poll:
+        monkeypatch.delattr("select.poll")
     monkeypatch.setitem(COMMANDS, "inspect", lose_a_worker)
     with pytest.raises(BrokenPipeError, match="worker"):
         main(["inspect", "ResNet50"])

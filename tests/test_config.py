@@ -1,5 +1,9 @@
+import dataclasses
+import importlib.util
 import json
+import sys
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from flaxdl.config import differences, from_json, list_configs, to_json, with_de
 from flaxdl.data import Arrays, Images
 from flaxdl.models import SimpleCNN
 from flaxdl.training import SGD, Cosine, Selection
+from flaxdl.workdir import Workdir
 
 pytestmark = pytest.mark.quick
 
@@ -67,9 +72,44 @@ def test_a_field_that_no_longer_exists_is_named():
         from_json(record)
 
 
+def test_a_field_may_say_what_runs_had_before_it_existed(monkeypatch, tmp_path):
+    facts = {"classes": None, "steps_per_epoch": 1, "example": {}}
+    folder = Workdir(tmp_path)
+    folder.claim(full_config(), facts)
+    file = tmp_path / "config.json"
+    record = json.loads(file.read_text())
+    del record["config"]["transform"]["rotation"]
+    file.write_text(json.dumps(record))
+    folder.check_config(full_config(), accept_changes=False)
+    assert folder.config() == full_config()
+    rotation = next(f for f in dataclasses.fields(Images) if f.name == "rotation")
+    monkeypatch.setattr(rotation, "metadata", MappingProxyType({"earlier": 90.0}))
+    turned = dataclasses.replace(full_config().transform, rotation=90.0)
+    assert folder.config() == dataclasses.replace(full_config(), transform=turned)
+    with pytest.raises(ValueError, match=r"transform\.rotation: 90\.0 → 0\.0"):
+        folder.check_config(full_config(), accept_changes=False)
+
+
 @dataclass(frozen=True)
 class Mine:
     size: int = 3
+    sides: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class Holder:
+    inner: object
+    several: tuple = ()
+
+
+def test_fields_that_were_added_to_a_class_of_the_users_own_get_their_defaults():
+    config = Holder(Mine(), (Mine(4), Mine(5)))
+    record = to_json(config)
+    del record["inner"]["sides"], record["several"][1]["sides"]
+    assert with_defaults(record, config) == to_json(config)
+    assert "sides" not in with_defaults(record)["inner"]  # nothing is known of the class
+    del record["several"][0]
+    assert with_defaults(record, config)["inner"] == to_json(Mine())  # other tuples do not matter
 
 
 @pytest.mark.parametrize(
@@ -98,17 +138,58 @@ def test_arrays_in_memory_are_recorded_by_their_hash():
     assert "arrays" not in first
 
 
-def test_a_value_without_a_json_form_is_named():
-    with pytest.raises(ValueError, match="a config holds numbers"):
-        to_json({"key": object()})
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            object(),
+            r"\['key'\]: a config holds numbers, texts, tuples and dataclasses, got <object",
+        ),
+        (Holder(len), r"inner: a config holds .* \(a builtin_function_or_method\)"),
+        (Holder(Mine(), (1, {2})), r"several\[1\]: a config holds .*, got \{2\} \(a set\)"),
+        (Holder(Mine(np.arange(3))), r"inner.size: a config holds .* \(a ndarray\)"),
+        (Holder(Mine(1 + 2j)), r"inner.size: a config holds .* \(a complex\)"),
+        (Holder(np.datetime64("2026-01-01")), r"inner: a config holds .* \(a datetime64\)"),
+        (Holder(Mine(float("nan"))), r"inner.size must be a number, got nan"),
+        (Holder(np.float32("nan")), r"inner must be a number, got nan"),
+    ],
+)
+def test_a_field_without_a_json_form_is_named(value, message):
+    with pytest.raises(ValueError, match=message):
+        to_json({"key": value} if type(value) is object else value)
+
+
+def test_numpy_numbers_become_those_of_python():
+    config = full_config()
+    numpy = Config(
+        model=SimpleCNN(num_classes=np.int64(7), dropout=np.float32(0.25)),
+        data=config.data,
+        transform=Images(
+            mean=(np.float64(0.1), 0.2, np.float64(0.3)), std=(1.0, 2.0, 3.0), flip=np.bool_(True)
+        ),
+        optimizer=SGD(
+            schedule=Cosine(warmup_steps=np.uint8(5)), no_decay=(np.str_("*.bias"),), clip_norm=2.0
+        ),
+        selection=config.selection,
+        precision="bfloat16",
+        epochs=np.float16(2.5),
+    )
+    assert to_json(numpy) == to_json(config)
+    values = [numpy.model.num_classes, numpy.model.dropout, numpy.transform.mean[0]]
+    values += [numpy.transform.flip, numpy.optimizer.schedule.warmup_steps, numpy.epochs]
+    assert [type(value) for value in values] == [int, float, float, bool, int, float]
+    assert numpy.data is config.data  # what has no NumPy numbers is not copied
+    assert to_json({"rate": np.float32(0.5)}) == {"rate": 0.5}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"epochs": 0.0}, "epochs must be positive, got 0.0"),
-        ({"evaluate_every": float("nan")}, "evaluate_every must be positive, got nan"),
+        ({"epochs": 0.0}, "epochs must be positive and finite, got 0.0"),
+        ({"evaluate_every": float("nan")}, "evaluate_every must be positive and finite, got nan"),
+        ({"epochs": float("inf")}, "epochs must be positive and finite, got inf"),
+        ({"evaluate_every": np.inf}, "evaluate_every must be positive and finite, got inf"),
         ({"seed": -1}, "seed must not be negative, got -1"),
     ],
 )
@@ -149,6 +230,56 @@ def test_a_file_without_a_config_is_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:
         load_config(path)
     assert str(path) in str(error.value)
+
+
+CONFIG = """from flaxdl import Config
+from flaxdl.data import Arrays
+from flaxdl.models import SimpleCNN
+config = Config(model=SimpleCNN(), data=Arrays('x.npz'))
+"""
+
+
+@pytest.mark.parametrize("name", ["grain", "filelock", "random", "flaxdl", "jax"])
+def test_a_config_file_does_not_replace_a_module(tmp_path, name):
+    before = dict(sys.modules)
+    (tmp_path / f"{name}.py").write_text(CONFIG)
+    with pytest.raises(ValueError, match=f"cannot be called {name}.py.*module '{name}'; rename it"):
+        load_config(tmp_path / f"{name}.py")
+    assert sys.modules == before
+    assert str(tmp_path) not in sys.path
+
+
+def test_files_beside_a_config_do_not_replace_a_module(tmp_path):
+    (tmp_path / "filelock.py").write_text("")
+    (tmp_path / "beside_own_rice.py").write_text("size = 3")
+    (tmp_path / "own_rice.py").write_text("import beside_own_rice\n" + CONFIG)
+    load_config(tmp_path / "own_rice.py")
+    assert sys.modules["beside_own_rice"].size == 3
+    found = importlib.util.find_spec("filelock")
+    assert found is not None
+    assert not str(found.origin).startswith(str(tmp_path))
+
+
+def test_of_equal_names_the_module_loaded_last_is_found(tmp_path):
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "same_name.py").write_text(CONFIG)
+        load_config(tmp_path / str(number) / "same_name.py")
+        del sys.modules["same_name"]  # as in a worker process
+        found = importlib.util.find_spec("same_name")
+        assert found is not None
+        assert found.origin == str(tmp_path / str(number) / "same_name.py")
+
+
+def test_a_file_that_fails_is_forgotten(tmp_path):
+    path = tmp_path / "mended_config.py"
+    for text in ("x = 1", "config = (", "import flaxdl.nothing"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"mended_config\.py (must define|failed)"):
+            load_config(path)
+        assert "mended_config" not in sys.modules
+    path.write_text(CONFIG)
+    assert load_config(path) == load_config(path)
 
 
 def test_a_missing_file_is_answered_with_the_nearest(tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "flaxdl"
 ALLOWED = {
     "layers": {"layers", "shapes"},
     "models": {"models", "layers", "shapes"},
-    "weights": {"weights", "shapes", "spelling"},
-    "data": {"data", "weights", "shapes", "spelling"},
+    "weights": {"weights", "locks", "paths", "shapes", "spelling"},
+    "data": {"data", "weights", "locks", "paths", "shapes", "spelling"},
     "report": {"report"},
     "training": {"training", "atomic_write", "shapes", "spelling", "weights"},
 }

@@ -6,11 +6,14 @@ import flax.linen as nn
 import pytest
 
 import flaxdl
-from flaxdl import Config, Sampling
+from flaxdl import Config, Sampling, prediction
 from flaxdl.commands import main
 from flaxdl.data import Dates, Documents, Text, TextPairs
+from flaxdl.items import Unreadable
 from flaxdl.layers import Embedding
 from flaxdl.models import Seq2SeqTransformer, TransformerLM
+from flaxdl.prediction import predict_each
+from flaxdl.trained import restore
 from flaxdl.training import AdamW, LanguageModeling, SequenceToSequence
 
 SMALL = {"hidden_size": 32, "num_heads": 2, "num_layers": 1, "feed_forward_size": 64}
@@ -70,6 +73,24 @@ def test_more_tokens_than_positions_are_refused(run, prompt, num_tokens):
         flaxdl.predict(run, [prompt], sampling=Sampling(num_tokens=num_tokens))
 
 
+def test_prompts_that_are_too_long_do_not_cost_the_others_theirs(run):
+    trained, sampling = restore(run), Sampling(temperature=0, num_tokens=6)
+    items = ["abc", ALPHABET + "a", "", "xyzab"]
+    first, long, empty, last = predict_each(trained, items, sampling=sampling)
+    whole = flaxdl.predict(run, ["abc", "xyzab"], sampling=sampling)
+    assert [first, last] == whole
+    assert isinstance(long, Unreadable)
+    assert "the prompt's 27 tokens and 6 more are too many" in long.error
+    assert isinstance(empty, Unreadable)
+    assert (long.item, empty.item) == (items[1], "")
+
+
+def test_what_is_drawn_differs_between_batches(run, monkeypatch):
+    monkeypatch.setattr(prediction, "_MOST_AT_ONCE", 1)
+    found = flaxdl.predict(run, ["a", "a"], sampling=Sampling(temperature=3.0))
+    assert found[0].text != found[1].text
+
+
 def test_training_ends_with_a_sample(alphabet, run, capsys):
     line = ["--config", str(alphabet / "alphabet.py"), "--workdir", str(run)]
     assert main(["train", *line]) == 0
@@ -82,6 +103,20 @@ def test_prompts_on_the_command_line(run, capsys):
     assert capsys.readouterr().out == "tuvwxyz\n"
     assert main(["predict", "tuv", *flags, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"item": "tuv", "text": "tuvwxyz"}
+
+
+def test_lines_of_a_file_and_what_is_no_list(run, tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts").write_text("tuv\n\nabc\n")
+    flags = ["--temperature", "0", "--num-tokens", "4", "--workdir", str(run)]
+    assert main(["predict", *flags, "--from-file", "prompts"]) == 0
+    assert capsys.readouterr().out == "tuvwxyz\nabcdefg\n"
+    assert caplog.messages == ["prompts: skipped 1 blank line"]
+    caplog.clear()
+    assert main(["predict", *flags, "prompts", "--to", "answers.csv"]) == 0
+    (message,) = caplog.messages
+    assert message.startswith("prompts is taken as a text; to predict the lines of that file, use")
+    assert (tmp_path / "answers.csv").read_text().startswith("item,text,error\nprompts,prompts")
 
 
 def test_an_encoder_decoder_rewrites_texts(tmp_path):

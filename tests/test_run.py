@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -23,8 +24,9 @@ from PIL import Image
 import flaxdl
 from flaxdl.config import Init
 from flaxdl.data import Arrays
+from flaxdl.dry_run import dry_run
 from flaxdl.models import SimpleCNN, TransformerClassifier
-from flaxdl.setup import _check_heads
+from flaxdl.setup import _check_heads, set_up
 from flaxdl.training import SGD, AdamW, Cosine, Diverged, Interrupted, Selection
 from flaxdl.training.console import ConsoleWriter
 from flaxdl.training.loop import Loop
@@ -213,23 +215,56 @@ def test_predict_reads_files(uninterrupted, tmp_path):
         assert set(prediction.probabilities) == {"0", "1", "2", "3"}
 
 
-def test_a_model_learns_a_single_batch_by_heart_and_resumes_in_it(tmp_path, monkeypatch):
+def test_a_model_learns_a_single_batch_by_heart_and_resumes_in_it(tmp_path, monkeypatch, capsys):
     labels = np.random.default_rng(0).permutation(np.arange(80, dtype=np.int32) % 4)
     arrays = quadrant_source().arrays | {"train_label": labels}  # nothing but memory helps
     config = small_config(
         model=SimpleCNN(num_classes=4, dropout=0.0), data=Arrays.from_memory(**arrays), epochs=20
     )
     by_heart = replace(config, overfit_batches=1)
-    whole = train(by_heart, tmp_path / "one")
-    lines = [line for line in metric_lines(tmp_path / "one") if line["split"] == "train"]
-    assert lines[-1]["step"] == 80  # as many as without
-    assert lines[-1]["accuracy"] == 1
-    assert lines[-1]["loss"] < 0.1
+    whole = flaxdl.train(by_heart, tmp_path / "one")
+    lines = metric_lines(tmp_path / "one")
+    assert {line["split"] for line in lines} == {"train"}  # no validation, no test
+    assert [line["accuracy"] for line in lines].index(1) == len(lines) - 1
+    assert lines[-1]["step"] == whole.metrics["step"] < 80  # of all that it might have taken
+    assert not (tmp_path / "one" / "report.html").exists()
+    learned = f"learned the batch by heart: training accuracy 1 and loss {lines[-1]['loss']:.4g}"
+    assert learned in capsys.readouterr().err
+    flaxdl.train(by_heart, tmp_path / "one")
+    output = capsys.readouterr().err
+    assert learned in output
+    assert "already finished" in output
+    assert metric_lines(tmp_path / "one") == lines
     with monkeypatch.context() as patch:
         interrupt_at(patch, 7, signal.SIGTERM)
         with pytest.raises(Interrupted):
             train(by_heart, tmp_path / "stopped")
     assert_identical(train(by_heart, tmp_path / "stopped").variables, whole.variables)
+
+
+class Scaled(nn.Module):
+    """A linear model whose logits are multiplied."""
+
+    factor: float
+    num_classes: int = 4
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return self.factor * nn.Dense(self.num_classes)(images.reshape(len(images), -1))
+
+
+def test_a_dry_run_tells_whether_the_first_step_is_finite():
+    with pytest.raises(Diverged, match="dry run: loss or gradients of the first batch are not"):
+        dry_run(set_up(small_config(model=Scaled(float("inf")))))
+    # Here the first scale of the loss is too large, and found by skipping steps.
+    metrics = dry_run(set_up(small_config(model=Scaled(100.0), precision="float16")))
+    assert set(metrics) == {"train", "validation"}
+    assert np.isfinite(metrics["train"]["loss"])
+
+
+def test_more_steps_than_can_be_counted_are_refused():
+    with pytest.raises(ValueError, match=r"epochs 1e\+10 make 4e\+10 steps, more than 2\*\*31 - 1"):
+        set_up(small_config(epochs=1e10))
 
 
 def test_early_stopping_ends_the_run_at_its_best_and_stays_ended(tmp_path, capsys):
@@ -445,10 +480,11 @@ def test_what_cannot_be_written_at_all_ends_the_run_with_a_message(
     assert metric_lines(workdir) == metric_lines(whole)
 
 
-def test_a_missing_split_is_named(uninterrupted):
+@pytest.mark.parametrize("split", ["dev", "classes", "map"])
+def test_a_missing_split_is_named(uninterrupted, split):
     workdir, _ = uninterrupted
-    with pytest.raises(ValueError, match="no dev split"):
-        flaxdl.evaluate(workdir, "dev", config=small_config())
+    with pytest.raises(ValueError, match=f"split must be train, validation or test, got '{split}'"):
+        flaxdl.evaluate(workdir, split, config=small_config())
 
 
 def test_a_broken_image_is_named(uninterrupted, tmp_path):

@@ -23,6 +23,7 @@ from flaxdl.commands.export import export
 from flaxdl.commands.inspect import inspect
 from flaxdl.commands.predict import predict
 from flaxdl.commands.report import report
+from flaxdl.commands.runs import runs
 from flaxdl.commands.train import train
 from flaxdl.commands.visualize import visualize
 from flaxdl.compiled import keep_compiled
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "predict": predict,
     "export": export,
     "inspect": inspect,
+    "runs": runs,
     "report": report,
     "visualize": visualize,
     "completion": completion,
@@ -129,7 +131,8 @@ def _run(
         finally:
             sys.stdout.flush()  # here, since Python itself complains when it does so at its end
     except OSError as error:
-        is_unread = error.errno == errno.EPIPE and _is_unread(sys.stdout.fileno())
+        # Windows says EINVAL.
+        is_unread = error.errno in (errno.EPIPE, errno.EINVAL) and _is_unread()
         if not is_unread and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise  # of another pipe or file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -137,11 +140,17 @@ def _run(
             raise Unsaved(f"the output cannot be written ({error.strerror})") from error
 
 
-def _is_unread(file: int) -> bool:
-    """Whether this is a pipe whose reader has gone."""
-    poll = select.poll()
-    poll.register(file, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+def _is_unread() -> bool:
+    """Whether standard output is a pipe whose reader has gone."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    try:
+        print(flush=True)  # an empty line before the traceback, if it is read
+    except OSError:
+        return True
+    return False
 
 
 def leave(code: int) -> NoReturn:

@@ -13,6 +13,7 @@ from flaxdl.commands.export import command as export
 from flaxdl.commands.inspect import InspectArguments
 from flaxdl.commands.predict import command as predict
 from flaxdl.commands.report import command as report
+from flaxdl.commands.runs import command as runs
 from flaxdl.commands.train import TrainArguments
 from flaxdl.commands.visualize import command as visualize
 from flaxdl.config import load_config
@@ -40,6 +41,7 @@ def command(
         "predict": (predict, tyro.MISSING),
         "export": (export, tyro.MISSING),
         "inspect": (InspectArguments, InspectArguments(file=config, config=value)),
+        "runs": (runs, tyro.MISSING),
         "report": (report, tyro.MISSING),
         "visualize": (visualize, tyro.MISSING),
         "completion": (command, tyro.MISSING),

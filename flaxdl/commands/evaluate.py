@@ -45,7 +45,8 @@ def command(
         name = split or "test"
         metrics = trained.evaluate(workdir, name, config=value)
     elif weights is not None and data is not None and of_run == (None, None, None):
-        name, metrics = weights, evaluate_published(weights, data, batch_size=batch_size or 64)
+        size = 64 if batch_size is None else batch_size
+        name, metrics = weights, evaluate_published(weights, data, batch_size=size)
     else:
         raise ValueError(
             "evaluate takes either --workdir, with --split and --config, "

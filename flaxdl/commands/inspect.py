@@ -74,5 +74,5 @@ def _inspect_config(file: Path, config: Config, arguments: Sequence[str], progra
         Console().print(memory_table(setup, memory_of(setup)))
         return
     examples: Any = setup.examples  # shapes, of which a task takes its parts as of arrays
-    inputs, keywords = given.config.task.model_arguments(examples)
-    Console().print(layer_table(inspect_layers(given.config.model, inputs, **keywords)))
+    inputs, keywords = setup.config.task.model_arguments(examples)
+    Console().print(layer_table(inspect_layers(setup.config.model, inputs, **keywords)))

@@ -1,27 +1,107 @@
-"""Predictions as a person or a program reads them."""
+"""Predictions as a person or a program reads them, on the terminal or in a file."""
 
+import contextlib
+import csv
 import dataclasses
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from flaxdl.items import Unreadable
+from flaxdl.paths import local_path
 from flaxdl.prediction import Prediction, Writing
 
+_WIDEST = 1_000_000  # characters of a line that is not for a terminal
+SUFFIXES = (".csv", ".jsonl")
 
-def print_answers(found: Sequence[Prediction | Writing], *, as_json: bool = False) -> None:
-    """Prints texts as they are, and labels as a table; or one JSON object a line."""
-    table = Table("input", "label", "probability", "otherwise")
+Answer = Prediction | Writing | Unreadable
+
+
+def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
+    """Prints texts as they are, and labels as a table; or one JSON object a line.
+
+    What has no prediction is only part of the JSON.
+    """
+    table = Table()
+    for title in ("input", "label", "probability", "otherwise"):
+        table.add_column(title, overflow="fold")
     for one in found:
         if as_json:
-            label = {"label": one.label} if isinstance(one, Prediction) else {}
-            print(json.dumps(label | dataclasses.asdict(one)))
+            print(json.dumps(_record(one)))
         elif isinstance(one, Writing):
             print(one.text)
-        else:
+        elif isinstance(one, Prediction):
             (label, probability), *others = one.probabilities.items()
             rest = ", ".join(f"{name} {share:.1%}" for name, share in others[:2])
-            table.add_row(one.item, label, f"{probability:.1%}", rest)
+            table.add_row(_printable(one.item), label, f"{probability:.1%}", rest)
     if table.row_count:
-        Console().print(table)
+        print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """Prints a table, on a terminal as wide as that, and elsewhere with nothing cut or wrapped."""
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDEST
+    console.print(table)
+
+
+def check_output(path: Path) -> Path:
+    """Returns the path of a file for predictions, without `~`.
+
+    Raises:
+        ValueError: if its suffix is not known, or it is a folder.
+    """
+    path = local_path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"--to must be a {' or '.join(SUFFIXES)} file, got {path}")
+    if path.is_dir():
+        raise ValueError(f"{path} cannot be written: it is a folder")
+    return path
+
+
+def write_answers(found: Iterable[Answer], path: Path, columns: Sequence[str]) -> None:
+    """Writes predictions to a CSV or JSON Lines file, whole or not at all.
+
+    Args:
+        found: the predictions, which are written one by one.
+        path: the file, see `check_output`.
+        columns: of a CSV file; JSON Lines have everything, such as the probability of each class.
+
+    Raises:
+        ValueError: if the file cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not every name of a file is Unicode.
+        with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            if path.suffix.lower() == ".jsonl":
+                file.writelines(f"{json.dumps(_record(one))}\n" for one in found)
+            else:
+                rows = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+                rows.writeheader()
+                rows.writerows(_record(one) for one in found)
+        unfinished.replace(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _record(one: Answer) -> dict[str, Any]:
+    if not isinstance(one, Prediction):
+        return dataclasses.asdict(one)
+    probability = one.probabilities[one.label]
+    return {"label": one.label, "probability": probability, **dataclasses.asdict(one)}
+
+
+def _printable(name: str) -> str:
+    """A file's name with bytes that are not UTF-8 as in `caf\\xe9`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

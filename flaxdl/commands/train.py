@@ -35,7 +35,8 @@ class TrainArguments(ConfigArguments):
     """Do not train, but try all learning rates for a few steps and draw the losses; what is frozen
     at first stays so."""
     dry_run: bool = False
-    """Build everything, train one step and evaluate once, and write nothing but prepared data."""
+    """Build everything, train one step, evaluate once and say whether it works; nothing is saved
+    but prepared data."""
     wandb: str | None = None
     """Project of Weights & Biases that gets the metrics as well, by flaxdl[wandb]."""
     report: bool = True
@@ -105,6 +106,8 @@ def _dry_run(config: Config) -> None:
     for split, metrics in dry_run(setup).items():
         if is_first():
             print(f"{split:<10}  {describe(metrics)}")
+    if is_first():
+        print("dry run: everything fits together; no run was started and nothing saved")
 
 
 def _list_configs() -> None:

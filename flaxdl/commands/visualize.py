@@ -8,6 +8,7 @@ import tyro
 
 from flaxdl import visualization
 from flaxdl.config import load_config
+from flaxdl.paths import local_path
 
 
 def visualize(arguments: Sequence[str], program: str) -> None:
@@ -34,7 +35,7 @@ def command(
         config: The run's config file, where it uses classes of your own.
     """
     value = None if config is None else load_config(config)
-    path = to or workdir / f"{what}.png"
+    path = local_path(to or workdir / f"{what}.png")
     if path.suffix.lower() != ".png":
         raise ValueError(f"--to must be a .png file, got {path}")
     figure = visualization.visualize(workdir, item, what, config=value)

@@ -1,7 +1,6 @@
 """A user's own arrays, of any rank: images, spectrograms, time series."""
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from flaxdl.data.labels import as_classes
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.data.texts import add_to_digest, as_texts
 from flaxdl.data.values import check_finite, warn_of_shared_examples
+from flaxdl.paths import local_path
 from flaxdl.spelling import did_you_mean
 
 _SPLITS = ("train", "validation", "test")
@@ -170,7 +170,7 @@ def _read(path: str) -> dict[str, np.ndarray]:
     if path.startswith("memory:"):
         raise ValueError(f"{path} was in memory when the run was made; give the arrays again")
     try:
-        with open(os.path.expanduser(path), "rb") as file:
+        with local_path(path).open("rb") as file:
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 raise ValueError(

@@ -1,13 +1,13 @@
 """Running text for language models: any text file, or Python's own documentation."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.source import Source, Splits
 from flaxdl.data.text_files import check_encoding, read_text
+from flaxdl.paths import local_path
 
 
 @dataclass(frozen=True)
@@ -73,5 +73,5 @@ def _topics() -> str:
 
 
 def _read(path: str, encoding: str) -> str:
-    text = read_text(Path(path).expanduser(), encoding)
+    text = read_text(local_path(path), encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n")

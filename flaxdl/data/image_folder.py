@@ -30,6 +30,7 @@ from flaxdl.data.image_files import SUFFIXES, read_image
 from flaxdl.data.source import Source, Splits
 from flaxdl.data.split_folders import check_no_splits_below, split_folders
 from flaxdl.data.unreadable import Unreadable
+from flaxdl.paths import local_path
 from flaxdl.spelling import did_you_mean
 
 _LOGGER = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class ImageFolder(Source):
             ValueError: naming the folder that is missing, empty, at odds with the others or cannot
                 be read.
         """
-        root = str(Path(self.path).expanduser())
+        root = str(local_path(self.path))
         if not os.path.isdir(root):
             raise ValueError(f"no such folder of images: {self.path}")
         unused = Unused(root)

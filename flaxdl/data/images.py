@@ -9,15 +9,17 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from flaxdl.data.augmentation import crop, flip, rotate
 from flaxdl.data.dataset import ArrayDataset, Dataset, rows, sample
-from flaxdl.data.image_files import read_image
+from flaxdl.data.image_files import SUFFIXES, read_image
 from flaxdl.data.sizing import ATTEMPTS, centre, covering, random_part
 from flaxdl.data.transforms import Transform
+from flaxdl.paths import local_path
 from flaxdl.shapes import check_shape
 
 _LOGGER = logging.getLogger(__name__)
@@ -64,6 +66,8 @@ class Images(Transform):
     Arrays of integers of 0 to 255 and booleans become uint8. Those of 16 bits without a sign and
     floats stay what they are.
     """
+
+    file_suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     mean: tuple[float, ...] = (0.5,)
     """What is subtracted, for each channel or for all; 1 is full brightness."""
@@ -234,7 +238,7 @@ class Images(Transform):
         training images, and the middle is cut out, so that nothing is distorted.
         """
         H, W, C = shapes["inputs"]
-        images = [read_image(item, C) for item in items]
+        images = [read_image(local_path(item), C) for item in items]
         if self.size is not None:
             inputs = self._squares(images, {})
         else:

@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import io
 import logging
-import os
 import re
 import sys
 import threading
@@ -13,6 +12,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from flaxdl.locks import locked
+from flaxdl.paths import local_path
 from flaxdl.spelling import did_you_mean
 
 _LOGGER = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def open_builder(name: str, data_dir: str | None) -> Any:
         ValueError: if there is no such dataset, with the nearest name, or if it cannot be
             prepared here, with what to run instead.
     """
-    data_dir = None if data_dir is None else os.path.expanduser(data_dir)
+    data_dir = None if data_dir is None else str(local_path(data_dir))
     with quiet():
         builder = _find_builder(name, data_dir)
         if builder.is_prepared():
@@ -107,7 +108,6 @@ def _find_builder(name: str, data_dir: str | None) -> Any:
 
 def _prepare(name: str, builder: Any) -> None:
     """Prepares the dataset, unless another process does so first; then this one waits for it."""
-    import filelock
     import tensorflow_datasets as tfds
 
     folder = Path(builder.data_path)
@@ -117,7 +117,7 @@ def _prepare(name: str, builder: Any) -> None:
     )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder.parent / f".{folder.name}.lock"):
+        with locked(folder.parent / f".{folder.name}.lock"):
             with quiet():
                 if builder.is_prepared():
                     return
@@ -134,7 +134,7 @@ def _prepare(name: str, builder: Any) -> None:
 def _how_to_prepare(name: str, builder: Any, error: BaseException) -> str:
     missing = _missing_module(error)
     if missing not in (None, "tensorflow"):
-        return f"{name} cannot be prepared without the Python module {missing}: install it"
+        return without_module(name, error)
     reason = f"it needs {missing}" if missing else f"{type(error).__name__}: {str(error).strip()}"
     return (
         f"{name} cannot be prepared here: {reason}. Prepare it once in another environment, with "
@@ -142,6 +142,23 @@ def _how_to_prepare(name: str, builder: Any, error: BaseException) -> str:
         f"--file_format=array_record --data_dir={builder.data_dir_root}`; a folder that was "
         f"prepared elsewhere can be copied to {builder.data_path}"
     )
+
+
+def without_module(name: str, error: BaseException) -> str:
+    """Says which Python module a dataset cannot be read without, and what to do.
+
+    Args:
+        name: the dataset.
+        error: an ImportError, or what it led to.
+    """
+    missing = _missing_module(error)
+    if missing == "array_record":
+        return (
+            f"{name} cannot be read without the Python module array_record, which reads the files "
+            "of TFDS: `pip install array-record`. Where there is none, as for Windows, run in WSL, "
+            "or use Arrays, ImageFolder or TextTable, which do without"
+        )
+    return f"{name} cannot be read without the Python module {missing or error}: install it"
 
 
 def _missing_module(error: BaseException | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 from flaxdl.data.columns import find_columns
 from flaxdl.data.separated_files import separated_rows
 from flaxdl.data.text_files import check_kind, read_text
+from flaxdl.paths import local_path
 from flaxdl.spelling import did_you_mean
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -47,7 +48,7 @@ def read_table(
     Raises:
         ValueError: if the file cannot be read, holds no rows, or lacks a column or has it twice.
     """
-    file = Path(path).expanduser()
+    file = local_path(path)
     _check_file(file, path, needs_suffix=separator is None)
     suffix = file.suffix.lower()
     if suffix == ".parquet":

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Text(Transform):
     Examples that have a `pair` are encoded with it, as the tokenizer says; where both are too long,
     the longer one is cut off first.
     """
+
+    file_suffixes: ClassVar[tuple[str, ...]] = ()
 
     tokenizer: str | None = None
     """`characters` or `words`, learnt from the training split; or that of a pretrained model: a

@@ -7,7 +7,7 @@ one vocabulary for both sides; 0 fills up behind the ends.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ _MARKS = ("<start>", "<end>")
 @dataclass(frozen=True)
 class TextPairs(Transform):
     """Texts `inputs` and what to make of them, `label`, character by character."""
+
+    file_suffixes: ClassVar[tuple[str, ...]] = ()
 
     max_length: int = 64
     """Characters of the longest input there may be."""

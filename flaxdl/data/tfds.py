@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset, Dataset, RecordDataset
-from flaxdl.data.prepare import open_builder, quiet
+from flaxdl.data.prepare import open_builder, quiet, without_module
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.spelling import did_you_mean
 
@@ -80,6 +80,8 @@ class Tfds(Source):
                 f"can be read without TensorFlow; move it away and prepare it again with "
                 f"`tfds build {self.name} --file_format=array_record`"
             ) from None
+        except ImportError as error:
+            raise ValueError(without_module(self.name, error)) from error
         features = builder.info.features
         sizes_differ = None in features[fields["inputs"]].shape
         dataset = RecordDataset(

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from flaxdl.data.dataset import Dataset
+from flaxdl.paths import local_path
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,9 @@ class Transform:
     `prepare` for each batch on the host, `normalize` inside the compiled step; `read` for a
     prediction.
     """
+
+    file_suffixes: ClassVar[tuple[str, ...]] = (".npy",)
+    """Suffixes of the files that `read` takes from a folder; none if it takes texts."""
 
     @property
     def vocab_size(self) -> int | None:
@@ -79,7 +84,7 @@ class Transform:
 
 def _read_array(path: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(local_path(path), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a .npy file: {error}") from error
     if not isinstance(array, np.ndarray) or array.shape != shape:

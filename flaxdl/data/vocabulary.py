@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxdl.data.tokenizer_files import BERT_FILE_NAME, FILE_NAME, errors_named, read_tokenizer
+from flaxdl.paths import local_path
 from flaxdl.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def load(name: str) -> "Tokenizer":
     Raises:
         ValueError: if there is none, or it cannot be read.
     """
-    path = Path(name).expanduser()
+    path = local_path(name)
     return read_tokenizer(path if path.exists() else _published(name))
 
 

@@ -11,6 +11,7 @@ import jax
 
 from flaxdl.layers import Conv, Dropout, Linear, adaptive_avg_pool, max_pool
 from flaxdl.models.images import check_images, flatten_channels_first
+from flaxdl.models.sizes import known_size
 
 
 class AlexNet(nn.Module):
@@ -19,8 +20,8 @@ class AlexNet(nn.Module):
     61,100,840 parameters with 1000 classes and three input channels.
     """
 
-    num_classes: int = 1000
-    """Number of logits per image."""
+    num_classes: int | None = 1000
+    """Number of logits per image; None takes it from the data of a run."""
     dropout: float = 0.5
     """Share of the inputs of the first two linear layers dropped in training."""
 
@@ -48,4 +49,4 @@ class AlexNet(nn.Module):
         x = nn.relu(Linear(4096, name="classifier.1")(x))
         x = Dropout(self.dropout, name="classifier.3")(x, train)
         x = nn.relu(Linear(4096, name="classifier.4")(x))
-        return Linear(self.num_classes, name="classifier.6")(x)
+        return Linear(known_size("num_classes", self.num_classes), name="classifier.6")(x)

@@ -19,6 +19,7 @@ from flaxdl.layers.attention import attend
 from flaxdl.layers.initializers import constant, normal
 from flaxdl.layers.shared import add_shared
 from flaxdl.models.bert_options import BertOptions
+from flaxdl.models.sizes import known_size
 from flaxdl.shapes import check_shape
 
 
@@ -60,7 +61,9 @@ class Bert(BertOptions, kw_only=True):
             Embedding, features=self.hidden_size, embedding_init=normal(self.initializer_range)
         )
         self.word_embeddings = embedding(
-            self.vocab_size, padding_index=self.padding_index, name="embeddings.word_embeddings"
+            known_size("vocab_size", self.vocab_size),
+            padding_index=self.padding_index,
+            name="embeddings.word_embeddings",
         )
         self.position_embeddings = embedding(self.max_length, name="embeddings.position_embeddings")
         self.token_type_embeddings = embedding(
@@ -142,7 +145,9 @@ class BertPredictionHead(BertOptions, kw_only=True):
         """Maps [B, T, D], with the table [V, D], to logits [B, T, V]."""
         x = self.activate(self.linear(self.hidden_size, "transform.dense")(inputs))
         x = self.norm("transform.LayerNorm")(x)
-        bias = self.param("bias", constant(0.0), (self.vocab_size,), jnp.float32)
+        bias = self.param(
+            "bias", constant(0.0), (known_size("vocab_size", self.vocab_size),), jnp.float32
+        )
         return add_shared(x @ word_embeddings.T, bias)
 
 
@@ -198,8 +203,8 @@ class BertForPreTraining(BertOptions, kw_only=True):
 class BertForSequenceClassification(BertOptions, kw_only=True):
     """Classifies a text, or a pair of texts, from the pooled features."""
 
-    num_classes: int
-    """Size of the logits."""
+    num_classes: int | None
+    """Size of the logits; None takes it from the data of a run."""
     classifier_dropout: float | None = None
     """Share of the pooled features that is zeroed in training; `dropout` if None."""
 
@@ -221,7 +226,7 @@ class BertForSequenceClassification(BertOptions, kw_only=True):
         _, pooled = bert(tokens, token_types=token_types, mask=mask, lengths=lengths, train=train)
         rate = self.dropout if self.classifier_dropout is None else self.classifier_dropout
         pooled = Dropout(rate, name="dropout")(pooled, train)
-        return self.linear(self.num_classes, "classifier")(pooled)
+        return self.linear(known_size("num_classes", self.num_classes), "classifier")(pooled)
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,7 +241,7 @@ class BertForSequenceClassification(BertOptions, kw_only=True):
     @nn.nowrap
     def to_hugging_face(self) -> dict[str, Any]:
         """Returns the `config.json` of Hugging Face; its classes have only numbers for names."""
-        names = [f"LABEL_{number}" for number in range(self.num_classes)]
+        names = [f"LABEL_{number}" for number in range(known_size("num_classes", self.num_classes))]
         return {
             **super().to_hugging_face(),
             "classifier_dropout": self.classifier_dropout,

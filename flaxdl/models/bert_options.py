@@ -41,8 +41,8 @@ FIELDS = {
 class BertOptions(nn.Module, kw_only=True):
     """The options that all parts of BERT carry, with the values of bert-base-uncased."""
 
-    vocab_size: int = 30522
-    """Number of tokens."""
+    vocab_size: int | None = 30522
+    """Number of tokens; None takes it from the data of a run."""
     hidden_size: int = 768
     """Features of every token."""
     num_layers: int = 12

@@ -8,6 +8,7 @@ import jax
 
 from flaxdl.layers import Conv, Dropout, Linear, adaptive_avg_pool, max_pool
 from flaxdl.models.images import check_images, flatten_channels_first
+from flaxdl.models.sizes import known_size
 
 
 class SimpleCNN(nn.Module):
@@ -16,8 +17,8 @@ class SimpleCNN(nn.Module):
     620,362 parameters with ten classes and three input channels.
     """
 
-    num_classes: int = 10
-    """Number of logits per image."""
+    num_classes: int | None = 10
+    """Number of logits per image; None takes it from the data of a run."""
     dropout: float = 0.5
     """Share of the hidden units dropped in training."""
 
@@ -39,4 +40,4 @@ class SimpleCNN(nn.Module):
         x = flatten_channels_first(x)  # [B, 2048]
         x = nn.relu(Linear(256, name="classifier.1")(x))
         x = Dropout(self.dropout, name="classifier.3")(x, train)
-        return Linear(self.num_classes, name="classifier.4")(x)
+        return Linear(known_size("num_classes", self.num_classes), name="classifier.4")(x)

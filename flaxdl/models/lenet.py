@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from flaxdl.layers import Conv, Linear, avg_pool
 from flaxdl.models.images import check_images, flatten_channels_first
+from flaxdl.models.sizes import known_size
 
 
 @jax.custom_jvp
@@ -34,8 +35,8 @@ class LeNet5(nn.Module):
     feature maps the second convolution sees, and radial basis functions as output.
     """
 
-    num_classes: int = 10
-    """Number of logits per image."""
+    num_classes: int | None = 10
+    """Number of logits per image; None takes it from the data of a run."""
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -54,4 +55,4 @@ class LeNet5(nn.Module):
         x = flatten_channels_first(x)  # [B, 400]
         x = scaled_tanh(Linear(120, name="fc1")(x))
         x = scaled_tanh(Linear(84, name="fc2")(x))
-        return Linear(self.num_classes, name="fc3")(x)
+        return Linear(known_size("num_classes", self.num_classes), name="fc3")(x)

@@ -12,6 +12,7 @@ import jax
 from flaxdl.layers import BatchNorm, Conv, Linear, adaptive_avg_pool, max_pool
 from flaxdl.layers.initializers import kaiming_normal
 from flaxdl.models.images import check_images
+from flaxdl.models.sizes import known_size
 
 STAGE_FEATURES = (64, 128, 256, 512)
 
@@ -80,8 +81,8 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """A stem, four stages of residual blocks, the average over positions and a linear layer."""
 
-    num_classes: int = 1000
-    """Number of logits per image."""
+    num_classes: int | None = 1000
+    """Number of logits per image; None takes it from the data of a run."""
     depths: tuple[int, int, int, int] = (2, 2, 2, 2)
     """Number of blocks in each stage."""
     bottleneck: bool = False
@@ -116,7 +117,7 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and index == 0 else 1
                 x = Block(features, stride, name=f"layer{stage + 1}.{index}")(x, train)
         x = adaptive_avg_pool(x, 1)[:, 0, 0]  # [B, 512], or [B, 2048] after bottlenecks
-        return Linear(self.num_classes, name="fc")(x)
+        return Linear(known_size("num_classes", self.num_classes), name="fc")(x)
 
 
 # Parameters with 1000 classes and three input channels.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flaxdl.layers import GRU, LSTM, RNN, Embedding, Linear
 from flaxdl.layers.choices import check_choice
 from flaxdl.layers.recurrence import hidden
+from flaxdl.models.sizes import known_size
 from flaxdl.shapes import check_shape
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
@@ -25,8 +26,8 @@ class SimpleRNN(nn.Module):
 
     hidden_size: int
     """Size of the hidden state."""
-    num_classes: int
-    """Size of the logits."""
+    num_classes: int | None
+    """Size of the logits; None takes it from the data of a run."""
     cell: Literal["rnn", "lstm", "gru"] = "rnn"
     """Kind of the recurrent layer."""
     num_layers: int = 1
@@ -49,7 +50,9 @@ class SimpleRNN(nn.Module):
         )
         _, final_state = rnn(inputs, lengths=lengths, train=train)
         # The final state of the last layer is its output at the last real step.
-        return Linear(self.num_classes, name="fc")(hidden(final_state)[-1])
+        return Linear(known_size("num_classes", self.num_classes), name="fc")(
+            hidden(final_state)[-1]
+        )
 
 
 class TextRNN(nn.Module):
@@ -63,14 +66,14 @@ class TextRNN(nn.Module):
     the last real token, the backward one at the first.
     """
 
-    vocab_size: int
-    """Number of tokens, padding included."""
+    vocab_size: int | None
+    """Number of tokens, padding included; None takes it from the data of a run."""
     embedding_size: int
     """Size of a token's vector."""
     hidden_size: int
     """Size of the hidden state of one direction."""
-    num_classes: int
-    """Size of the logits."""
+    num_classes: int | None
+    """Size of the logits; None takes it from the data of a run."""
     cell: Literal["rnn", "lstm", "gru"] = "gru"
     """Kind of the recurrent layer."""
     bidirectional: bool = True
@@ -95,7 +98,10 @@ class TextRNN(nn.Module):
         check_choice("cell", self.cell, CELLS)
         check_choice("pooling", self.pooling, ("last_step", "final_states"))
         embedding = Embedding(
-            self.vocab_size, self.embedding_size, padding_index=0, name="embedding"
+            known_size("vocab_size", self.vocab_size),
+            self.embedding_size,
+            padding_index=0,
+            name="embedding",
         )
         rnn = CELLS[self.cell](
             self.hidden_size,
@@ -113,4 +119,4 @@ class TextRNN(nn.Module):
         else:
             last = jnp.maximum(lengths - 1, 0)
             features = jnp.take_along_axis(outputs, last[:, None, None], axis=1)[:, 0]
-        return Linear(self.num_classes, name="fc")(features)
+        return Linear(known_size("num_classes", self.num_classes), name="fc")(features)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from flaxdl.layers import Linear, causal_mask, padding_mask, token_mask
 from flaxdl.layers.choices import check_choice
+from flaxdl.models.sizes import known_size
 from flaxdl.models.transformer_stack import Decoder, Encoder, TransformerOptions
 from flaxdl.shapes import check_shape
 
@@ -21,8 +22,8 @@ from flaxdl.shapes import check_shape
 class TransformerClassifier(TransformerOptions, kw_only=True):
     """Classifies texts from the mean of what the encoder makes of their tokens."""
 
-    num_classes: int
-    """Size of the logits."""
+    num_classes: int | None
+    """Size of the logits; None takes it from the data of a run."""
     pooling: Literal["mean", "first"] = "mean"
     """What is classified: the mean over the real tokens, or the first, where BERT puts [CLS]."""
 
@@ -55,7 +56,7 @@ class TransformerClassifier(TransformerOptions, kw_only=True):
             total = jnp.sum(x, axis=1, where=is_real[:, :, None], dtype=wide)  # [B, D]
             count = jnp.maximum(is_real.sum(1, keepdims=True), 1)
             features = (total / count).astype(x.dtype)
-        return Linear(self.num_classes, name="fc")(features)
+        return Linear(known_size("num_classes", self.num_classes), name="fc")(features)
 
 
 class TransformerLM(TransformerOptions, kw_only=True):
@@ -88,7 +89,7 @@ class TransformerLM(TransformerOptions, kw_only=True):
             mask = mask & padding_mask(lengths, tokens.shape[1])
         encoder = Encoder(vocab_size=self.vocab_size, **self.stack_options, name="encoder")
         x = encoder(tokens, mask, train, position)
-        return Linear(self.vocab_size, name="fc")(x)
+        return Linear(known_size("vocab_size", self.vocab_size), name="fc")(x)
 
 
 class Seq2SeqTransformer(TransformerOptions, kw_only=True):
@@ -102,7 +103,9 @@ class Seq2SeqTransformer(TransformerOptions, kw_only=True):
 
     def setup(self) -> None:
         """Creates encoder, decoder, and the map to logits."""
-        target_vocab_size = self.target_vocab_size or self.vocab_size
+        target_vocab_size = self.target_vocab_size
+        if target_vocab_size is None:
+            target_vocab_size = known_size("vocab_size", self.vocab_size)
         self.encoder = Encoder(vocab_size=self.vocab_size, **self.stack_options)
         self.decoder = Decoder(vocab_size=target_vocab_size, **self.stack_options)
         self.fc = Linear(target_vocab_size)

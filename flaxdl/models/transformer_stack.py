@@ -16,14 +16,15 @@ from flaxdl.layers import (
     TransformerDecoderLayer,
     TransformerEncoderLayer,
 )
+from flaxdl.models.sizes import known_size
 from flaxdl.shapes import check_shape
 
 
 class TransformerOptions(nn.Module, kw_only=True):
     """The options that all the models here have, and hand to their parts."""
 
-    vocab_size: int
-    """Number of tokens."""
+    vocab_size: int | None
+    """Number of tokens; None takes it from the data of a run."""
     hidden_size: int = 512
     """Features of every token, D."""
     num_heads: int = 8
@@ -74,7 +75,9 @@ class TransformerOptions(nn.Module, kw_only=True):
         Embeddings are standard normal to begin with, which is the scale that the paper gets from
         smaller ones times √D.
         """
-        x = Embedding(self.vocab_size, self.hidden_size, name="embedding")(tokens)
+        x = Embedding(
+            known_size("vocab_size", self.vocab_size), self.hidden_size, name="embedding"
+        )(tokens)
         add_positions = AddPositions(self.positions, self.max_length, name="position_embedding")
         x = add_positions(x, 0 if position is None else position)
         return Dropout(self.dropout, name="embedding_dropout")(x, train)

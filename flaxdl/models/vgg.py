@@ -11,6 +11,7 @@ import jax
 from flaxdl.layers import BatchNorm, Conv, Dropout, Linear, adaptive_avg_pool, max_pool
 from flaxdl.layers.initializers import constant, kaiming_normal, normal
 from flaxdl.models.images import check_images, flatten_channels_first
+from flaxdl.models.sizes import known_size
 
 STAGE_FEATURES = (64, 128, 256, 512, 512)
 
@@ -18,8 +19,8 @@ STAGE_FEATURES = (64, 128, 256, 512, 512)
 class VGG(nn.Module):
     """Five stages of 3 x 3 convolutions, each halving the image, then three linear layers."""
 
-    num_classes: int = 1000
-    """Number of logits per image."""
+    num_classes: int | None = 1000
+    """Number of logits per image; None takes it from the data of a run."""
     depths: tuple[int, int, int, int, int] = (1, 1, 2, 2, 2)
     """Number of convolutions in each stage."""
     batch_norm: bool = False
@@ -60,7 +61,7 @@ class VGG(nn.Module):
         x = Dropout(self.dropout, name="classifier.2")(x, train)
         x = nn.relu(self._linear(4096, "classifier.3")(x))
         x = Dropout(self.dropout, name="classifier.5")(x, train)
-        return self._linear(self.num_classes, "classifier.6")(x)
+        return self._linear(known_size("num_classes", self.num_classes), "classifier.6")(x)
 
     def _linear(self, features: int, name: str) -> Linear:
         return Linear(features, kernel_init=normal(0.01), bias_init=constant(0.0), name=name)

@@ -21,6 +21,7 @@ from flaxdl.training.checkpoints import Checkpoints
 from flaxdl.training.diagnosis import first_not_finite
 from flaxdl.training.interruption import Interrupted, Interruption
 from flaxdl.training.metrics import MetricsFile, MetricSums, Split
+from flaxdl.training.overfitting import is_learned
 from flaxdl.training.parallel import Parallel, compile_train, look_up
 from flaxdl.training.rewind import Rewind
 from flaxdl.training.selection import Selection
@@ -84,6 +85,8 @@ class Loop:
     """Steps in a row that may be skipped for non-finite numbers."""
     rewind: Rewind
     selection: Selection
+    overfit_batches: int | None
+    """The number of batches that are learned by heart, which ends the run; None for all data."""
     metrics: MetricsFile
     checkpoints: Checkpoints
     shapes: Callable[[int], TrainState]
@@ -148,6 +151,8 @@ class Loop:
                         self._log_training(state, step, window_steps, seconds)
                         state = state.replace(sums=state.sums.emptied())
                     window_start, window_steps = time.perf_counter(), 0
+                    if self._is_learned():
+                        break
                 if self._is_due(step, self.evaluate_every):
                     jax.block_until_ready(state)
                     paused = time.perf_counter()
@@ -174,6 +179,10 @@ class Loop:
         finally:
             batches.close()
         return state
+
+    def _is_learned(self) -> bool:
+        lines = self.metrics.of_split("train")
+        return self.overfit_batches is not None and is_learned(lines, self.overfit_batches)
 
     def is_over(self) -> bool:
         """Whether the selection ends the run; what was frozen gets its time to learn first."""

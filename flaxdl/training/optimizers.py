@@ -46,10 +46,10 @@ class Cosine(Schedule):
     """Where the descent ends, as a share of the peak."""
 
     def __post_init__(self):
-        for name in ("warmup_steps", "decay_steps"):
-            steps = getattr(self, name)
-            if steps is not None and steps < 0:
-                raise ValueError(f"{name} must not be negative, got {steps}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
+        if self.decay_steps is not None and self.decay_steps < 1:
+            raise ValueError(f"decay_steps must be at least 1 or None, got {self.decay_steps}")
 
     def check(self, total_steps: int) -> None:
         """Checks that the run is longer than the warm-up.
@@ -65,7 +65,9 @@ class Cosine(Schedule):
 
     def factor(self, step: jax.Array, total_steps: int) -> jax.Array:
         """Rises from `1 / warmup_steps` and falls along the cosine."""
-        decay_steps = self.decay_steps or max(total_steps - self.warmup_steps, 1)
+        decay_steps = self.decay_steps
+        if decay_steps is None:
+            decay_steps = max(total_steps - self.warmup_steps, 1)
         progress = jnp.clip((step - self.warmup_steps) / decay_steps, 0.0, 1.0)
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
         decayed = self.final_factor + (1 - self.final_factor) * cosine

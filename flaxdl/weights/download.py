@@ -4,6 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from flaxdl.locks import locked
+from flaxdl.paths import local_path
+
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
 PIECE = 1 << 16  # bytes; less than one is lost when the connection is
 
@@ -12,7 +15,7 @@ def cache_folder() -> Path:
     """The folder of downloads: `$FLAXDL_CACHE`, or `flaxdl` in `$XDG_CACHE_HOME` or `~/.cache`."""
     own = os.environ.get("FLAXDL_CACHE")
     if own:
-        return Path(own).expanduser()
+        return local_path(own)
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "flaxdl"
 
@@ -33,8 +36,6 @@ def download(url: str, path: str | Path, sha256: str) -> Path:
         ValueError: if the file cannot be had or has another SHA-256, with the address, the reason
             and the place to put the file by hand.
     """
-    from filelock import FileLock
-
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
     by_hand = f"To do it by hand, put the file at {path}"
@@ -42,7 +43,7 @@ def download(url: str, path: str | Path, sha256: str) -> Path:
         if _is_there(path, url, sha256):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with locked(path.with_name(f"{path.name}.lock")):
             if _is_there(path, url, sha256):  # another process has downloaded it meanwhile
                 return path
             found = _fetch(url, part)

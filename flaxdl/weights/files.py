@@ -17,7 +17,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from flaxdl.weights.paths import expand, split_member
+from flaxdl.paths import local_path
+from flaxdl.weights.members import split_member
 from flaxdl.weights.pytorch_files import read_archive, read_legacy
 
 DTYPES = {
@@ -86,7 +87,7 @@ def write_weights(tensors: Mapping[str, Any], path: str | Path) -> None:
     Raises:
         ValueError: beginning with the path, if an array cannot be stored or the file not written.
     """
-    path = expand(path)
+    path = local_path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     # Not np.ascontiguousarray, which makes numbers into arrays of one axis.
     arrays = {name: np.array(tensor, order="C", copy=None) for name, tensor in tensors.items()}

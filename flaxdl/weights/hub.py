@@ -13,9 +13,10 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+from flaxdl.paths import local_path
 from flaxdl.spelling import did_you_mean
 from flaxdl.weights.download import cache_folder, download
-from flaxdl.weights.paths import expand, split_member
+from flaxdl.weights.members import split_member
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def locate(source: str | Path) -> Path:
     Raises:
         ValueError: if the source is none of these, or cannot be downloaded.
     """
-    path = expand(source)
+    path = local_path(source)
     if path.exists():
         return path
     name = str(source)

@@ -1,11 +1,13 @@
-"""Which of the dictionaries in a checkpoint of PyTorch holds the weights."""
+"""Which of the dictionaries in a checkpoint of PyTorch holds the weights; `FILE:KEY` names one."""
 
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from flaxdl.paths import local_path
 from flaxdl.spelling import did_you_mean
 from flaxdl.weights.pickles import Foreign, Tensor, describe
 
@@ -63,6 +65,24 @@ def choose(checkpoint: Any, name: str | None = None) -> dict[str, Tensor]:
                 f"holds {describe(value)} under {_shown([*found.path, key])}, needed tensors alone"
             )
     return found.value
+
+
+def split_member(path: str | Path) -> tuple[Path, str | None]:
+    """The file or folder, and the name behind a colon that follows it.
+
+    A path that exists is taken as it is, colons included; where nothing exists, so is the whole.
+
+    >>> split_member("runs/student.ckpt:teacher")
+    (PosixPath('runs/student.ckpt'), 'teacher')
+    """
+    path = local_path(path)
+    if not path.exists():
+        text = str(path)
+        for position in [place for place, letter in enumerate(text) if letter == ":"][::-1]:
+            file = Path(text[:position])
+            if position and text[position + 1 :] and file.exists():
+                return file, text[position + 1 :]
+    return path, None
 
 
 def _members(checkpoint: Any) -> Iterator[Member]:

@@ -259,6 +259,20 @@ def test_records_in_another_format_are_refused(tmp_path, data_dir, digits):
         Tfds("digits", data_dir=str(tmp_path)).load(seed=0)
 
 
+@pytest.mark.parametrize("method", ["as_data_source", "download_and_prepare"])
+def test_without_array_record_the_error_says_what_to_do(
+    digits, data_dir, tmp_path, monkeypatch, method
+):
+    def missing(*_, **__):
+        raise ModuleNotFoundError("No module named 'array_record'", name="array_record")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, method, missing)
+    folder = data_dir if method == "as_data_source" else str(tmp_path)
+    message = "digits cannot be read without .* array_record, .*pip install array-record.*WSL"
+    with pytest.raises(ValueError, match=message):
+        Tfds("digits", data_dir=folder).load(seed=0)
+
+
 def test_an_unusable_data_dir_is_named(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(ValueError, match=r"digits cannot be prepared here: .*file/datasets"):

@@ -174,6 +174,7 @@ def test_clipping_shortens_only_what_is_too_long():
         (lambda: SGD(clip_norm=0.0), "clip_norm must be positive or None, got 0.0"),
         (lambda: StepDecay(milestones=(30.0,)), r"milestones must be shares .* got \(30.0,\)"),
         (lambda: Cosine(warmup_steps=-1), "warmup_steps must not be negative, got -1"),
+        (lambda: Cosine(decay_steps=0), "decay_steps must be at least 1 or None, got 0"),
     ],
 )
 def test_impossible_values_are_named(make, message):

@@ -1,0 +1,15 @@
+"""Sizes of models that a run takes from its data."""
+
+
+def known_size(name: str, size: int | None) -> int:
+    """Returns the size of a model, which None leaves to the data of a run.
+
+    Raises:
+        ValueError: if it is still None.
+    """
+    if size is None:
+        raise ValueError(
+            f"{name} is None, which a run replaces by the number in its data, if they have one; "
+            f"give {name} as a number"
+        )
+    return size
