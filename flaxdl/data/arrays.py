@@ -161,7 +161,9 @@ def _plain(name: str, values: Any) -> np.ndarray:
     return _with_plain_texts(name, array)
 
 
-def _with_plain_texts(name: str, array: np.ndarray) -> np.ndarray:
+def _with_plain_texts(name: str, array: Any) -> np.ndarray:
+    if not isinstance(array, np.ndarray):
+        return _plain(name, array)
     is_texts = array.dtype == object or (array.ndim == 1 and array.dtype.kind in "UST")
     return as_texts(array, name) if is_texts else array
 
