@@ -94,7 +94,7 @@ def test_a_bert_is_fine_tuned_from_any_kind_of_checkpoint(tmp_path, monkeypatch)
     tokens = np.ones((8, 4), np.int32)
     config = small_config(
         model=BertForSequenceClassification(num_classes=2, **BERT),
-        data=Arrays.from_memory(train_inputs=tokens, train_label=tokens[:, 0]),
+        data=Arrays.from_memory(train_inputs=tokens, train_label=np.arange(8) % 2),
         transform=Transform(),
         init=Init(weights="nowhere", omit=("classifier.*",)),
         batch_size=4,
