@@ -1,10 +1,8 @@
 """Predictions as a person or a program reads them, on the terminal or in a file."""
 
-import contextlib
 import csv
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flaxdl.atomic_write import atomic_write
 from flaxdl.items import Unreadable
 from flaxdl.paths import local_path
 from flaxdl.prediction import Prediction, Writing
@@ -76,23 +75,21 @@ def write_answers(found: Iterable[Answer], path: Path, columns: Sequence[str]) -
     Raises:
         ValueError: if the file cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not every name of a file is Unicode.
-        with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with (
+            atomic_write(path) as new,
+            new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
             if path.suffix.lower() == ".jsonl":
                 file.writelines(f"{json.dumps(_record(one))}\n" for one in found)
             else:
                 rows = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
                 rows.writeheader()
                 rows.writerows(_record(one) for one in found)
-        unfinished.replace(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def _record(one: Answer) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Rendezvous:
                 continue
             guests.append(guest)
             fault = fault or self._fault_of(greeting, missing)
-            missing.discard(greeting.get("process_id", 0))
+            missing -= {greeting["process_id"]}
             if fault is not None:
                 deadline = min(deadline, time.monotonic() + _LINGER_SECONDS)
         if missing and fault is None:
@@ -103,7 +103,7 @@ class Rendezvous:
         return guests, fault
 
     def _fault_of(self, greeting: dict[str, Any], missing: set[int]) -> str | None:
-        number, count = greeting.get("process_id"), greeting.get("num_processes")
+        number, count = greeting["process_id"], greeting["num_processes"]
         if count != self.num_processes:
             return (
                 f"process {number} was started with num_processes {count}, but process 0 with "
@@ -165,7 +165,12 @@ def _accept(listener: socket.socket) -> socket.socket | None:
 def _receive(guest: socket.socket) -> dict[str, Any] | None:
     guest.settimeout(_LINGER_SECONDS)
     with guest.makefile("rb") as messages:
-        return _read(messages)
+        greeting = _read(messages)
+    # Anything else is a stranger's.
+    is_ours = greeting is not None and all(
+        type(greeting.get(name)) is int for name in ("process_id", "num_processes")
+    )
+    return greeting if is_ours else None
 
 
 def _read(messages: Any) -> dict[str, Any] | None:

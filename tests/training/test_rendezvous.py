@@ -91,7 +91,13 @@ def test_a_port_that_is_taken_is_named(port):
 def test_who_is_no_process_of_the_run_is_passed_over(port):
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(outcome, port, 0, 2)
-        for text in (b"PRI * HTTP/2.0\r\n\r\n", b"[1]\n", b"", b"\xff" * 20_000 + b"\n"):
+        for text in (
+            b"PRI * HTTP/2.0\r\n\r\n",
+            b"[1]\n",
+            b'{"process_id": [], "num_processes": 2}\n',
+            b"",
+            b"\xff" * 20_000 + b"\n",
+        ):
             while True:
                 try:
                     stranger = socket.create_connection(("localhost", port), timeout=5)
