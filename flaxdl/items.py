@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flaxdl.data import Transform
+from flaxdl.data.class_folders import is_data_folder
 from flaxdl.paths import local_path
 
 _LOGGER = logging.getLogger(__name__)
@@ -65,8 +66,8 @@ def read_items(path: str) -> list[str]:
 def expand_items(items: Sequence[str], transform: Transform) -> list[str | Unreadable]:
     """Replaces folders by the files in them that a transform reads, in the order of their names.
 
-    Files are looked for at any depth, but not in hidden folders. How many other files there are is
-    logged, once for each folder. Texts stay as they are.
+    Files are looked for at any depth, but not in hidden folders and those that operating systems
+    make. How many other files there are is logged, once for each folder. Texts stay as they are.
 
     Returns:
         The items, among them those that are known to be unreadable.
@@ -103,7 +104,7 @@ def _files_in(folder: str, suffixes: Sequence[str]) -> list[str | Unreadable]:
         status = os.stat(place)
         is_new = (status.st_dev, status.st_ino) not in seen
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if is_new and not name.startswith(".")]
+        folders[:] = [name for name in folders if is_new and is_data_folder(name)]
         for name in names if is_new else ():
             suffix = Path(name).suffix.lower()
             if name.startswith("."):

@@ -130,10 +130,12 @@ def test_a_folder_stands_for_its_images_at_any_depth(files, tmp_path, caplog):
     inner = tmp_path / "more" / "deep"
     inner.mkdir(parents=True)
     (tmp_path / ".hidden").mkdir()
+    (tmp_path / "@eaDir").mkdir()  # thumbnails
     (inner / "again").symlink_to(tmp_path)  # a circle
-    for name in ("more/B.JPEG", "more/deep/c.tiff", ".hidden/d.png", "._e.png", "notes.txt", "f"):
+    used = ("more/B.JPEG", "more/deep/c.tiff")
+    for name in (*used, ".hidden/d.png", "@eaDir/d.png", "._e.png", "notes.txt", "f"):
         (tmp_path / name).touch()
-    images = [str(tmp_path / name) for name in ("more/B.JPEG", "more/deep/c.tiff")]
+    images = [str(tmp_path / name) for name in used]
     expected = sorted([*files, *images])
     assert expand_items([files[3], str(tmp_path)], Images()) == [files[3], *expected]
     (message,) = caplog.messages
