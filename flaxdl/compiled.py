@@ -1,8 +1,11 @@
 """The cache of compiled programs, so that a command starts faster from its second time on."""
 
+import logging
 import os
 import stat
 from pathlib import Path
+
+_LOGGER = logging.getLogger(__name__)
 
 _SHORTEST = 0.2  # seconds of compiling that are worth a file
 _LARGEST = 2 * 2**30  # bytes; what was not used for longest goes first
@@ -13,9 +16,9 @@ def keep_compiled() -> None:
 
     It is `flaxdl/compiled` in `$XDG_CACHE_HOME` or `~/.cache`. What lies in it is run as machine
     code, so it is used only where it belongs to the user and nobody else can write it, or exchange
-    it by writing a folder above it. A folder
-    that the user has given in `JAX_COMPILATION_CACHE_DIR` is left alone, and so is an empty name
-    there, which turns the cache off.
+    it by writing a folder above it; where somebody can, a warning says so. A folder that the user
+    has given in `JAX_COMPILATION_CACHE_DIR` is left alone, and so is an empty name there, which
+    turns the cache off.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -40,12 +43,20 @@ def _private_folder() -> Path | None:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
         parents = {*folder.absolute().parents, *folder.resolve().parents}  # of links, both ends
-        is_safe = all(map(_is_safe, parents))
+        unsafe = [parent for parent in parents if not _is_safe(parent)]
     except OSError:
+        return None
+    if unsafe:
+        _LOGGER.warning(
+            "compiled programs are not kept in %s, since others can write %s; "
+            "JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty",
+            folder,
+            min(unsafe),
+        )
         return None
     mode = stat.S_IMODE(status.st_mode)
     is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not mode & 0o077
-    return folder if is_ours and is_safe else None
+    return folder if is_ours else None
 
 
 def _is_safe(parent: Path) -> bool:

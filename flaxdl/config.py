@@ -29,8 +29,6 @@ from flaxdl.training.selection import Selection
 from flaxdl.training.sharding import MeshShape
 from flaxdl.training.tasks import Classification, Task
 
-_added_to_path: list[str] = []  # folders of config files
-
 
 @dataclass(frozen=True, kw_only=True)
 class Init:
@@ -208,23 +206,32 @@ def _import(path: Path) -> Any:
 
 
 def _add_to_path(folder: str) -> None:
-    """Makes modules in a folder importable that no other folder has, but for those added before."""
+    """Makes modules beside a config file importable, before others of the same name.
+
+    If one of them is named like a module of Python or an installed one, all come last.
+    """
     if folder not in sys.path:
-        added = [sys.path.index(other) for other in _added_to_path if other in sys.path]
-        sys.path.insert(min(added, default=len(sys.path)), folder)
-        _added_to_path.append(folder)
+        beside = [path.stem for path in Path(folder).glob("*.py")]
+        beside += [path.parent.name for path in Path(folder).glob("*/__init__.py")]
+        sys.path.insert(len(sys.path) if any(map(_is_installed, beside)) else 0, folder)
 
 
 def _is_taken(name: str) -> bool:
     """Whether code that imports this name expects another module than a config file."""
+    if name in sys.modules and name not in sys.stdlib_module_names:
+        return not isinstance(getattr(sys.modules[name], "config", None), Config)
+    return _is_installed(name)
+
+
+def _is_installed(name: str) -> bool:
+    """Whether a module of this name belongs to Python or an installed package."""
     if name in sys.stdlib_module_names:
         return True
-    if name in sys.modules:
-        return not isinstance(getattr(sys.modules[name], "config", None), Config)
     installed = [
         folder for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages")
     ]
-    return importlib.machinery.PathFinder.find_spec(name, installed) is not None
+    spec = importlib.machinery.PathFinder.find_spec(name, installed)
+    return spec is not None and spec.origin is not None  # not a mere folder
 
 
 def list_configs(folder: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from flaxdl.data import Dataset, Transform
+from flaxdl.data.pipeline import finite_without_weight
 from flaxdl.training.processes import of_first
 from flaxdl.training.sharding import replicated
 
@@ -28,7 +29,7 @@ def keep_on_devices(
     size = len(dataset) * sum(array.nbytes for array in one.values())
     if size > limit or any(array.dtype.hasobject for array in one.values()):
         return None
-    arrays = transform.prepare(dataset.arrays(), draws={})
+    arrays = finite_without_weight(transform.prepare(dataset.arrays(), draws={}))
     return {name: _put(array, replicated(mesh)) for name, array in arrays.items()}
 
 

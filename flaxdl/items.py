@@ -49,6 +49,8 @@ def read_items(path: str) -> list[str]:
         ValueError: if it cannot be read, or has no items.
     """
     try:
+        if path == "-" and sys.stdin is None:
+            raise OSError("standard input is closed")
         data = sys.stdin.buffer.read() if path == "-" else local_path(path).read_bytes()
         lines = data.decode("utf-8-sig").split("\n")  # not splitlines: U+2028 is part of a text
     except (OSError, UnicodeDecodeError) as error:
@@ -78,8 +80,8 @@ def expand_items(items: Sequence[str], transform: Transform) -> list[str | Unrea
         found
         for item in items
         for found in (
-            _files_in(item, transform.file_suffixes)
-            if item and local_path(item).is_dir()
+            _files_in(item, transform)
+            if item and os.path.isdir(local_path(item))
             else [_checked(item)]
         )
     ]
@@ -92,12 +94,12 @@ def _checked(item: str) -> str | Unreadable:
         return Unreadable(item, f"{item} is a URL, which is not downloaded; save it as a file")
     if item == "-":
         return Unreadable(
-            item, "- is no file; to read names of files from stdin, use --from-file -"
+            item, "'-' is not a file; to read file names from stdin, use --from-file -"
         )
     return item
 
 
-def _files_in(folder: str, suffixes: Sequence[str]) -> list[str | Unreadable]:
+def _files_in(folder: str, transform: Transform) -> list[str | Unreadable]:
     files, others = [], Counter[str]()
     seen = set()  # folders, since links may lead back
     for place, folders, names in os.walk(local_path(folder), followlinks=True):
@@ -106,17 +108,17 @@ def _files_in(folder: str, suffixes: Sequence[str]) -> list[str | Unreadable]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = [name for name in folders if is_new and is_data_folder(name)]
         for name in names if is_new else ():
-            suffix = Path(name).suffix.lower()
+            path = os.path.join(place, name)
             if name.startswith("."):
                 others["hidden"] += 1
-            elif suffix in suffixes:
-                files.append(os.path.join(place, name))
+            elif transform.reads_file(path):
+                files.append(path)
             else:
-                others[suffix or "without suffix"] += 1
+                others[Path(name).suffix.lower() or "without suffix"] += 1
     counted = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
     if not files:
         passed = f"; it holds {counted}" if others else ""
-        error = f"{folder} holds no files to predict ({', '.join(suffixes)}){passed}"
+        error = f"{folder} holds no files to predict ({', '.join(transform.file_suffixes)}){passed}"
         return [Unreadable(folder, error)]
     if others:
         _LOGGER.warning("%s: %d files are not used: %s", folder, others.total(), counted)

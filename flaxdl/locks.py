@@ -25,7 +25,7 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
     """
     import filelock
 
-    lock = filelock.FileLock(path)
+    lock = filelock.FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(timeout=timeout)
     except OSError as error:
@@ -52,7 +52,7 @@ def is_held(path: Path) -> bool:
 
     if not path.exists():
         return False
-    lock = filelock.FileLock(path)
+    lock = filelock.FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

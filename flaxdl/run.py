@@ -15,7 +15,6 @@ from flaxdl.allocation import compute_in_calling_thread, keep_freed_memory
 from flaxdl.config import Config, differences, to_json
 from flaxdl.data import facts
 from flaxdl.memory import memory_explained
-from flaxdl.paths import local_path
 from flaxdl.reporting import report_run
 from flaxdl.setup import Setup, set_up
 from flaxdl.summary import devices, summary
@@ -262,7 +261,7 @@ def initial_state(setup: Setup) -> TrainState:
     init = setup.config.init
     if init.weights is None:
         return state
-    source = local_path(init.weights)
+    source: Any = init.weights  # a published name is no path
     if Workdir(source).has_checkpoints:
         try:
             source = state_dict(restore(source).variables)

@@ -17,8 +17,9 @@ import flax.linen as nn
 import numpy as np
 
 from flaxdl.config import Config
-from flaxdl.data import Dataset, Text, Transform
+from flaxdl.data import Dataset, Text, TextPairs, Transform
 from flaxdl.data.text import FittedText
+from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.data.tokenizer_files import has_tokenizer, read_tokenizer
 from flaxdl.data.vocabulary import CHARACTERS
 from flaxdl.paths import local_path
@@ -31,6 +32,8 @@ _LOGGER = logging.getLogger(__name__)
 _SHOWN = 3  # tokens named in a message
 _EMBEDDINGS = (
     "embedding.weight",
+    "encoder.embedding.weight",
+    "decoder.embedding.weight",
     "embeddings.word_embeddings.weight",
     "bert.embeddings.word_embeddings.weight",
 )
@@ -56,21 +59,38 @@ def fit_transform(config: Config, train: Dataset) -> Transform:
         ValueError: if it cannot be fitted, or gives tokens of the weights other ids.
     """
     text, weights = config.transform, config.init.weights
-    if not isinstance(text, Text) or weights is None or text.tokenizer == weights:
+    if not isinstance(text, Text | TextPairs) or weights is None:
+        return text.fit(train)
+    if isinstance(text, Text) and text.tokenizer == weights:
         return text.fit(train)
     folder = _tokenizer_folder(weights)
-    if folder is None:
-        return text.fit(train)
-    if text.tokenizer is None:
-        _LOGGER.info("tokenizer: that of init.weights, in %s", folder)
+    if isinstance(text, Text) and text.tokenizer is None and folder is not None:
+        _LOGGER.info("using the tokenizer of init.weights: %s", folder)
         return replace(text, tokenizer=str(folder)).fit(train)
     fitted = text.fit(train)
     # Embeddings that are drawn at random suit any tokenizer.
     is_drawn = any(fnmatchcase(name, key) for name in _EMBEDDINGS for key in config.init.omit)
-    if isinstance(fitted, FittedText) and not is_drawn:
-        name = f"transform.tokenizer {text.tokenizer!r}"
-        _compare(fitted.vocabulary, read_tokenizer(folder), name, weights)
+    if isinstance(fitted, FittedText | FittedTextPairs) and not is_drawn:
+        _check_ids(fitted, folder, weights)
     return fitted
+
+
+def _check_ids(fitted: FittedText | FittedTextPairs, folder: Path | None, weights: str) -> None:
+    """Checks that the ids of tokens are those of the weights, as far as these are known."""
+    if isinstance(fitted, FittedTextPairs):
+        name = "the vocabulary of the training texts"
+        remedy = "train on texts with the same characters, or omit the embeddings (init.omit)"
+    else:
+        name = f"transform.tokenizer {fitted.tokenizer!r}"
+        remedy = f"leave transform.tokenizer out to use that of the weights, {weights}"
+    if folder is not None:
+        _compare(fitted.vocabulary, read_tokenizer(folder), name, remedy)
+    elif isinstance(fitted, FittedText) and fitted.tokenizer is None:
+        _LOGGER.warning(
+            "init.weights %s come without a tokenizer; token ids of the characters in the training "
+            "texts are unlikely to be theirs: set transform.tokenizer",
+            weights,
+        )
 
 
 def _tokenizer_folder(weights: str) -> Path | None:
@@ -85,7 +105,7 @@ def _tokenizer_folder(weights: str) -> Path | None:
     return folder if has_tokenizer(folder) else None
 
 
-def _compare(ours: "Tokenizer", theirs: "Tokenizer", name: str, weights: str) -> None:
+def _compare(ours: "Tokenizer", theirs: "Tokenizer", name: str, remedy: str) -> None:
     """Checks that tokens have the ids with which weights were trained.
 
     Raises:
@@ -93,7 +113,6 @@ def _compare(ours: "Tokenizer", theirs: "Tokenizer", name: str, weights: str) ->
     """
     ids, trained_ids = ours.get_vocab(), theirs.get_vocab()
     moved = sorted(token for token in ids.keys() & trained_ids if ids[token] != trained_ids[token])
-    remedy = f"leave transform.tokenizer out to use that of the weights, {weights}"
     if moved:
         shown = ", ".join(
             f"{token!r} is {ids[token]} in place of {trained_ids[token]}"

@@ -192,7 +192,7 @@ def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(project, capsys, 
     assert work.startswith("48 steps of 16 examples, 12 epochs; float32 on 1 x ")
     assert train.startswith("train       loss 1.")
     assert validation.startswith("validation  loss 1.")
-    assert verdict == "dry run: everything fits together; no run was started and nothing saved"
+    assert verdict == "dry run passed; nothing was saved"
     assert sorted(project.rglob("*")) == before
     code, out, err = run(capsys, *line, "--init.weights", "nowhere.safetensors")
     assert code == 2

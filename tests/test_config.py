@@ -249,6 +249,17 @@ def test_a_config_file_does_not_replace_a_module(tmp_path, name):
     assert str(tmp_path) not in sys.path
 
 
+def test_files_beside_a_config_come_before_those_of_the_working_folder(tmp_path, monkeypatch):
+    for folder, size in ((tmp_path, 2), (tmp_path / "experiment", 3)):
+        folder.mkdir(exist_ok=True)
+        (folder / "module_of_networks.py").write_text(f"size = {size}")
+    config = tmp_path / "experiment" / "with_networks.py"
+    config.write_text("import module_of_networks\n" + CONFIG)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    load_config(config)
+    assert sys.modules["module_of_networks"].size == 3
+
+
 def test_files_beside_a_config_do_not_replace_a_module(tmp_path):
     (tmp_path / "filelock.py").write_text("")
     (tmp_path / "beside_own_rice.py").write_text("size = 3")

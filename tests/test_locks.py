@@ -20,7 +20,7 @@ def refuse(monkeypatch, number):
     monkeypatch.setattr(fcntl, "flock", flock)
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP])
 def test_without_locks_a_run_goes_on_with_a_warning(tmp_path, monkeypatch, caplog, number):
     refuse(monkeypatch, number)
     with Workdir(tmp_path / "run").locked():

@@ -1,6 +1,7 @@
 """Many items for a classifier: batch by batch, from folders and lists, with bad ones among them."""
 
 import io
+import shutil
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -132,9 +133,10 @@ def test_a_folder_stands_for_its_images_at_any_depth(files, tmp_path, caplog):
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "@eaDir").mkdir()  # thumbnails
     (inner / "again").symlink_to(tmp_path)  # a circle
-    used = ("more/B.JPEG", "more/deep/c.tiff")
+    used = ("more/B.JPEG", "more/deep/c.tiff", "more/from_a_hash")
     for name in (*used, ".hidden/d.png", "@eaDir/d.png", "._e.png", "notes.txt", "f"):
         (tmp_path / name).touch()
+    shutil.copy(files[0], tmp_path / "more" / "from_a_hash")  # an image by its content
     images = [str(tmp_path / name) for name in used]
     expected = sorted([*files, *images])
     assert expand_items([files[3], str(tmp_path)], Images()) == [files[3], *expected]

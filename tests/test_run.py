@@ -228,7 +228,7 @@ def test_a_model_learns_a_single_batch_by_heart_and_resumes_in_it(tmp_path, monk
     assert [line["accuracy"] for line in lines].index(1) == len(lines) - 1
     assert lines[-1]["step"] == whole.metrics["step"] < 80  # of all that it might have taken
     assert not (tmp_path / "one" / "report.html").exists()
-    learned = f"learned the batch by heart: training accuracy 1 and loss {lines[-1]['loss']:.4g}"
+    learned = f"overfit the batch: training accuracy 1 and loss {lines[-1]['loss']:.4g}"
     assert learned in capsys.readouterr().err
     flaxdl.train(by_heart, tmp_path / "one")
     output = capsys.readouterr().err
@@ -546,7 +546,7 @@ def test_stopped_while_the_best_one_is_tested_the_newest_step_is_named(
     (workdir / "metrics.jsonl").write_text("".join(lines[:-1]))  # as before the test
     with monkeypatch.context() as patch:
         signal_when(patch, Loop, "evaluate", lambda state, split: int(state.step) == 15)
-        with pytest.raises(Interrupted, match="SIGTERM: saved at step 18; the same line again"):
+        with pytest.raises(Interrupted, match="SIGTERM: saved at step 18; run the same command"):
             train(small_config(), workdir)
     assert train(small_config(), workdir).metrics["step"] == 15
 

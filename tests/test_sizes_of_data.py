@@ -57,7 +57,7 @@ UNKNOWN = [
 def test_a_model_by_itself_needs_its_sizes(model, inputs):
     name = "num_classes" if getattr(model, "num_classes", 0) is None else "vocab_size"
     keywords = {"targets": TOKENS} if isinstance(model, Seq2SeqTransformer) else {}
-    with pytest.raises(ValueError, match=f"{name} is None, which a run replaces by .*as a number"):
+    with pytest.raises(ValueError, match=f"{name} is None, and there are no data that .* a number"):
         jax.eval_shape(model.init, jax.random.key(0), inputs, **keywords)
 
 

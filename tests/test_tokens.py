@@ -115,6 +115,17 @@ def test_without_one_characters_are_the_default(tmp_path, weights):
     assert encoded(config(None, weights)) == encoded(config("characters", weights))
 
 
+def test_weights_without_a_tokenizer_are_warned_of(tmp_path, caplog):
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    encoded(config(None, weights, omit=("*embedding*",)))
+    encoded(config("words", weights))
+    assert warnings(caplog) == []
+    encoded(config(None, weights))
+    (message,) = warnings(caplog)
+    assert "come without a tokenizer" in message
+
+
 def test_a_run_without_weights_is_recorded_with_the_name_of_its_tokenizer():
     earlier = to_json(config("characters", None))
     assert to_json(with_tokenizer(config(None, None))) == earlier

@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Classifies files or texts, or continues or rewrites texts, with a run's best checkpoint.
 
-    What cannot be read is named at the end, with exit code 2, and everything else predicted.
+    Unreadable items are listed at the end (exit code 2); all others are predicted.
 
     Args:
         items: Image files and folders of them, or texts, as the run was trained on.

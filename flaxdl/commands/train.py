@@ -107,7 +107,7 @@ def _dry_run(config: Config) -> None:
         if is_first():
             print(f"{split:<10}  {describe(metrics)}")
     if is_first():
-        print("dry run: everything fits together; no run was started and nothing saved")
+        print("dry run passed; nothing was saved")
 
 
 def _list_configs() -> None:

@@ -57,7 +57,7 @@ def warn_of_few_examples(splits: Splits, *, by_class: bool) -> None:
     if "train" in counts and (missing := _missing(classes, counts["train"] == 0)):
         present = np.flatnonzero(counts["train"])
         _LOGGER.warning(
-            "no training example of %s: %s holds %d values from %d to %d",
+            "%s have no training examples: %s has %d distinct values from %d to %d",
             missing, splits.train.name_of("label"), len(present), present[0], present[-1],
         )  # fmt: skip
     if splits.validation is None:

@@ -57,8 +57,6 @@ class Contents:
     """Names of the folders directly below."""
     unused: Counter[str] = field(default_factory=Counter)
     """Kind, such as `.heic` or `broken links`, and the number of files."""
-    workdirs: int = 0
-    """Workdirs of runs, which are no data."""
 
 
 class Unused:
@@ -108,7 +106,7 @@ def find_images(folder: str) -> Contents:
         seen.add(identity)
         entries = _entries(path)
         if _is_workdir(entries):
-            contents.workdirs += 1
+            contents.unused["workdirs of runs"] += 1
             continue
         for entry in entries:
             below = (entry.path, f"{name}/{entry.name}")
@@ -188,12 +186,13 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _is_workdir(entries: Iterable[os.DirEntry[str]]) -> bool:
-    names = {entry.name for entry in entries}
-    if "config.json" in names:
-        return bool(names & {"checkpoints", "metrics.jsonl"})
+    paths = {entry.name: entry.path for entry in entries if not entry.name.startswith(".")}
+    if "config.json" in paths:
+        return bool(paths.keys() & {"checkpoints", "metrics.jsonl"})
     # What --find-learning-rate and --profile leave before a run begins.
-    left = {name for name in names if not name.startswith(".")}
-    return bool(left) and left <= {"learning_rate.png", "profile"}
+    if not paths or not paths.keys() <= {"learning_rate.png", "profile"}:
+        return False
+    return "profile" not in paths or os.path.isdir(os.path.join(paths["profile"], "plugins"))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

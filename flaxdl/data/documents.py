@@ -6,7 +6,7 @@ import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.source import Source, Splits
-from flaxdl.data.text_files import check_encoding, read_text
+from flaxdl.data.text_files import MARKUP, check_encoding, read_text
 from flaxdl.paths import local_path
 
 
@@ -73,5 +73,5 @@ def _topics() -> str:
 
 
 def _read(path: str, encoding: str) -> str:
-    text = read_text(local_path(path), encoding)
+    text = read_text(local_path(path), encoding, allowed=MARKUP)
     return text.replace("\r\n", "\n").replace("\r", "\n")

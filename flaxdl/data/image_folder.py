@@ -87,7 +87,7 @@ class ImageFolder(Source):
             classes, parts = self._listed(root, folders, unused)
         except OSError as error:
             raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
-        splits = self._splits(root, classes, parts, self._counts_of_0_1_0(folders, parts))
+        splits = self._splits(root, classes, parts, folders)
         unused.warn()
         return splits
 
@@ -141,8 +141,9 @@ class ImageFolder(Source):
         root: str,
         classes: Sequence[str],
         parts: Mapping[str, list[list[ImageFile]]],
-        earlier: Mapping[str, int],
+        folders: Mapping[str, str],
     ) -> Splits:
+        earlier = self._counts_of_0_1_0(folders, parts)
         unreadable = Unreadable(self.max_unreadable, "images")
         datasets = {
             split: FileDataset(
@@ -155,10 +156,7 @@ class ImageFolder(Source):
         }
         for split, dataset in datasets.items():
             if len(dataset) == 0:
-                raise ValueError(
-                    f"{root} has too few images: none of them falls to the {split} split; "
-                    f"add some, or set --data.{split}-fraction"
-                )
+                raise ValueError(_without_images(root, split, folders.get(split)))
             if earlier[split] != len(dataset):
                 dataset.examples_in_0_1_0 = earlier[split]
         return Splits(
@@ -240,6 +238,21 @@ class FileDataset(Dataset):
         raise ValueError(f"none of {len(self)} images can be read, as {self._files[index]}")
 
 
+def _without_images(root: str, split: str, folder: str | None) -> str:
+    """Says why a split is empty, and what to do."""
+    if folder is None:
+        return (
+            f"{root} has too few images: none was assigned to the {split} split; add some, or set "
+            f"--data.{split}-fraction"
+        )
+    loose = count_loose_images(folder)
+    found = f" (images outside class folders: {loose:,})" if loose else ""
+    return (
+        f"{folder} has no class folders with images{found}; sort them into folders of the classes, "
+        "or move the folder away"
+    )
+
+
 def _split(
     classes: Sequence[str], files: list[list[ImageFile]], validation: float, test: float
 ) -> dict[str, list[list[ImageFile]]]:
@@ -274,13 +287,15 @@ def _list(folder: str, unused: Unused) -> dict[str, list[ImageFile]]:
         if contents.images:
             classes.setdefault(composed(name), []).extend(contents.images)
             unused.add(place, contents.unused)
+        elif contents.unused.keys() == {"workdirs of runs"}:
+            unused.add(place, contents.unused)
         elif contents.unused:
             raise ValueError(
                 f"{place} holds no images ({', '.join(SUFFIXES)}), but other files "
                 f"({counted(contents.unused)}); convert them, or move the folder away"
             )
         else:
-            unused.add(place, "only workdirs of runs" if contents.workdirs else "empty")
+            unused.add(place, "empty")
     if len(classes) < 2:
         raise ValueError(_too_few_classes(folder, found))
     unused.add_loose_images(folder)

@@ -16,7 +16,7 @@ import numpy as np
 
 from flaxdl.data.augmentation import crop, flip, rotate
 from flaxdl.data.dataset import ArrayDataset, Dataset, rows, sample
-from flaxdl.data.image_files import SUFFIXES, read_image
+from flaxdl.data.image_files import SUFFIXES, is_image, read_image
 from flaxdl.data.sizing import ATTEMPTS, centre, covering, random_part
 from flaxdl.data.transforms import Transform
 from flaxdl.paths import local_path
@@ -26,7 +26,7 @@ _LOGGER = logging.getLogger(__name__)
 _FILE_NAME = "images.json"
 _OVERSHOOT = 0.1  # of the range, by which interpolation goes beyond black and white
 # Of floats, and of 4, 8, 12 and 16 bits stored as such. Those of 4 bits lie close together.
-_WHITES = (1, 15, 16, 255, 4095, 65535)
+_WHITES = (15, 16, 255, 4095, 65535)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -108,6 +108,10 @@ class Images(Transform):
         if self.channels not in (None, 1, 3):
             raise ValueError(f"channels must be 1, 3 or None, got {self.channels}")
 
+    def reads_file(self, path: str) -> bool:
+        """Whether a file is an image, by its suffix, or by its content if it has no known one."""
+        return is_image(path)
+
     def fit(self, train: Dataset) -> "Images":
         """Finds black and white in images that are floats; see `levels`."""
         if not train.in_memory:
@@ -145,8 +149,10 @@ class Images(Transform):
         return ArrayDataset(arrays | {"inputs": _as_bytes(name, arrays["inputs"])}, names)
 
     def save(self, workdir: Path) -> None:
-        """Stores `levels` in images.json, if there are any."""
-        if self.levels is not None:
+        """Stores `levels` in images.json; without any there is no such file."""
+        if self.levels is None:
+            (workdir / _FILE_NAME).unlink(missing_ok=True)  # of other data
+        else:
             (workdir / _FILE_NAME).write_text(json.dumps({"levels": self.levels}) + "\n")
 
     def restore(self, workdir: Path) -> "Images":
@@ -267,11 +273,13 @@ def _each_grey(images: np.ndarray) -> np.ndarray:
 
 
 def _levels(low: float, high: float) -> tuple[float, float] | None:
-    """Black and white of images with these values, as far as they can be told."""
-    if -1 - 2 * _OVERSHOOT <= low < -_OVERSHOOT and high <= 1 + 2 * _OVERSHOOT:
+    """Black and white of images with these values; None unless they come near both."""
+    if abs(low + 1) <= 2 * _OVERSHOOT and abs(high - 1) <= 2 * _OVERSHOOT:
         return -1.0, 1.0
+    if high <= 1 + _OVERSHOOT:  # of any brightness
+        return (0.0, 1.0) if low >= -_OVERSHOOT else None
     for white in _WHITES:
-        if high <= (white if white == 15 else (1 + _OVERSHOOT) * white):
+        if (1 - 2 * _OVERSHOOT) * white <= high <= (white if white == 15 else 1.1 * white):
             return (0.0, float(white)) if low >= -_OVERSHOOT * white else None
     return None
 

@@ -45,6 +45,8 @@ def as_classes(labels: Mapping[str, np.ndarray], names: Sequence[str] | None) ->
         return Classes(labels, None)
     train, *_ = labels
     count = 1 + max((int(label.max()) for label in labels.values() if label.size), default=0)
+    if names is None and any(label.size and label.min() < 0 for label in labels.values()):
+        return Classes(labels, None, _fault_of_negative(labels))
     fault = _fault_of_numbers(train, labels[train]) if names is None else None
     if names is None and count > max(len(labels[train]), _MOST_CLASSES):
         return Classes(labels, None, fault)
@@ -66,9 +68,14 @@ def check_class_labels(splits: Splits) -> None:
         raise ValueError(splits.train.class_fault)
     for dataset in (splits.train, splits.validation, splits.test):
         labels = None if dataset is None else dataset.labels()
-        if dataset is None or labels is None or (labels.ndim == 1 and labels.dtype.kind in "iu"):
+        if dataset is None or labels is None:
             continue
         name = dataset.name_of("label")
+        if labels.ndim == 1 and labels.dtype.kind in "iu":
+            if splits.classes is not None:
+                numbers = np.arange(len(labels))
+                class_labels(labels, len(splits.classes), where=name, numbers=numbers)
+            continue
         raise ValueError(
             f"{name} must be one whole number for each example, the number of its class, got "
             f"{labels.dtype} {list(labels.shape)}{_remedy(name, labels)}"
@@ -109,6 +116,13 @@ def _text(label: str | bytes) -> str:
     return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else label
 
 
+def _fault_of_negative(labels: Mapping[str, np.ndarray]) -> str:
+    """Describes the first label below 0, such as the target of a regression."""
+    name, label = next((n, x) for n, x in labels.items() if x.size and x.min() < 0)
+    place = int(np.flatnonzero(label < 0)[0])
+    return f"labels must be classes from 0 on in {name}, got {label[place]} at example {place}"
+
+
 def _fault_of_numbers(name: str, label: np.ndarray) -> str | None:
     """Describes training labels that are no classes numbered from 0."""
     present = np.unique(label)
@@ -119,8 +133,8 @@ def _fault_of_numbers(name: str, label: np.ndarray) -> str | None:
     if low > 0:
         remedy = f"subtract {low}" if high - low + 1 == count else from_zero
         return (
-            f"class 0 has no example in {name}, whose {label.dtype} labels are {count} values "
-            f"from {low} to {high}: {remedy} (for the other splits as well)"
+            f"{name} ({label.dtype}) has {count} distinct values from {low} to {high}, but class 0 "
+            f"has no example there: {remedy}, in every split"
         )
     if high + 1 > max(len(label), _MOST_CLASSES):
         return (
@@ -146,7 +160,7 @@ def _fault_of_unknown(labels: Mapping[str, np.ndarray], classes: Sequence[str]) 
 def _remedy(name: str, labels: np.ndarray) -> str:
     """What to write in place of labels that are no numbers of classes."""
     if labels.ndim == 2 and labels.shape[1] == 1:
-        whole = "" if labels.dtype.kind in "iu" else ".astype(int)"
+        whole = ".astype(int)" if labels.dtype.kind in "fb" else ""
         return f"; use {name}[:, 0]{whole}"
     if labels.dtype.kind not in "fbiu":
         return ""

@@ -169,14 +169,19 @@ class _EvaluationBatches(Sequence[Batch]):
 
 def _weighted(batch: Batch, weight: np.ndarray) -> Batch:
     """Sets the weights, on top of those of the dataset, if it has any."""
-    if "weight" in batch:
-        batch = _finite_without_weight(batch)
+    batch = finite_without_weight(batch)
     weight = weight.astype(np.float32) * batch.get("weight", np.float32(1))
     return batch | {"weight": weight.astype(np.float32)}
 
 
-def _finite_without_weight(batch: Batch) -> Batch:
-    """Makes inputs that do not count finite, since zero times NaN is NaN in the gradients."""
+def finite_without_weight(batch: Batch) -> Batch:
+    """Makes inputs that do not count finite, since zero times NaN is NaN in the gradients.
+
+    Args:
+        batch: examples; `weight` [B] is 0 for those that do not count.
+    """
+    if "weight" not in batch:
+        return batch
     inputs, is_without = batch["inputs"], batch["weight"] == 0
     if inputs.dtype.kind != "f" or not is_without.any():
         return batch

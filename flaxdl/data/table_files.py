@@ -127,7 +127,7 @@ def _parquet_rows(file: Path, columns: Sequence[str]) -> _Rows:
         found = [names[place] for place in find_columns(file, columns, names)]
         table = parquet.read_table(file, columns=found)
     except (pyarrow.ArrowException, OSError) as error:
-        check_kind(file, allowed="a Parquet file")
+        check_kind(file, allowed=("a Parquet file",))
         raise ValueError(f"{file} cannot be read as a Parquet file: {error}") from error
     values = zip(*(table.column(name).to_pylist() for name in found), strict=True)
     for number, row in enumerate(values, start=1):

@@ -4,6 +4,7 @@ import codecs
 import logging
 import re
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 from flaxdl.spelling import did_you_mean
@@ -19,6 +20,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _COMMON = ("utf-8", "utf-16", "cp1252", "latin-1", "cp1251", "gb18030", "shift_jis", "euc_kr")
+MARKUP = ("a web page (HTML)", "an XML document")  # no tables, but texts
 _ARCHIVE = "decompress it first"
 _SAMPLE_BYTES = 4096
 # How other kinds of files begin, what they are, and the remedy.
@@ -38,8 +40,8 @@ _KINDS = (
     (rb"\x89HDF\r\n\x1a\n", "an HDF5 file", "export the table as CSV"),
     (rb"\x93NUMPY", "a NumPy file", "export the table as CSV"),
     (rb"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull`"),
-    (rb"\s*<(!doctype\s+html|html|head|body|table)\b", "a web page (HTML)", "download the data"),
-    (rb"\s*<\?xml\b", "an XML document", "export the table as CSV"),
+    (rb"\s*<(!doctype\s+html|html|head|body|table)\b", MARKUP[0], "download the data"),
+    (rb"\s*<\?xml\b", MARKUP[1], "export the table as CSV"),
 )
 # What a ZIP archive is, by the beginning of a name in it.
 _ZIPPED = {
@@ -66,14 +68,19 @@ def check_encoding(encoding: str) -> None:
         ) from None
 
 
-def read_text(file: Path, encoding: str) -> str:
+def read_text(file: Path, encoding: str, *, allowed: Collection[str] = ()) -> str:
     """Reads a text file; a byte order mark takes precedence over `encoding`.
+
+    Args:
+        file: the file.
+        encoding: the name of its encoding.
+        allowed: kinds of files that are texts as well, as in `MARKUP`.
 
     Raises:
         ValueError: if it cannot be read, is of another kind, such as an Excel workbook, or not in
             that encoding, with the likely one.
     """
-    check_kind(file)
+    check_kind(file, allowed)
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -81,11 +88,11 @@ def read_text(file: Path, encoding: str) -> str:
     return _decoded(data, file, encoding)
 
 
-def check_kind(file: Path, allowed: str = "") -> None:
+def check_kind(file: Path, allowed: Collection[str] = ()) -> None:
     """Checks that a file is not of a kind that is no text, whatever its name.
 
     Raises:
-        ValueError: naming the kind and the remedy, unless the kind is the one that is allowed.
+        ValueError: naming the kind and the remedy, unless the kind is allowed.
     """
     try:
         with file.open("rb") as opened:
@@ -93,7 +100,7 @@ def check_kind(file: Path, allowed: str = "") -> None:
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     kind = _zipped(file) if start.startswith((b"PK\3\4", b"PK\5\6")) else _kind(start)
-    if kind is not None and kind[0] != allowed:
+    if kind is not None and kind[0] not in allowed:
         raise ValueError(f"{file} is {kind[0]}; {kind[1]}")
 
 

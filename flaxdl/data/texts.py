@@ -23,7 +23,10 @@ def as_texts(values: Any, name: str) -> np.ndarray:
         ValueError: if one of them is no text, such as None, NaN or a list, with its number.
     """
     if isinstance(values, np.ndarray) and (values.ndim != 1 or values.dtype.kind not in "OUST"):
-        raise ValueError(f"{name} must be texts [N], got {values.dtype}{list(values.shape)}")
+        remedy = f"; use {name}[:, 0]" if values.shape[1:] == (1,) else ""
+        raise ValueError(
+            f"{name} must be texts [N], got {values.dtype} {list(values.shape)}{remedy}"
+        )
     if isinstance(values, np.ndarray) and values.dtype == object and _are_plain(values):
         return values
     texts = np.empty(len(values), object)

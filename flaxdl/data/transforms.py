@@ -29,6 +29,10 @@ class Transform:
         """How many token ids there are, where `apply` makes tokens of texts."""
         return None
 
+    def reads_file(self, path: str) -> bool:
+        """Whether a file in a folder is one that `read` takes."""
+        return Path(path).suffix.lower() in self.file_suffixes
+
     def fit(self, train: Dataset) -> "Transform":
         """Learns what is needed from the raw training split, such as a vocabulary."""
         return self

@@ -1,6 +1,7 @@
 """Checks of the values of examples, before anything is trained on them."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from flaxdl.data.dataset import Dataset, sample
 from flaxdl.data.images import Images
+from flaxdl.data.pipeline import finite_without_weight
 from flaxdl.data.transforms import Transform
 
 _LOGGER = logging.getLogger(__name__)
@@ -17,6 +19,7 @@ _USUAL_DEVIATIONS = (0.25, 4.0)
 _LEAST_SHARED = 0.1  # of a split, above which examples are not equal by chance
 _COMPARED_EXAMPLES = 1000
 _COMPARED_VALUES = 64  # of each example
+_COMPARED_CANDIDATES = 50  # for each example
 _COMPARED_ROWS = 2**16  # at a time
 
 
@@ -29,10 +32,12 @@ def check_inputs(train: Dataset, transform: Transform) -> None:
     Raises:
         ValueError: if the examples cannot be prepared, or are not finite.
     """
-    examples = sample(train)
+    examples = finite_without_weight(sample(train))
     prepared: Any = transform.prepare(examples, draws={})["inputs"]
+    # A user's `normalize` may need an array of JAX; ours does not, and NumPy compiles nothing.
+    batch = prepared if isinstance(transform, Images) else jnp.asarray(prepared)
     with np.errstate(over="ignore", invalid="ignore"):
-        inputs = np.asarray(transform.normalize(prepared))
+        inputs = np.asarray(transform.normalize(batch))
     if not jnp.issubdtype(inputs.dtype, jnp.floating) or not inputs.size:
         return
     name = train.name_of("inputs")
@@ -91,13 +96,15 @@ def warn_of_shared_examples(inputs: Mapping[str, np.ndarray]) -> None:
         inputs: a user's name of the array → the inputs, the training split first.
     """
     names = list(inputs)
+    keys = {name: _keys(array) for name, array in inputs.items() if array.size}
     for number, name in enumerate(names):
         for other in names[:number]:
-            some = inputs[name][:: _step(len(inputs[name]), _COMPARED_EXAMPLES)]
-            whole = inputs[other]
-            if some.dtype != whole.dtype or some.shape[1:] != whole.shape[1:] or not some.size:
+            some, whole = inputs[name], inputs[other]
+            if some.dtype != whole.dtype or some.shape[1:] != whole.shape[1:]:
                 continue
-            found = np.isin(_keys(some), _keys(whole)).mean()
+            if not (some.size and whole.size):
+                continue
+            found = _fraction_shared(some, whole, keys[name], keys[other])
             if found >= _LEAST_SHARED:
                 _LOGGER.warning(
                     "%.0f %% of the examples in %s are also in %s: scores on them say nothing "
@@ -106,10 +113,31 @@ def warn_of_shared_examples(inputs: Mapping[str, np.ndarray]) -> None:
                 )  # fmt: skip
 
 
+def _fraction_shared(
+    some: np.ndarray, whole: np.ndarray, keys: np.ndarray, keys_of_whole: np.ndarray
+) -> float:
+    """The fraction of a sample of rows that are rows of `whole` too; keys only find candidates."""
+    sample = np.arange(0, len(some), _step(len(some), _COMPARED_EXAMPLES))
+    order = np.argsort(keys_of_whole, kind="stable")
+    first, last = (
+        np.searchsorted(keys_of_whole, keys[sample], side, sorter=order)
+        for side in ("left", "right")
+    )
+    last = np.minimum(last, first + _COMPARED_CANDIDATES)
+    shared = [
+        any(np.array_equal(some[row], whole[candidate]) for candidate in order[start:end])
+        for row, start, end in zip(sample, first, last, strict=True)
+    ]
+    return sum(shared) / len(sample)
+
+
 def _keys(array: np.ndarray) -> np.ndarray:
     """A number [N] for each row, which is equal for equal rows, from 64 of its values."""
-    rows = array.reshape(len(array), -1)
-    rows = rows[:, :: _step(rows.shape[1], _COMPARED_VALUES)]
+    if array.ndim == 1:
+        array = array[:, None]
+    size = math.prod(array.shape[1:])
+    places = np.unravel_index(np.arange(0, size, _step(size, _COMPARED_VALUES)), array.shape[1:])
+    rows = array[:, *places]
     if array.dtype.kind not in "biuf" or array.itemsize > 8:
         return np.fromiter((hash(repr(row.tolist())) for row in rows), np.int64, len(rows))
     factors = np.random.default_rng(0).integers(2**63, size=rows.shape[1], dtype=np.uint64) * 2 + 1

@@ -9,7 +9,6 @@ def known_size(name: str, size: int | None) -> int:
     """
     if size is None:
         raise ValueError(
-            f"{name} is None, which a run replaces by the number in its data, if they have one; "
-            f"give {name} as a number"
+            f"{name} is None, and there are no data that determine it; set it to a number"
         )
     return size

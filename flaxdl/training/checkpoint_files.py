@@ -37,17 +37,18 @@ def check_path(path: Path) -> None:
         ValueError: if a part of the absolute path is a pattern that does not match itself, such as
             `run[1]`, contains a backslash, or is not UTF-8.
     """
-    for part in path.absolute().parts:
+    path = path.absolute()
+    for part in path.relative_to(path.anchor).parts:
         try:
             part.encode()
         except UnicodeEncodeError:
             raise ValueError(
-                f"checkpoints cannot be kept in {str(path.absolute())!r}: Orbax needs names in "
+                f"checkpoints cannot be kept in {str(path)!r}: Orbax needs names in "
                 f"UTF-8, got {os.fsencode(part)!r}; rename the folder"
             ) from None
         if "\\" in part or not fnmatch.fnmatchcase(part, part):
             raise ValueError(
-                f"checkpoints cannot be kept in {path.absolute()}: Orbax cannot read them back "
+                f"checkpoints cannot be kept in {path}: Orbax cannot read them back "
                 f"from below a folder called {part!r}; rename it, without brackets and backslashes"
             )
 
@@ -196,4 +197,5 @@ def _free_files(folder: Path) -> int:
     if not hasattr(os, "statvfs"):
         return _FILES
     status = os.statvfs(folder)
-    return status.f_favail if status.f_files else _FILES
+    # Some network file systems answer -1.
+    return status.f_favail if status.f_files > 0 and status.f_favail >= 0 else _FILES

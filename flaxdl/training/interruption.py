@@ -118,5 +118,5 @@ class Interruption:
     def _interrupted(self) -> Interrupted:
         assert self._received is not None
         self._is_raised = True
-        message = f"{self._received.name}: nothing was left to save; the same line again goes on"
+        message = f"{self._received.name}: nothing was left to save; run the same command to resume"
         return Interrupted(self._received, message)

@@ -181,8 +181,9 @@ class Loop:
         return state
 
     def _is_learned(self) -> bool:
-        lines = self.metrics.of_split("train")
-        return self.overfit_batches is not None and is_learned(lines, self.overfit_batches)
+        if self.overfit_batches is None:
+            return False
+        return is_learned(self.metrics.of_split("train"), self.overfit_batches)
 
     def is_over(self) -> bool:
         """Whether the selection ends the run; what was frozen gets its time to learn first."""
@@ -343,7 +344,7 @@ class Loop:
         # At the end the state may be the best one, which is older than the newest checkpoint.
         newest = max(self.checkpoints.steps(), default=0)
         if failure is None:
-            where = f"saved at step {newest}; the same line again goes on from there"
+            where = f"saved at step {newest}; run the same command to resume"
         else:
-            where = f"{failure}; the same line again goes on from step {newest}"
+            where = f"{failure}; the same command resumes from step {newest}"
         raise Interrupted(received, f"{received.name}: {where}")

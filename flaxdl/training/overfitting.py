@@ -1,4 +1,4 @@
-"""Whether a model has learned a few batches by heart, which shows that it can learn at all."""
+"""Whether a model has overfitted a few batches, which shows that it can learn at all."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,9 +33,9 @@ def verdict(lines: Sequence[dict[str, Any]], batches: int) -> str:
     which = "the batch" if batches == 1 else f"the {batches} batches"
     reached = f"training {' and '.join(figures)} at step {last['step']:,}"
     if is_learned(lines, batches):
-        return f"learned {which} by heart: {reached}. The model can learn"
+        return f"overfit {which}: {reached}; the model can learn"
     return (
-        f"did NOT learn {which} by heart: {reached}. Try more --epochs, another "
+        f"did NOT overfit {which}: {reached}. Try more --epochs, another "
         "--optimizer.learning-rate, or a model without dropout; otherwise look for a mistake in "
         "the model, the loss or the labels"
     )

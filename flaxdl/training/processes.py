@@ -56,8 +56,11 @@ class Distributed:
                 f"distributed.process_id must be from 0 to num_processes - 1, got "
                 f"{self.process_id} of {self.num_processes}"
             )
-        if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
-            raise ValueError(f"distributed.coordinator must be HOST:PORT, got {self.coordinator!r}")
+        if self.coordinator is not None and not _is_port(self.coordinator.rpartition(":")[2]):
+            raise ValueError(
+                f"distributed.coordinator must be HOST:PORT, with a port from 1 to 65535, got "
+                f"{self.coordinator!r}"
+            )
 
     def connect(self) -> None:
         """Connects the processes, if there are several; before anything else is computed.
@@ -93,6 +96,10 @@ class Distributed:
             ) from error
         finally:
             notice.cancel()
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and 0 < int(text) < 2**16
 
 
 def _is_on_cluster() -> bool:

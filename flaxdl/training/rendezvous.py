@@ -97,8 +97,8 @@ class Rendezvous:
                 deadline = min(deadline, time.monotonic() + _LINGER_SECONDS)
         if missing and fault is None:
             fault = (
-                f"{_named(missing)} of {self.num_processes} did not come to {self.coordinator} "
-                f"within {self.timeout:g} s"
+                f"{_named(missing)} (of {self.num_processes}) did not connect to "
+                f"{self.coordinator} within {self.timeout:g} s"
             )
         return guests, fault
 
@@ -119,9 +119,7 @@ class Rendezvous:
                 while (message := _read(messages)) is not None and "notice" in message:
                     _LOGGER.warning("%s", message["notice"])
         if message is None or "fault" not in message:
-            raise ValueError(
-                f"what listens at {self.coordinator} has not answered as process 0 of a run does"
-            )
+            raise ValueError(f"the service at {self.coordinator} is not process 0 of a flaxdl run")
         if message["fault"] is not None:
             raise ValueError(message["fault"])
 

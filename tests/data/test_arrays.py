@@ -111,6 +111,7 @@ def test_wrong_arrays_are_refused_by_name():
     refused(
         r"memory:\w+: .* 0\.\.3 in test_label, got -1 at example 4",
         test_label=np.array([0, 1, 2, 3, -1]),
+        classes=np.array(list("abcd")),
     )
     refused(r"0\.\.1 in train_label, got 2 at example 2", classes=np.array(["ant", "bee"]))
 

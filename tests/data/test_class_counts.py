@@ -57,6 +57,6 @@ def test_classes_without_training_examples_are_named_together(caplog):
     warn_of_few_examples(Splits(train, dataset(60, *[0] * 14, 60), None, names), by_class=True)
     (record,) = caplog.records
     assert record.getMessage() == (
-        "no training example of 14 of 16 classes (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 4 more): label "
-        "holds 2 values from 0 to 15"
+        "14 of 16 classes (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 4 more) have no training examples: label "
+        "has 2 distinct values from 0 to 15"
     )

@@ -201,7 +201,7 @@ def test_a_workdir_inside_the_data_is_no_data(pets, place, caplog):
     save(pets / "found" / "learning_rate.png")
     assert load_all(pets).classes == ("cat", "dog")
     assert len(load_all(pets).train) == 40
-    assert "found: only workdirs of runs" in caplog.text
+    assert "found: workdirs of runs: 1" in caplog.text
 
 
 def into(folder, split):
@@ -323,7 +323,10 @@ def only_other_kinds(pets):
         (a_test_beside_classes, r"test contains folders .* like those next to it \(cat, dog\)"),
         (splits_below_classes, "cat contains test, train, which are named like splits"),
         (one_level_too_high, "has only 'images'; images contains the folders cat, dog"),
-        (nothing_to_validate_on, "none of them falls to the validation split"),
+        (
+            nothing_to_validate_on,
+            "val has no class folders with images .images outside class folders: 4.",
+        ),
         (only_other_kinds, r"bird holds no images .* \(\.heic: 1\); convert them, or move"),
     ],
 )

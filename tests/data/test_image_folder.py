@@ -215,7 +215,7 @@ def test_folders_with_nothing_in_them(tmp_path):
         ImageFolder(str(tmp_path)).load(seed=0)
     for name in ("a", "b"):
         save(tmp_path / name / "1.png")
-    with pytest.raises(ValueError, match="has too few images: none of them falls to the valid"):
+    with pytest.raises(ValueError, match="has too few images: none was assigned to the valid"):
         ImageFolder(str(tmp_path)).load(seed=0)
     with pytest.raises(ValueError, match=r"2 of 2 classes have .*: a \(1\), b \(1\); add"):
         ImageFolder(str(tmp_path), validation_fraction=0.99, test_fraction=0.0).load(seed=0)

@@ -205,6 +205,29 @@ def test_interpolation_may_go_beyond_black_and_white(low, high, levels, caplog):
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (-0.5, 0.5),  # divided by 255 and moved by a half
+        (-0.13, 0.87),  # moved by the mean
+        (-0.42, 2.82),  # standardized digits
+        (-0.8, 3.0),
+        (0, 300),
+    ],
+)
+def test_scales_that_cannot_be_told_are_not_guessed(low, high, caplog):
+    images = np.linspace(low, high, 32, dtype=np.float32).reshape(2, 4, 4, 1)
+    assert Images().fit(ArrayDataset({"inputs": images})).levels is None
+    assert "unknown scale" in caplog.text
+
+
+def test_levels_of_other_data_do_not_stay(tmp_path):
+    bright = np.linspace(0, 255, 32, dtype=np.float32).reshape(2, 4, 4, 1)
+    Images().fit(ArrayDataset({"inputs": bright})).save(tmp_path)
+    Images().fit(ArrayDataset({"inputs": bright / 255})).save(tmp_path)
+    assert Images().restore(tmp_path).levels is None
+
+
 def test_floats_without_black_and_white_are_named(caplog):
     images = np.random.default_rng(0).normal(size=(50, 4, 4, 1))
     fitted = Images().fit(ArrayDataset({"inputs": images}, {"inputs": "train_inputs"}))

@@ -101,7 +101,9 @@ def test_numbers_among_objects_are_numbers():
     arrays = Arrays.from_memory(train_inputs=inputs, train_label=label).arrays
     assert (arrays["train_label"].dtype.kind, arrays["train_label"].tolist()) == ("i", [0, 1])
     assert (arrays["train_inputs"].dtype.kind, arrays["train_inputs"].shape) == ("f", (2, 2))
-    with pytest.raises(ValueError, match=r"train_inputs must be texts \[N\], got object\[2, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"train_inputs must be texts \[N\], got object \[2, 1\]; use "
+    ):
         Arrays.from_memory(train_inputs=np.array([[None], [1]], object), train_label=label)
 
 

@@ -163,6 +163,29 @@ def test_different_examples_are_told_apart(dtype, caplog):
     assert caplog.text == ""
 
 
+def test_examples_that_differ_in_few_values_are_told_apart(caplog):
+    tokens = np.zeros((300, 512), np.int32)  # short texts, padded
+    tokens[:, 1:7] = RNG.integers(1000, size=(300, 6))
+    source(tokens[:200], test_inputs=tokens[200:], test_label=np.zeros(100, int)).load(seed=0)
+    assert caplog.text == ""
+
+
+def test_a_normalization_of_ones_own_gets_an_array_of_jax():
+    class Zeroed(Transform):
+        def normalize(self, inputs):
+            return inputs.at[..., 0].set(0)
+
+    check_inputs(ArrayDataset({"inputs": RNG.normal(size=(20, 4)).astype(np.float32)}), Zeroed())
+
+
+def test_examples_without_weight_need_not_be_finite():
+    inputs = RNG.normal(size=(20, 4)).astype(np.float32)
+    inputs[3] = np.nan
+    weight = np.ones(20, np.float32)
+    weight[3] = 0
+    check_inputs(ArrayDataset({"inputs": inputs, "weight": weight}), Transform())
+
+
 def test_files_are_looked_at_as_well(tmp_path, caplog):
     for number in range(40):
         path = tmp_path / "ab"[number % 2] / f"{number}.png"

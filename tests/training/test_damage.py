@@ -200,6 +200,23 @@ def test_without_room_for_more_files_nothing_is_begun(saved, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_file_systems_that_do_not_count_files_have_room(saved, tmp_path, monkeypatch):
+    _, (state, _) = saved
+    usual = os.statvfs
+    names = ("f_bavail", "f_frsize", "f_bsize", "f_blocks", "f_bfree")
+
+    def statvfs(path):  # as on CephFS
+        found = usual(path)
+        kept = {name: getattr(found, name) for name in names}
+        return SimpleNamespace(**kept, f_files=5000, f_favail=-1)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(state)
+        checkpoints.wait()
+        assert checkpoints.steps() == [1]
+
+
 def test_all_processes_decide_by_what_the_first_one_lists(saved, tmp_path, monkeypatch):
     _, (state, _) = saved
 

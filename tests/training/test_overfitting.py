@@ -43,10 +43,10 @@ def test_or_the_loss_falls_to_a_hundredth(losses, expected):
 
 def test_the_verdict_has_the_figures():
     assert verdict(lines(0.5, 1.0), 1) == (
-        "learned the batch by heart: training accuracy 1 and loss 2 at step 10. The model can learn"
+        "overfit the batch: training accuracy 1 and loss 2 at step 10; the model can learn"
     )
     failed = verdict(lines(0.5, 0.75), 3)
     assert failed.startswith(
-        "did NOT learn the 3 batches by heart: training accuracy 0.75 and loss 2 at step 10. Try "
+        "did NOT overfit the 3 batches: training accuracy 0.75 and loss 2 at step 10. Try "
     )
     assert "training loss not finite at step 5" in verdict(lines(None, name="loss"), 1)

@@ -51,7 +51,7 @@ def test_all_come_and_the_port_is_free_again(port):
 
 def test_who_is_missing_is_said_by_all(port, caplog):
     found = meet(port, (0, 4), (2, 4), timeout=0.6, notice=0.2)
-    assert found == [f"processes 1, 3 of 4 did not come to localhost:{port} within 0.6 s"] * 2
+    assert found == [f"processes 1, 3 (of 4) did not connect to localhost:{port} within 0.6 s"] * 2
     assert caplog.messages == [f"waiting for processes 1, 3 at localhost:{port}"] * 2
 
 
@@ -121,5 +121,5 @@ def test_what_listens_but_is_no_process_0_is_named(port):
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert f"what listens at localhost:{port} has not answered" in outcome(port, 1, 2)
+        assert f"the service at localhost:{port} is not process 0" in outcome(port, 1, 2)
         thread.join()
