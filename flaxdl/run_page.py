@@ -46,7 +46,7 @@ def run_page(
         parameters=sum(sizes),
         results=_results(run, metrics, sum(seconds.values())),
         charts=_charts(run, metrics),
-        settings=settings(to_json(run.config)),
+        settings=settings(to_json(run.config), shorten=True),
         versions=folder.versions(),
         seconds=seconds,
         devices=devices,
@@ -204,30 +204,35 @@ def _frozen(run: Trained) -> page.Frozen | None:
     )
 
 
-def settings(record: Any, name: str = "") -> dict[str, str]:
+def settings(record: Any, name: str = "", *, shorten: bool = False) -> dict[str, str]:
     """The fields of a config, one line each, as in `optimizer.learning_rate`.
 
-    Of paths and addresses only the last part is left: a report is made to be handed around.
+    Args:
+        record: the config as JSON, or a part of it.
+        name: the field that the part is, if it is one.
+        shorten: whether only the last part of paths and addresses is left, as in reports, which are
+            made to be handed around.
     """
     if isinstance(record, Mapping):
         own = {name: record["class"].rpartition(".")[2]} if name and "class" in record else {}
         inner = (
-            settings(value, f"{name}.{field}" if name else field)
+            settings(value, f"{name}.{field}" if name else field, shorten=shorten)
             for field, value in record.items()
             if field != "class"
         )
         return {k: v for part in (own, *inner) for k, v in part.items()}
     if isinstance(record, list) and any(isinstance(value, Mapping) for value in record):
-        return settings({str(number): value for number, value in enumerate(record)}, name)
+        numbered = {str(number): value for number, value in enumerate(record)}
+        return settings(numbered, name, shorten=shorten)
     if isinstance(record, list):
-        return {name: ", ".join(_shown(value) for value in record) or "none"}
-    return {name: _shown(record)}
+        return {name: ", ".join(_shown(value, shorten) for value in record) or "none"}
+    return {name: _shown(record, shorten)}
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, shorten: bool) -> str:
     if value is None:
         return "none"
-    return _shortened(value) if isinstance(value, str) else str(value)
+    return _shortened(value) if shorten and isinstance(value, str) else str(value)
 
 
 def _shortened(text: str) -> str:

@@ -101,7 +101,7 @@ def test_settings_are_lines_and_paths_are_shortened():
         "other": "C:\\Users\\me\\data",
         "seed": None,
     }
-    assert settings(record) == {
+    assert settings(record, shorten=True) == {
         "model": "Net",
         "model.sizes": "1, 2",
         "model.parts.0": "Part",

@@ -8,7 +8,7 @@ import pytest
 from helpers.small_runs import small_config
 
 from flaxdl.commands import main
-from flaxdl.data import Images
+from flaxdl.data import ImageFolder, Images
 from flaxdl.models import LeNet5
 from flaxdl.runs import list_runs
 from flaxdl.training import AdamW, Selection
@@ -92,6 +92,14 @@ def test_runs_are_listed_with_state_scores_and_differences(runs):
     assert found["own"].differing["transform.extra"] == "3"
     assert not {"seed", "batch_size", "data", "optimizer"} & set(done)  # the same in all
     assert found["patient"].differing == {}  # no other run has this model
+
+
+def test_data_of_the_same_name_in_other_folders_differ(tmp_path):
+    for folder in ("old", "new"):
+        config = replace(CONFIG, data=ImageFolder(f"/data/{folder}/pets"))
+        make(tmp_path / folder, config, (5, "validation", 0.5))
+    found = {run.path.name: run.differing["data.path"] for run in list_runs(tmp_path)}
+    assert found == {"old": "/data/old/pets", "new": "/data/new/pets"}
 
 
 def test_a_run_that_is_going_on_is_running(runs):
