@@ -153,7 +153,7 @@ def test_a_file_put_there_by_hand_is_verified(server, tmp_path):
 
 
 def test_a_file_in_a_folder_that_cannot_be_written(server, tmp_path, monkeypatch):
-    def refuse(path):
+    def refuse(path, **options):
         raise PermissionError(13, "Permission denied", path)
 
     # As root, whom permissions do not stop, would not notice.
