@@ -60,7 +60,7 @@ def _private_folder() -> Path | None:
 
 
 def _is_safe(parent: Path) -> bool:
-    """Whether nobody but the user and root can exchange what is in a folder."""
+    """Returns whether nobody but the user and root can exchange what is in a folder."""
     status = parent.stat()
     if status.st_uid not in (0, os.getuid()):
         return False

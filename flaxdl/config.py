@@ -217,14 +217,14 @@ def _add_to_path(folder: str) -> None:
 
 
 def _is_taken(name: str) -> bool:
-    """Whether code that imports this name expects another module than a config file."""
+    """Returns whether code that imports this name expects another module than a config file."""
     if name in sys.modules and name not in sys.stdlib_module_names:
         return not isinstance(getattr(sys.modules[name], "config", None), Config)
     return _is_installed(name)
 
 
 def _is_installed(name: str) -> bool:
-    """Whether a module of this name belongs to Python or an installed package."""
+    """Returns whether a module of this name belongs to Python or an installed package."""
     if name in sys.stdlib_module_names:
         return True
     installed = [

@@ -44,7 +44,7 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds a lock file; False too where that cannot be found out.
+    """Returns whether a process holds a lock file; False too where that cannot be found out.
 
     The lock is taken for a moment, so who takes it should wait a little.
     """

@@ -209,7 +209,7 @@ def train(
 
 
 def _is_over(setup: Setup, metrics: MetricsFile, step: int) -> bool:
-    """Whether a run had ended at a step before its last one."""
+    """Returns whether a run had ended at a step before its last one."""
     config, batches = setup.config, setup.config.overfit_batches
     if batches is not None and is_learned(metrics.of_split("train", until=step), batches):
         return True

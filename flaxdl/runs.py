@@ -74,7 +74,7 @@ def _workdirs(folder: Path) -> Iterator[Path]:
 
 
 def _is_config(folder: Path) -> bool:
-    """Whether config.json is that of a run; models of Hugging Face have such a file too."""
+    """Returns whether config.json is that of a run; models of Hugging Face have such a file too."""
     try:
         return bool(Workdir(folder).config_record())
     except ValueError:
@@ -137,7 +137,7 @@ def _scored(metrics: MetricsFile, config: Config | None) -> Mapping[str, Any]:
 
 
 def _is_over(metrics: MetricsFile, record: Mapping[str, Any], config: Config | None) -> bool:
-    """Whether a run has ended before its last step."""
+    """Returns whether a run has ended before its last step."""
     batches = record["overfit_batches"]
     if batches is not None and is_learned(metrics.of_split("train"), batches):
         return True

@@ -187,7 +187,7 @@ class Workdir:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether a run is training here, as far as its lock tells."""
+        """Returns whether a run is training here, as far as its lock tells."""
         return is_held(self._lock)
 
     def config_record(self) -> dict[str, Any]:

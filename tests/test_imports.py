@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "flaxdl"
 ALLOWED = {
     "layers": {"layers", "shapes"},
     "models": {"models", "layers", "shapes"},
-    "weights": {"weights", "locks", "paths", "shapes", "spelling"},
+    "weights": {"weights", "atomic_write", "locks", "paths", "shapes", "spelling"},
     "data": {"data", "weights", "locks", "paths", "shapes", "spelling"},
     "report": {"report"},
     "training": {"training", "atomic_write", "shapes", "spelling", "weights"},

@@ -141,7 +141,7 @@ def _run(
 
 
 def _is_unread() -> bool:
-    """Whether standard output is a pipe whose reader has gone."""
+    """Returns whether standard output is a pipe whose reader has gone."""
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)

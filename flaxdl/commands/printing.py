@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flaxdl.atomic_write import atomic_write
+from flaxdl.data.class_folders import printable
 from flaxdl.items import Unreadable
 from flaxdl.paths import local_path
 from flaxdl.prediction import Prediction, Writing
@@ -37,7 +38,7 @@ def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
         elif isinstance(one, Prediction):
             (label, probability), *others = one.probabilities.items()
             rest = ", ".join(f"{name} {share:.1%}" for name, share in others[:2])
-            table.add_row(_printable(one.item), label, f"{probability:.1%}", rest)
+            table.add_row(printable(one.item), label, f"{probability:.1%}", rest)
     if table.row_count:
         print_table(table)
 
@@ -97,8 +98,3 @@ def _record(one: Answer) -> dict[str, Any]:
         return dataclasses.asdict(one)
     probability = one.probabilities[one.label]
     return {"label": one.label, "probability": probability, **dataclasses.asdict(one)}
-
-
-def _printable(name: str) -> str:
-    """A file's name with bytes that are not UTF-8 as in `caf\\xe9`."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -50,7 +50,7 @@ class ImageFile(NamedTuple):
 
 @dataclass
 class Contents:
-    """What is found below a class folder."""
+    """Images, folders and unused files below a class folder."""
 
     images: list[ImageFile] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
@@ -148,7 +148,7 @@ def count_loose_images(folder: str) -> int:
 
 
 def is_data_folder(name: str) -> bool:
-    """Whether a folder of this name may hold data: it is neither hidden nor made by a system."""
+    """Returns whether a folder of this name may hold data, being neither hidden nor a system's."""
     return not name.startswith(".") and name.casefold() not in _SYSTEM_FOLDERS
 
 
@@ -203,7 +203,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _kind(entry: os.DirEntry[str]) -> str | None:
-    """What a file is counted as; None for those that no user means."""
+    """The kind under which a file is counted; None for files that are never data."""
     suffix = os.path.splitext(entry.name)[1].lower()
     if entry.name.startswith("._") or entry.name.casefold() in _SYSTEM_FILES:
         return None

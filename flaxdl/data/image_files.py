@@ -36,7 +36,7 @@ _MOST_ELONGATED = 50
 
 
 def is_image(path: str) -> bool:
-    """Whether a regular file is an image by its suffix, or by its content if that is unknown.
+    """Returns whether a regular file is an image by its suffix, or by content if that is unknown.
 
     Of the content only signatures count that no other kind of file begins with.
     """

@@ -109,7 +109,7 @@ class Images(Transform):
             raise ValueError(f"channels must be 1, 3 or None, got {self.channels}")
 
     def reads_file(self, path: str) -> bool:
-        """Whether a file is an image, by its suffix, or by its content if it has no known one."""
+        """Returns whether a file is an image; see `image_files.is_image`."""
         return is_image(path)
 
     def fit(self, train: Dataset) -> "Images":

@@ -158,7 +158,7 @@ def _fault_of_unknown(labels: Mapping[str, np.ndarray], classes: Sequence[str]) 
 
 
 def _remedy(name: str, labels: np.ndarray) -> str:
-    """What to write in place of labels that are no numbers of classes."""
+    """Remedy for labels that are not class numbers, as the end of a message."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         whole = ".astype(int)" if labels.dtype.kind in "fb" else ""
         return f"; use {name}[:, 0]{whole}"

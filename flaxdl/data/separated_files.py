@@ -180,7 +180,7 @@ class _Table:
         return is_single and len(good[0]) > 1 and {len(values) for values in good} == {len(good[0])}
 
     def _is_data(self, values: Sequence[str], separator: str) -> bool:
-        """Whether what should be a header looks like a row of data."""
+        """Returns whether what should be a header looks like a row of data."""
         if any(len(value) > _LONGEST_NAME or _is_number(value) for value in values):
             return True
         records = islice(self._records(separator, csv.QUOTE_MINIMAL), 1, _SAMPLE)

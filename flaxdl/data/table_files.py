@@ -19,7 +19,7 @@ _Rows = Iterator[tuple[int, list[Any] | str]]
 
 
 def is_separated(path: str) -> bool:
-    """Whether a table of that name has separators between its fields, as CSV and TSV files do."""
+    """Returns whether a table of that name separates its fields, as CSV and TSV files do."""
     return Path(path).suffix.lower() not in _UNSEPARATED
 
 

@@ -43,7 +43,7 @@ def errors_named(what: str) -> Iterator[None]:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether there is a tokenizer in a folder."""
+    """Returns whether there is a tokenizer in a folder."""
     return any((folder / name).is_file() for name in (FILE_NAME, BERT_FILE_NAME))
 
 

@@ -30,7 +30,7 @@ class Transform:
         return None
 
     def reads_file(self, path: str) -> bool:
-        """Whether a file in a folder is one that `read` takes."""
+        """Returns whether a file in a folder is one that `read` takes."""
         return Path(path).suffix.lower() in self.file_suffixes
 
     def fit(self, train: Dataset) -> "Transform":

@@ -8,7 +8,7 @@ _LOSS = 0.01  # of the first loss; of texts whose beginnings are alike, no model
 
 
 def is_learned(lines: Sequence[dict[str, Any]], batches: int) -> bool:
-    """Whether the accuracy has risen to 1, or the loss fallen to a hundredth, on all batches.
+    """Returns whether accuracy has risen to 1, or loss fallen to a hundredth, on all batches.
 
     Args:
         lines: the lines of training metrics so far, each the mean since the one before.

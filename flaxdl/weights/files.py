@@ -4,10 +4,8 @@ Arrays that are read are read-only views of the file, which is mapped into memor
 nothing until an array is used, and the file must stay as it is for as long.
 """
 
-import contextlib
 import json
 import mmap
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from flaxdl.atomic_write import atomic_write
 from flaxdl.paths import local_path
 from flaxdl.weights.members import split_member
 from flaxdl.weights.pytorch_files import read_archive, read_legacy
@@ -88,22 +87,15 @@ def write_weights(tensors: Mapping[str, Any], path: str | Path) -> None:
         ValueError: beginning with the path, if an array cannot be stored or the file not written.
     """
     path = local_path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     # Not np.ascontiguousarray, which makes numbers into arrays of one axis.
     arrays = {name: np.array(tensor, order="C", copy=None) for name, tensor in tensors.items()}
     try:
-        unfinished.touch()
-        mode = unfinished.stat().st_mode
-        save_file(arrays, unfinished, metadata={"format": "pt"})
-        unfinished.chmod(mode)  # the library gives its file to the owner alone
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        with atomic_write(path) as new:
+            mode = new.stat().st_mode
+            save_file(arrays, new, metadata={"format": "pt"})
+            new.chmod(mode)  # the library gives its file to the owner alone
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def _read(

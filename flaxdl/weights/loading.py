@@ -72,11 +72,7 @@ def load_weights(
     tensors = {name: np.asarray(source[key]) for key, name in names.items()}
     omitted = matching({*targets, *tensors}, omit, field="omit")
     ignored = _unneeded(tensors, targets, ignore) - omitted
-    duplicates = {
-        TIED_KEYS[key]: key
-        for key in tensors.keys() & TIED_KEYS.keys() - targets.keys() - omitted - ignored
-        if TIED_KEYS[key] in targets
-    }
+    duplicates = _duplicates(tensors.keys() - targets.keys() - omitted - ignored, targets)
     for original, duplicate in duplicates.items():
         tensors.setdefault(original, tensors[duplicate])
 
@@ -118,6 +114,11 @@ def _opened(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], 
         return source, "the weights"
     path = locate(source)
     return read_weights(path), f"the weights in {path}"
+
+
+def _duplicates(names: Collection[str], targets: Collection[str]) -> dict[str, str]:
+    """Names of the model → second names under which the source holds the same tensors."""
+    return {TIED_KEYS[name]: name for name in names if TIED_KEYS.get(name) in targets}
 
 
 def _unneeded(names: Collection[str], targets: Collection[str], ignore: Sequence[str]) -> set[str]:
