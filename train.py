@@ -2,7 +2,7 @@
 
 import sys
 
-from flaxdl.commands import leave, main
+from flaxdl.cli import leave, main
 
 if __name__ == "__main__":
     leave(main(["train", *sys.argv[1:]], program="train.py"))

@@ -24,7 +24,7 @@ class Ours:
     """flaxdl's training step and inference, compiled by XLA."""
 
     def __init__(self, row: Row, folder: Path, gpu: bool):
-        from flaxdl.allocation import compute_in_calling_thread, keep_freed_memory
+        from flaxdl.backend.malloc import compute_in_calling_thread, keep_freed_memory
         from flaxdl.training import SGD, AdamW
 
         if not gpu:  # as a run does
@@ -140,7 +140,7 @@ class Ours:
         import jax
         import jaxlib
 
-        from flaxdl.report.inspect import inspect
+        from flaxdl.analysis.layers import inspect
 
         inputs = self.batch["inputs"]
         rows = inspect(self.row.ours(0.0), jax.ShapeDtypeStruct(inputs.shape, inputs.dtype))

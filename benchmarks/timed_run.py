@@ -13,9 +13,9 @@ from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
 
-from flaxdl.commands import main  # noqa: E402
-from flaxdl.training.console import ConsoleWriter  # noqa: E402
+from flaxdl.cli import main  # noqa: E402
 from flaxdl.training.loop import Loop  # noqa: E402
+from flaxdl.training.writers.console import ConsoleWriter  # noqa: E402
 
 IMPORTED = time.perf_counter()
 

@@ -17,7 +17,8 @@ import jax
 import tyro
 
 import flaxdl
-from flaxdl.config import Config, load_config
+from flaxdl.config import Config
+from flaxdl.config_files import load_config
 
 Way = Literal["scratch", "frozen", "fine-tuned"]
 WAYS: dict[Way, dict[str, Any]] = {

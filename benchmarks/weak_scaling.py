@@ -36,9 +36,9 @@ def measure(*, fsdp: bool) -> dict[str, float]:
     import numpy as np
 
     from flaxdl.config import load_config
-    from flaxdl.setup import set_up
-    from flaxdl.training.parallel import compile_train
-    from flaxdl.training.sharding import MeshShape, create_on, put_batch, shardings
+    from flaxdl.runs.setup import set_up
+    from flaxdl.training.distributed.parallel import compile_train
+    from flaxdl.training.distributed.sharding import MeshShape, create_on, put_batch, shardings
 
     count = jax.device_count()
     mesh = MeshShape(fsdp=count if fsdp else 1)

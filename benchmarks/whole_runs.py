@@ -30,15 +30,16 @@ import numpy as np
 import tyro
 
 import flaxdl
-from flaxdl.allocation import compute_in_calling_thread, keep_freed_memory
-from flaxdl.config import Config, load_config
+from flaxdl.backend.malloc import compute_in_calling_thread, keep_freed_memory
+from flaxdl.config import Config
+from flaxdl.config_files import load_config
 from flaxdl.data import Arrays, Dataset, ImageFolder, Images, Tfds, Transform, training_batches
 from flaxdl.data.image_files import read_image
 from flaxdl.data.sizing import centre
 from flaxdl.models import ResNet18
-from flaxdl.run import initial_state
-from flaxdl.setup import set_up
-from flaxdl.training.sharding import put_batch
+from flaxdl.runs.initial_weights import initial_state
+from flaxdl.runs.setup import set_up
+from flaxdl.training.distributed.sharding import put_batch
 
 HERE = Path(__file__).parent
 DIGITS = HERE.parent / "configs" / "digits_cnn.py"

@@ -21,8 +21,8 @@ ROOMS = (
     "flaxdl.data",
     "flaxdl.training",
     "flaxdl.report",
-    "flaxdl.published",
-    "flaxdl.exporting",
+    "flaxdl.pretrained",
+    "flaxdl.exporters.exporting",
 )
 
 

@@ -1,9 +1,9 @@
-"""`python -m flaxdl COMMAND ...`; see `flaxdl.commands`."""
+"""`python -m flaxdl COMMAND ...`; see `flaxdl.cli`."""
 
 import sys
 from typing import NoReturn
 
-from flaxdl.commands import leave, main
+from flaxdl.cli import leave, main
 
 
 def script() -> NoReturn:

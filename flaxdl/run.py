@@ -11,28 +11,28 @@ from typing import Any
 import flax.linen as nn
 from rich.console import Console
 
-from flaxdl.allocation import compute_in_calling_thread, keep_freed_memory
-from flaxdl.config import Config, differences, to_json
+from flaxdl.analysis.memory import memory_explained
+from flaxdl.backend.malloc import compute_in_calling_thread, keep_freed_memory
+from flaxdl.config import Config
 from flaxdl.data import facts
-from flaxdl.memory import memory_explained
-from flaxdl.reporting import report_run
-from flaxdl.setup import Setup, set_up
-from flaxdl.summary import devices, summary
-from flaxdl.tokens import with_tokenizer
-from flaxdl.trained import Trained, open_checkpoints, restore, restore_best
-from flaxdl.training.console import ConsoleWriter, describe
+from flaxdl.errors import UserError
+from flaxdl.report.write import report_run
+from flaxdl.runs.config_json import differences, to_json
+from flaxdl.runs.initial_weights import initial_state
+from flaxdl.runs.restored import Trained, open_checkpoints, restore_best
+from flaxdl.runs.setup import Setup, set_up
+from flaxdl.runs.summary import devices, summary
+from flaxdl.runs.tokens import with_tokenizer
+from flaxdl.runs.workdir import Workdir, recorded_versions
+from flaxdl.training.distributed.processes import check_agreement, is_first, of_first, together
 from flaxdl.training.interruption import Interruption
 from flaxdl.training.loop import Loop, Writer
 from flaxdl.training.metrics import MetricsFile
 from flaxdl.training.overfitting import is_learned, verdict
-from flaxdl.training.processes import check_agreement, is_first, of_first, together
-from flaxdl.training.sharding import create_on, put_on
-from flaxdl.training.state import TrainState
-from flaxdl.training.tensorboard import TensorBoardWriter
 from flaxdl.training.times import Times, load_times
-from flaxdl.training.weights_and_biases import WeightsAndBiasesWriter
-from flaxdl.weights import load_weights, state_dict
-from flaxdl.workdir import Workdir, recorded_versions
+from flaxdl.training.writers.console import ConsoleWriter, describe
+from flaxdl.training.writers.tensorboard import TensorBoardWriter
+from flaxdl.training.writers.weights_and_biases import WeightsAndBiasesWriter
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def train(
     them by heart, with a verdict in place of evaluations and the report.
 
     On a CPU JAX computes in the thread that calls, and the process keeps the memory that it frees,
-    from here on and after the run too (`flaxdl.allocation`).
+    from here on and after the run too (`flaxdl.backend.malloc`).
 
     Args:
         config: the run.
@@ -77,11 +77,11 @@ def train(
         writers: where else they go, such as `flaxdl.report.LiveCurve`; closed at the end.
 
     Raises:
-        ValueError: if config, data, weights and workdir do not fit together, saying where, or if
+        UserError: if config, data, weights and workdir do not fit together, saying where, or if
             the training step does not fit into the memory of a device.
         Diverged: if loss or gradients were not finite for too long.
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
-        Unsaved: if the last checkpoint or the metrics could not be written.
+        SaveError: if the last checkpoint or the metrics could not be written.
     """
     config = with_tokenizer(config)
     times = Times()
@@ -224,7 +224,7 @@ def _wandb_writers(
     """What sends metrics to Weights & Biases, in the first process and if it is asked for.
 
     Raises:
-        ValueError: if it cannot be used.
+        UserError: if it cannot be used.
     """
     if project is None or not is_first():
         return []
@@ -238,7 +238,7 @@ def _check_metrics(metrics: MetricsFile, last_line: int | None, accept_changes: 
     if fault is None:
         return
     if not accept_changes:
-        raise ValueError(f"{fault}. Restore the file, or --accept-changes to resume without them")
+        raise UserError(f"{fault}. Restore the file, or --accept-changes to resume without them")
     if is_first():
         _LOGGER.warning("%s; resuming without them", fault)
 
@@ -249,28 +249,3 @@ def _announce(console: Console, start: int, total_steps: int) -> None:
     if start > total_steps:
         text = f"the newest checkpoint is of step {start}, after the last step {total_steps}"
     console.print(text, highlight=False, soft_wrap=True)
-
-
-def initial_state(setup: Setup) -> TrainState:
-    """The state before the first step, with the weights that `config.init` asks for.
-
-    Raises:
-        ValueError: if the weights cannot be found or read, or do not fit the model.
-    """
-    state = create_on(setup.mesh, setup.create_state)
-    init = setup.config.init
-    if init.weights is None:
-        return state
-    source: Any = init.weights  # a published name is no path
-    if Workdir(source).has_checkpoints:
-        try:
-            source = state_dict(restore(source).variables)
-        except ValueError as error:
-            raise ValueError(
-                f"init.weights: the run {init.weights} cannot be read: {error}. "
-                "A file that `python -m flaxdl export` made of it will do as well"
-            ) from error
-    variables = {"params": state.params, **state.model_state}
-    ignore = getattr(setup.config.model, "ignored_keys", ())
-    loaded = put_on(setup.mesh, load_weights(variables, source, omit=init.omit, ignore=ignore))
-    return state.replace(params=loaded.pop("params"), model_state=loaded)

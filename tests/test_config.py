@@ -10,11 +10,12 @@ import pytest
 from helpers.small_runs import small_config
 
 from flaxdl import Config, load_config
-from flaxdl.config import differences, from_json, list_configs, to_json, with_defaults
+from flaxdl.config_files import list_configs
 from flaxdl.data import Arrays, Images
 from flaxdl.models import SimpleCNN
+from flaxdl.runs.config_json import differences, from_json, to_json, upgraded
+from flaxdl.runs.workdir import Workdir
 from flaxdl.training import SGD, Cosine, Selection
-from flaxdl.workdir import Workdir
 
 pytestmark = pytest.mark.quick
 
@@ -35,7 +36,7 @@ def test_a_config_survives_json():
     record = json.loads(json.dumps(to_json(full_config())))
     assert from_json(record) == full_config()
     assert record["model"] == {
-        "class": "flaxdl.models.cnn.SimpleCNN",
+        "class": "flaxdl.models.SimpleCNN",
         "num_classes": 7,
         "dropout": 0.25,
     }
@@ -54,14 +55,12 @@ def test_fields_that_a_record_lacks_get_their_defaults():
     record = to_json(full_config())
     earlier = json.loads(json.dumps(record))
     del earlier["rewind"], earlier["transform"]["rotation"], earlier["model"]["dropout"]
-    completed = with_defaults(earlier)
+    completed = upgraded(earlier)
     assert differences(completed, record) == ["model.dropout: 0.5 → 0.25"]
     assert from_json(earlier) == from_json(completed)
     own = {"class": "test_config.Mine", "nested": [{"class": "flaxdl.models.SimpleCNN"}]}
-    assert with_defaults(own)["nested"] == [
-        to_json(SimpleCNN()) | {"class": "flaxdl.models.SimpleCNN"}
-    ]
-    assert with_defaults({"class": 3}) == {"class": 3}
+    assert upgraded(own)["nested"] == [to_json(SimpleCNN()) | {"class": "flaxdl.models.SimpleCNN"}]
+    assert upgraded({"class": 3}) == {"class": 3}
 
 
 def test_a_field_that_no_longer_exists_is_named():
@@ -106,22 +105,22 @@ def test_fields_that_were_added_to_a_class_of_the_users_own_get_their_defaults()
     config = Holder(Mine(), (Mine(4), Mine(5)))
     record = to_json(config)
     del record["inner"]["sides"], record["several"][1]["sides"]
-    assert with_defaults(record, config) == to_json(config)
-    assert "sides" not in with_defaults(record)["inner"]  # nothing is known of the class
+    assert upgraded(record, config) == to_json(config)
+    assert "sides" not in upgraded(record)["inner"]  # nothing is known of the class
     del record["several"][0]
-    assert with_defaults(record, config)["inner"] == to_json(Mine())  # other tuples do not matter
+    assert upgraded(record, config)["inner"] == to_json(Mine())  # other tuples do not matter
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "os.system",
-        "flaxdl.config.load_config",
+        "flaxdl.config_files.load_config",
         "test_config.Mine",
         "flaxdl.nothing.Here",
-        "flaxdl.training.console.Column",  # rich's, which the module imports
-        "flaxdl.training.console.ConsoleOptions",
-        "flaxdl.training.console.Task",
+        "flaxdl.training.writers.console.Column",  # rich's, which the module imports
+        "flaxdl.training.writers.console.ConsoleOptions",
+        "flaxdl.training.writers.console.Task",
         "flaxdl.training.optimizers.optax.GradientTransformation",
     ],
 )

@@ -21,13 +21,14 @@ from PIL import Image
 
 import flaxdl
 from flaxdl import models
-from flaxdl.config import from_json, load_config, to_json
+from flaxdl.config_files import load_config
 from flaxdl.data import ImageFolder, Source, Splits, TextTable, Tfds
 from flaxdl.data.dataset import Subset
-from flaxdl.setup import set_up
-from flaxdl.tokens import check_tokens
+from flaxdl.runs.config_json import from_json, to_json
+from flaxdl.runs.setup import set_up
+from flaxdl.runs.tokens import check_tokens
 from flaxdl.training import Cosine
-from flaxdl.training.sharding import make_mesh
+from flaxdl.training.distributed.sharding import make_mesh
 from flaxdl.weights import export_weights
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -179,8 +180,12 @@ def test_trains_two_steps_and_is_evaluated(path, tmp_path, monkeypatch, data_dir
     )
     monkeypatch.setattr("flaxdl.data.embedded.glyphs._COUNTS", {"train": 4, "test": 2})
     # Eight copies of VGG-16 would not fit; several devices and checkpoints have their own tests.
-    monkeypatch.setattr("flaxdl.setup.make_mesh", lambda _: make_mesh(devices=jax.devices()[:1]))
-    monkeypatch.setattr("flaxdl.training.checkpoints.Checkpoints.save", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "flaxdl.runs.setup.make_mesh", lambda _: make_mesh(devices=jax.devices()[:1])
+    )
+    monkeypatch.setattr(
+        "flaxdl.training.checkpoints.manager.Checkpoints.save", lambda *_, **__: None
+    )
     with mocked(monkeypatch, data_dir) if needs_download else contextlib.nullcontext():
         set_up(small)
         if path.stem not in PACKAGES:  # whose weights are those of all layers

@@ -10,10 +10,10 @@ import pytest
 from flaxdl import Config
 from flaxdl.data import Arrays, Images, Transform
 from flaxdl.layers import Linear
-from flaxdl.setup import set_up
-from flaxdl.summary import summary
+from flaxdl.runs.setup import set_up
+from flaxdl.runs.summary import summary
+from flaxdl.runs.workdir import Workdir
 from flaxdl.training import Classification, Selection, Task
-from flaxdl.workdir import Workdir
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 1), dtype=np.uint8)
 LABELS = np.arange(60) % 2

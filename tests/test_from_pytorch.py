@@ -36,7 +36,7 @@ def resnet18(tmp_path, monkeypatch):
     model = ResNet18()
     shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32))
     variables = jax.tree.map(lambda x: np.full(x.shape, 0.01, x.dtype), shapes)
-    monkeypatch.setattr("flaxdl.published.download", lambda *_: tmp_path / "resnet18.safetensors")
+    monkeypatch.setattr("flaxdl.pretrained.download", lambda *_: tmp_path / "resnet18.safetensors")
     export_weights(variables, tmp_path / "resnet18.safetensors")
 
 

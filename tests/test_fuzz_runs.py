@@ -15,13 +15,13 @@ import numpy as np
 from helpers.broken_files import mutate
 from helpers.small_runs import small_config
 
-from flaxdl.commands import main
-from flaxdl.config import to_json
+from flaxdl.cli import main
 from flaxdl.data import ArrayDataset, Arrays, Images, Text, TextTable
 from flaxdl.models import SimpleCNN
-from flaxdl.training.manifest import damage_of, write_manifest
+from flaxdl.runs.config_json import to_json
+from flaxdl.runs.workdir import Workdir
+from flaxdl.training.checkpoints.manifest import damage_of, write_manifest
 from flaxdl.training.metrics import MetricsFile
-from flaxdl.workdir import Workdir
 
 CASES = int(os.environ.get("FLAXDL_FUZZ_CASES", "100"))
 SEED = int(os.environ.get("FLAXDL_FUZZ_SEED", "0"))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flaxdl.layers import MultiHeadAttention
-from flaxdl.layers.masks import causal_mask, padding_mask
 from flaxdl.models import Bert, LeNet5, ResNet18, SimpleCNN, SimpleRNN, TransformerClassifier
+from flaxdl.ops.masks import causal_mask, padding_mask
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="there is no GPU")
 

@@ -9,14 +9,37 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "flaxdl"
 
-# Room → the rooms of flaxdl it may import. Files beside the rooms tie everything together.
+# Package or module of flaxdl → those it may import, besides itself.
+_BASE = {"errors", "checks", "filesystem", "version"}
+_LAYERS = {*_BASE, "backend", "ops", "layers"}
+_TRAINING = {*_LAYERS, "weights", "data", "training"}
+_RUNS = {*_TRAINING, "models", "config", "config_files"}
 ALLOWED = {
-    "layers": {"layers", "shapes"},
-    "models": {"models", "layers", "shapes"},
-    "weights": {"weights", "atomic_write", "locks", "paths", "shapes", "spelling"},
-    "data": {"data", "weights", "locks", "paths", "shapes", "spelling"},
-    "report": {"report"},
-    "training": {"training", "atomic_write", "shapes", "spelling", "weights"},
+    "errors": set(),
+    "checks": {"errors"},
+    "version": set(),
+    "filesystem": {"errors"},
+    "backend": {"errors", "filesystem"},
+    "ops": _BASE,
+    "layers": {*_BASE, "ops"},
+    "models": {*_BASE, "ops", "layers"},
+    "weights": _BASE,
+    "data": {*_BASE, "weights"},
+    "training": {*_BASE, "ops", "weights"},
+    "config": {*_BASE, "data", "training"},
+    "config_files": {*_BASE, "config"},
+    "runs": _RUNS,
+    "pretrained": {*_TRAINING, "models"},
+    "analysis": {*_RUNS, "runs"},
+    "exporters": {*_RUNS, "runs"},
+    "report": {*_RUNS, "runs", "analysis"},
+    "run": {*_RUNS, "runs", "analysis", "report"},
+    "cli": {*_RUNS, "runs", "pretrained", "analysis", "exporters", "report", "run"},
+    "__init__": {
+        *("backend", "config", "config_files", "errors", "training", "version", "weights"),
+        *("runs", "pretrained", "analysis", "exporters", "run"),
+    },
+    "__main__": {"cli"},
 }
 
 
@@ -28,21 +51,38 @@ def imported_modules(path):
             yield node.module
 
 
-def test_every_room_is_known():
-    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert rooms == {*ALLOWED, "commands"}  # commands tie everything together
+def name_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_file_belongs_to_a_known_package():
+    assert {name_of(path) for path in PACKAGE.rglob("*.py")} == set(ALLOWED)
+
+
+def test_every_package_says_what_belongs_there():
+    for path in PACKAGE.rglob("__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("room", sorted(ALLOWED))
-def test_rooms_import_only_what_they_may(room):
-    for path in (PACKAGE / room).rglob("*.py"):
+@pytest.mark.parametrize("name", sorted(ALLOWED))
+def test_packages_import_only_what_they_may(name):
+    paths = [path for path in PACKAGE.rglob("*.py") if name_of(path) == name]
+    for path in paths:
         for module in imported_modules(path):
             parts = module.split(".")
             if parts[0] == "flaxdl":
                 assert len(parts) > 1, f"{path} imports the whole package"
-                assert parts[1] in ALLOWED[room], f"{path} imports {module}"
+                assert parts[1] in {name, *ALLOWED[name]}, f"{path} imports {module}"
             assert parts[0] not in ("train", "configs", "tests"), f"{path} imports {module}"
+
+
+def test_nothing_imports_a_package_above_it():
+    above = {name: {name} for name in ALLOWED}
+    for _ in ALLOWED:
+        above = {name: {name}.union(*(above[n] for n in ALLOWED[name])) for name in ALLOWED}
+    for name, allowed in ALLOWED.items():
+        assert not any(name in above[other] for other in allowed - {name}), name
 
 
 def test_nothing_imports_tensorflow_or_clu():

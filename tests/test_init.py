@@ -15,14 +15,14 @@ from safetensors.numpy import save_file
 import flaxdl
 from flaxdl import Init
 from flaxdl.data import Arrays, Transform
-from flaxdl.hugging_face import export_hugging_face
+from flaxdl.exporters.hugging_face import export_hugging_face
 from flaxdl.models import Bert, BertForPreTraining, BertForSequenceClassification
-from flaxdl.run import initial_state
-from flaxdl.setup import set_up
-from flaxdl.trained import restore
+from flaxdl.runs.initial_weights import initial_state
+from flaxdl.runs.restored import restore
+from flaxdl.runs.setup import set_up
 from flaxdl.training import Classification, Interrupted, Selection
-from flaxdl.training.console import ConsoleWriter
-from flaxdl.training.sharding import create_on
+from flaxdl.training.distributed.sharding import create_on
+from flaxdl.training.writers.console import ConsoleWriter
 from flaxdl.weights import export_weights, state_dict
 
 

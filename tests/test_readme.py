@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from flaxdl import models
-from flaxdl.commands import COMMANDS
+from flaxdl.cli import COMMANDS
 
 pytestmark = pytest.mark.quick
 

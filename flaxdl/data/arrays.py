@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from flaxdl.checks import did_you_mean
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.labels import as_classes
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.data.texts import add_to_digest, as_texts
 from flaxdl.data.values import check_finite, warn_of_shared_examples
-from flaxdl.paths import local_path
-from flaxdl.spelling import did_you_mean
+from flaxdl.errors import UserError
+from flaxdl.filesystem.paths import local_path
 
 _SPLITS = ("train", "validation", "test")
 _SPLIT_WORDS = {
@@ -68,7 +69,7 @@ class Arrays(Source):
         """Reads and checks the arrays.
 
         Raises:
-            ValueError: naming the file and the array that is missing, misnamed, empty or wrong.
+            UserError: naming the file and the array that is missing, misnamed, empty or wrong.
         """
         arrays = self.arrays if self.arrays is not None else _read(self.path)
         arrays = {name: _with_plain_texts(name, array) for name, array in arrays.items()}
@@ -77,7 +78,7 @@ class Arrays(Source):
         try:
             datasets, classes = _datasets(arrays, names)
         except ValueError as error:
-            raise ValueError(f"{self.path}: {error}") from None
+            raise UserError(f"{self.path}: {error}") from None
         train, validation = datasets["train"], datasets.get("validation")
         if validation is None:
             train, validation = hold_out(train, fraction=self.validation_fraction, seed=seed)
@@ -93,14 +94,14 @@ class Arrays(Source):
         }
         for name in arrays:
             if not name.startswith(beginnings):
-                raise ValueError(
+                raise UserError(
                     f"arrays in {self.path} must be named train_*, validation_*, test_* or "
                     f"classes, got {name!r}{_hint(name, [*needed, 'classes'])}"
                 )
         missing = sorted(needed - set(arrays))
         if missing:
             others = [_hint(name, missing) for name in arrays if name not in needed]
-            raise ValueError(
+            raise UserError(
                 f"{self.path} lacks {', '.join(missing)}; it has {', '.join(sorted(arrays))}"
                 + next(filter(None, others), "")
             )
@@ -132,9 +133,9 @@ def _dataset(
     try:
         dataset = ArrayDataset(fields)
     except ValueError as error:
-        raise ValueError(f"{split} split: {error}") from None
+        raise UserError(f"{split} split: {error}") from None
     if len(dataset) == 0:
-        raise ValueError(f"the {split} split is empty")
+        raise UserError(f"the {split} split is empty")
     for name in ("inputs", "label"):
         check_finite(names[name], fields[name])
     return dataset
@@ -142,7 +143,7 @@ def _dataset(
 
 def _class_names(names: np.ndarray) -> list[str]:
     if names.ndim != 1:
-        raise ValueError(f"classes must be names [K], got {names.dtype} {list(names.shape)}")
+        raise UserError(f"classes must be names [K], got {names.dtype} {list(names.shape)}")
     return [
         n.decode("utf-8", "backslashreplace") if isinstance(n, bytes) else str(n) for n in names
     ]
@@ -155,7 +156,7 @@ def _plain(name: str, values: Any) -> np.ndarray:
     try:
         array = np.array(values)
     except ValueError as error:  # rows of different shapes
-        raise ValueError(f"{name} must be one array: {error}") from error
+        raise UserError(f"{name} must be one array: {error}") from error
     if array.dtype == object and all(isinstance(v, int | float | np.number) for v in array.flat):
         array = np.array(array.tolist())  # numbers in a column of pandas, for instance
     return _with_plain_texts(name, array)
@@ -170,21 +171,21 @@ def _with_plain_texts(name: str, array: Any) -> np.ndarray:
 
 def _read(path: str) -> dict[str, np.ndarray]:
     if path.startswith("memory:"):
-        raise ValueError(f"{path} was in memory when the run was made; give the arrays again")
+        raise UserError(f"{path} was in memory when the run was made; give the arrays again")
     try:
         with local_path(path).open("rb") as file:
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
-                raise ValueError(
+                raise UserError(
                     "it holds a single array; numpy.savez writes several by name, as in "
                     "numpy.savez('data.npz', train_inputs=..., train_label=...)"
                 )
             with content as arrays:
                 return dict(arrays)
     except FileNotFoundError:
-        raise ValueError(f"no such file: {path}") from None
+        raise UserError(f"no such file: {path}") from None
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a .npz file: {error}") from error
+        raise UserError(f"{path} cannot be read as a .npz file: {error}") from error
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

@@ -4,7 +4,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flaxdl.spelling import did_you_mean
+from flaxdl.checks import did_you_mean
+from flaxdl.errors import UserError
 
 _MOST_SHOWN = 20
 
@@ -24,7 +25,7 @@ def find_columns(
         cause: gives the end of the message about a missing column; by default the nearest name.
 
     Raises:
-        ValueError: if a column is missing, or there are two of its name.
+        UserError: if a column is missing, or there are two of its name.
     """
     plain = [_plain(name) for name in names]
     places = []
@@ -35,9 +36,9 @@ def find_columns(
                 break
         if not found:
             hint = did_you_mean(column, plain) if cause is None else cause(column)
-            raise ValueError(f"{file} has the columns {_shown(plain)}, got {column!r}{hint}")
+            raise UserError(f"{file} has the columns {_shown(plain)}, got {column!r}{hint}")
         if len(found) > 1:
-            raise ValueError(
+            raise UserError(
                 f"{file} must have one column {column!r}, got {len(found)} of that name"
             )
         places += found

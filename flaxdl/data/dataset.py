@@ -13,6 +13,7 @@ import numpy as np
 
 from flaxdl.data import fingerprint
 from flaxdl.data.unreadable import Unreadable
+from flaxdl.errors import UserError
 
 _SAMPLED_VALUES = 2**22
 _SAMPLED_EXAMPLES = 256
@@ -76,7 +77,7 @@ class ArrayDataset(Dataset):
         names: field → the user's own name of it, where that is another.
 
     Raises:
-        ValueError: if the arrays differ in their number of rows.
+        UserError: if the arrays differ in their number of rows.
     """
 
     in_memory = True
@@ -84,7 +85,7 @@ class ArrayDataset(Dataset):
     def __init__(self, arrays: Mapping[str, np.ndarray], names: Mapping[str, str] | None = None):
         if len({np.shape(array)[:1] for array in arrays.values()} | {()}) != 2:
             shapes = ", ".join(f"{name} {list(np.shape(a))}" for name, a in arrays.items())
-            raise ValueError(f"all arrays must have one row per example, got shapes {shapes}")
+            raise UserError(f"all arrays must have one row per example, got shapes {shapes}")
         self._arrays = dict(arrays)
         self._names = dict(names or {})
 
@@ -162,7 +163,7 @@ class RecordDataset(Dataset):
         """Reads, decodes and stacks the records.
 
         Raises:
-            ValueError: if the records differ in shape, or a label is out of range.
+            UserError: if the records differ in shape, or a label is out of range.
         """
         records = self._records.__getitems__([int(index) for index in indices])
         batch = {
@@ -183,7 +184,7 @@ class RecordDataset(Dataset):
             return np.array(texts, dtype=object)
         shapes = sorted({np.shape(value) for value in values})
         if len(shapes) > 1:
-            raise ValueError(
+            raise UserError(
                 f"examples must have one shape, got {field} of shapes "
                 f"{' and '.join(str(list(shape)) for shape in shapes[:3])} in {self._where}"
             )
@@ -275,12 +276,12 @@ def class_labels(
     """Returns integer labels as int32[n], checked to lie in 0..num_classes - 1.
 
     Raises:
-        ValueError: with the first label out of range, and where: `numbers`, int[n], are those of
+        UserError: with the first label out of range, and where: `numbers`, int[n], are those of
             the examples.
     """
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
-        raise ValueError(
+        raise UserError(
             f"labels must be in 0..{num_classes - 1} in {where}, "
             f"got {labels[wrong[0]]} at example {numbers[wrong[0]]}"
         )

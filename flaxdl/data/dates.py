@@ -7,6 +7,7 @@ import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.source import Source, Splits, hold_out
+from flaxdl.errors import UserError
 
 # Spelled out, since what `calendar` and `strftime` call them depends on the locale.
 _MONTHS = (
@@ -50,11 +51,11 @@ class Dates(Source):
         """Generates the dates; `seed` decides which are held out.
 
         Raises:
-            ValueError: if there are not as many days, or one of the splits would be empty.
+            UserError: if there are not as many days, or one of the splits would be empty.
         """
         days = (_LAST - _FIRST).days + 1
         if not (self.train > 0 and self.test > 0 and self.train + self.test <= days):
-            raise ValueError(
+            raise UserError(
                 f"train and test must be positive, and together at most {days:,} days, "
                 f"got {self.train} and {self.test}"
             )

@@ -7,7 +7,8 @@ import numpy as np
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.source import Source, Splits
 from flaxdl.data.text_files import MARKUP, check_encoding, read_text
-from flaxdl.paths import local_path
+from flaxdl.errors import UserError
+from flaxdl.filesystem.paths import local_path
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,16 @@ class Documents(Source):
     def __post_init__(self):
         check_encoding(self.encoding)
         if self.window < 2:
-            raise ValueError(f"window must be at least 2, got {self.window}")
+            raise UserError(f"window must be at least 2, got {self.window}")
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
-                raise ValueError(f"{name} must be above 0 and below 0.5, got {getattr(self, name)}")
+                raise UserError(f"{name} must be above 0 and below 0.5, got {getattr(self, name)}")
 
     def load(self, seed: int) -> Splits:
         """Reads the text and cuts it.
 
         Raises:
-            ValueError: if the file cannot be read, or is too short for a window in each part.
+            UserError: if the file cannot be read, or is too short for a window in each part.
         """
         text = _topics() if self.path is None else _read(self.path, self.encoding)
         test = round(len(text) * (1 - self.test_fraction))
@@ -57,7 +58,7 @@ class Documents(Source):
         # What is left over at the end is shorter than a window, and left out.
         starts = range(0, len(text) - self.window + 1, self.window - 1)
         if not starts:
-            raise ValueError(
+            raise UserError(
                 f"each part of the text must have a window of {self.window} characters, got "
                 f"{len(text)} in {self.path or 'the documentation'}"
             )

@@ -2,18 +2,20 @@
 
 import hashlib
 
+from flaxdl.errors import UserError
+
 
 def check_fractions(validation: float, test: float) -> None:
     """Checks what may be held out.
 
     Raises:
-        ValueError: naming the field, if nothing would be left to train on.
+        UserError: naming the field, if nothing would be left to train on.
     """
     for name, fraction in (("validation_fraction", validation), ("test_fraction", test)):
         if not 0 <= fraction < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {fraction}")
+            raise UserError(f"{name} must be at least 0 and below 1, got {fraction}")
     if validation + test >= 1:
-        raise ValueError(
+        raise UserError(
             f"validation_fraction and test_fraction must leave something to train on, "
             f"got {validation} and {test}"
         )

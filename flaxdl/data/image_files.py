@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flaxdl.errors import UserError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -66,14 +68,14 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
     three mean red, green, blue.
 
     Raises:
-        ValueError: naming the file, if it is missing, no image that can be decoded, or one of more
+        UserError: naming the file, if it is missing, no image that can be decoded, or one of more
             pixels than `PIL.Image.MAX_IMAGE_PIXELS` or more than 50 times as long as wide, or if
             `channels` is neither 1 nor 3.
     """
     from PIL import Image
 
     if channels not in (1, 3):
-        raise ValueError(f"image files have 1 or 3 channels, the model takes {channels}")
+        raise UserError(f"image files have 1 or 3 channels, the model takes {channels}")
     try:
         with Image.open(path, formats=_formats()) as opened:
             _check_size(opened.size)
@@ -84,12 +86,12 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
             image = Image.fromarray(np.asarray(image).astype(np.uint16))
         pixels = np.asarray(_opaque(image).convert("L" if channels == 1 else "RGB"))
     except FileNotFoundError:
-        raise ValueError(f"no such image file: {path}") from None
+        raise UserError(f"no such image file: {path}") from None
     except IsADirectoryError:
-        raise ValueError(f"{path} cannot be read as an image: it is a folder") from None
+        raise UserError(f"{path} cannot be read as an image: it is a folder") from None
     except Exception as error:  # decoders raise all kinds about broken bytes
         reason = "it is empty" if _is_empty(path) else str(error).strip() or type(error).__name__
-        raise ValueError(f"{path} cannot be read as an image: {reason}") from error
+        raise UserError(f"{path} cannot be read as an image: {reason}") from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -111,9 +113,9 @@ def _check_size(size: tuple[int, int]) -> None:
 
     pixels, limit = size[0] * size[1], Image.MAX_IMAGE_PIXELS
     if limit is not None and pixels > limit:
-        raise ValueError(f"{pixels:,} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit:,}")
+        raise UserError(f"{pixels:,} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit:,}")
     if max(size) > _MOST_ELONGATED * min(size):
-        raise ValueError(
+        raise UserError(
             f"of {size[0]} x {size[1]} pixels the longer side must be at most {_MOST_ELONGATED} "
             f"times the shorter one"
         )
@@ -152,7 +154,7 @@ def _opaque(image: "Image.Image") -> "Image.Image":
         levels = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))  # 65535 is white
     if image.mode in ("I", "F"):
-        raise ValueError(f"32-bit pixels have no white (mode {image.mode}); save it with 8 or 16")
+        raise UserError(f"32-bit pixels have no white (mode {image.mode}); save it with 8 or 16")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flaxdl.checks import did_you_mean
 from flaxdl.data import fingerprint
 from flaxdl.data.class_folders import (
     Contents,
@@ -30,8 +31,8 @@ from flaxdl.data.image_files import SUFFIXES, read_image
 from flaxdl.data.source import Source, Splits
 from flaxdl.data.split_folders import check_no_splits_below, split_folders
 from flaxdl.data.unreadable import Unreadable
-from flaxdl.paths import local_path
-from flaxdl.spelling import did_you_mean
+from flaxdl.errors import UserError
+from flaxdl.filesystem.paths import local_path
 
 _LOGGER = logging.getLogger(__name__)
 _LISTED_CLASSES = 50
@@ -69,24 +70,24 @@ class ImageFolder(Source):
     def __post_init__(self):
         check_fractions(self.validation_fraction, self.test_fraction)
         if self.channels not in (1, 3):
-            raise ValueError(f"channels must be 1 or 3, got {self.channels}")
+            raise UserError(f"channels must be 1 or 3, got {self.channels}")
 
     def load(self, seed: int) -> Splits:
         """Lists the files, and reads none of them yet.
 
         Raises:
-            ValueError: naming the folder that is missing, empty, at odds with the others or cannot
+            UserError: naming the folder that is missing, empty, at odds with the others or cannot
                 be read.
         """
         root = str(local_path(self.path))
         if not os.path.isdir(root):
-            raise ValueError(f"no such folder of images: {self.path}")
+            raise UserError(f"no such folder of images: {self.path}")
         unused = Unused(root)
         try:
             folders = split_folders(root, unused)
             classes, parts = self._listed(root, folders, unused)
         except OSError as error:
-            raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
         splits = self._splits(root, classes, parts, folders)
         unused.warn()
         return splits
@@ -156,7 +157,7 @@ class ImageFolder(Source):
         }
         for split, dataset in datasets.items():
             if len(dataset) == 0:
-                raise ValueError(_without_images(root, split, folders.get(split)))
+                raise UserError(_without_images(root, split, folders.get(split)))
             if earlier[split] != len(dataset):
                 dataset.examples_in_0_1_0 = earlier[split]
         return Splits(
@@ -218,7 +219,7 @@ class FileDataset(Dataset):
         """Reads images of any size, as `inputs`, an array of arrays uint8[H, W, C].
 
         Raises:
-            ValueError: if too many files cannot be read.
+            UserError: if too many files cannot be read.
         """
         found = [self._read(int(index)) for index in indices]
         return {
@@ -235,7 +236,7 @@ class FileDataset(Dataset):
                 return read_image(file, self._channels), number == index
             except ValueError as error:
                 self.unreadable.add(file, str(error))
-        raise ValueError(f"none of {len(self)} images can be read, as {self._files[index]}")
+        raise UserError(f"none of {len(self)} images can be read, as {self._files[index]}")
 
 
 def _without_images(root: str, split: str, folder: str | None) -> str:
@@ -268,7 +269,7 @@ def _split(
         if not trained
     ]
     if held_out:
-        raise ValueError(
+        raise UserError(
             f"{len(held_out)} of {len(classes)} classes have too few images, all of which are held "
             f"out for validation or test: {listed(held_out, most=_LISTED_CLASSES)}; add some, make "
             "folders train, val and test, or hold nothing out (--data.validation-fraction 0 "
@@ -290,14 +291,14 @@ def _list(folder: str, unused: Unused) -> dict[str, list[ImageFile]]:
         elif contents.unused.keys() == {"workdirs of runs"}:
             unused.add(place, contents.unused)
         elif contents.unused:
-            raise ValueError(
+            raise UserError(
                 f"{place} holds no images ({', '.join(SUFFIXES)}), but other files "
                 f"({counted(contents.unused)}); convert them, or move the folder away"
             )
         else:
             unused.add(place, "empty")
     if len(classes) < 2:
-        raise ValueError(_too_few_classes(folder, found))
+        raise UserError(_too_few_classes(folder, found))
     unused.add_loose_images(folder)
     return classes
 
@@ -327,7 +328,7 @@ def _list_known(folder: str, classes: Iterable[str], unused: Unused) -> list[lis
         elif contents.images:
             unknown.append(name)
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"{folder} has classes that the training folder lacks: {listed(unknown)}"
             f"{did_you_mean(unknown[0], files)}"
         )

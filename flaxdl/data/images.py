@@ -14,13 +14,14 @@ from typing import ClassVar
 import jax
 import numpy as np
 
+from flaxdl.checks import check_shape
 from flaxdl.data.augmentation import crop, flip, rotate
 from flaxdl.data.dataset import ArrayDataset, Dataset, rows, sample
 from flaxdl.data.image_files import SUFFIXES, is_image, read_image
 from flaxdl.data.sizing import ATTEMPTS, centre, covering, random_part
 from flaxdl.data.transforms import Transform
-from flaxdl.paths import local_path
-from flaxdl.shapes import check_shape
+from flaxdl.errors import UserError
+from flaxdl.filesystem.paths import local_path
 
 _LOGGER = logging.getLogger(__name__)
 _FILE_NAME = "images.json"
@@ -36,11 +37,11 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
     and 1, so `mean` and `std` are in units of full brightness. Floats are taken as they are.
 
     Raises:
-        ValueError: if there are neither one value nor as many as channels.
+        UserError: if there are neither one value nor as many as channels.
     """
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, images.shape[-1]):
-            raise ValueError(
+            raise UserError(
                 f"{name} must have 1 value or one for each of the {images.shape[-1]} channels, "
                 f"got {len(values)}"
             )
@@ -94,19 +95,19 @@ class Images(Transform):
     def __post_init__(self):
         for name, values in (("mean", self.mean), ("std", self.std)):
             if not values or not np.isfinite(values).all():
-                raise ValueError(f"{name} must be finite numbers, got {values}")
+                raise UserError(f"{name} must be finite numbers, got {values}")
         if min(self.std) <= 0:
-            raise ValueError(f"std must be above 0, got {self.std}")
+            raise UserError(f"std must be above 0, got {self.std}")
         if self.size is None and (self.shorter_side, self.smallest_area) != (None, None):
-            raise ValueError("shorter_side and smallest_area need a size, got None")
+            raise UserError("shorter_side and smallest_area need a size, got None")
         if self.size and self.shorter_side and self.shorter_side < self.size:
-            raise ValueError(
+            raise UserError(
                 f"shorter_side must be at least size = {self.size}, got {self.shorter_side}"
             )
         if self.smallest_area is not None and not 0 < self.smallest_area <= 1:
-            raise ValueError(f"smallest_area must be in (0, 1], got {self.smallest_area}")
+            raise UserError(f"smallest_area must be in (0, 1], got {self.smallest_area}")
         if self.channels not in (None, 1, 3):
-            raise ValueError(f"channels must be 1, 3 or None, got {self.channels}")
+            raise UserError(f"channels must be 1, 3 or None, got {self.channels}")
 
     def reads_file(self, path: str) -> bool:
         """Returns whether a file is an image; see `image_files.is_image`."""
@@ -136,7 +137,7 @@ class Images(Transform):
         """Makes integers and booleans in memory uint8.
 
         Raises:
-            ValueError: if the arrays are no images, or of integers beyond 0 to 255.
+            UserError: if the arrays are no images, or of integers beyond 0 to 255.
         """
         if not dataset.in_memory:
             return dataset
@@ -159,7 +160,7 @@ class Images(Transform):
         """Reads the `levels` of a run.
 
         Raises:
-            ValueError: if the file cannot be read.
+            UserError: if the file cannot be read.
         """
         path = workdir / _FILE_NAME
         if not path.exists():
@@ -167,7 +168,7 @@ class Images(Transform):
         try:
             black, white = map(float, json.loads(path.read_text())["levels"])
         except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+            raise UserError(f"{path} cannot be read: {error}") from error
         return self._with_levels((black, white))
 
     def _with_levels(self, levels: tuple[float, float] | None) -> "Images":
@@ -199,7 +200,7 @@ class Images(Transform):
         `normalize`, so that it travels once.
 
         Raises:
-            ValueError: if the images have different sizes and `size` is None.
+            UserError: if the images have different sizes and `size` is None.
         """
         images = batch["inputs"]
         if self.channels == 1:
@@ -208,7 +209,7 @@ class Images(Transform):
             images = self._squares(images, draws)
         elif images.dtype == object:
             sizes = sorted({f"{image.shape[0]} x {image.shape[1]}" for image in images})
-            raise ValueError(
+            raise UserError(
                 f"images of different sizes need one; set --transform.size (the first ones are "
                 f"{' and '.join(sizes[:3])})"
             )
@@ -307,7 +308,7 @@ def _check_axes(name: str, images: np.ndarray) -> None:
         side = round(sizes[0] ** 0.5)
         square = f"{side}, {side}" if side * side == sizes[0] else "H, W"
         remedy = f"; use {name}.reshape(-1, {square}, 1)"
-    raise ValueError(f"{name} must have shape [N, H, W, C], got {shape}{remedy}")
+    raise UserError(f"{name} must have shape [N, H, W, C], got {shape}{remedy}")
 
 
 def _as_bytes(name: str, images: np.ndarray) -> np.ndarray:
@@ -316,7 +317,7 @@ def _as_bytes(name: str, images: np.ndarray) -> np.ndarray:
         return images.astype(np.uint8) * np.uint8(255)
     low, high = images.min(), images.max()
     if low < 0 or high > 255:
-        raise ValueError(
+        raise UserError(
             f"{name} ({images.dtype}, {low} to {high}) must be integers of 0 to 255, uint16 of 0 "
             f"to 65535, or floats of 0 to 1; use ({name} - {low}) / {high - low}"
         )

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flaxdl.checks import did_you_mean
 from flaxdl.data.dataset import class_labels
 from flaxdl.data.source import Splits
-from flaxdl.spelling import did_you_mean
+from flaxdl.errors import UserError
 
 _SHOWN = 10  # classes
 _MOST_CLASSES = 1000  # above which there must be as many examples
@@ -35,7 +36,7 @@ def as_classes(labels: Mapping[str, np.ndarray], names: Sequence[str] | None) ->
         names: what the classes are called; by default as in the labels.
 
     Raises:
-        ValueError: naming the array, if a number is out of range, or training lacks a text.
+        UserError: naming the array, if a number is out of range, or training lacks a text.
     """
     if any(label.ndim != 1 for label in labels.values()):
         return Classes(labels, None)
@@ -62,10 +63,10 @@ def check_class_labels(splits: Splits) -> None:
     """Checks that labels are what a classifier can learn: numbers of classes, one an example.
 
     Raises:
-        ValueError: with the user's name of the labels, what they are, and what to write instead.
+        UserError: with the user's name of the labels, what they are, and what to write instead.
     """
     if splits.train.class_fault is not None:
-        raise ValueError(splits.train.class_fault)
+        raise UserError(splits.train.class_fault)
     for dataset in (splits.train, splits.validation, splits.test):
         labels = None if dataset is None else dataset.labels()
         if dataset is None or labels is None:
@@ -76,7 +77,7 @@ def check_class_labels(splits: Splits) -> None:
                 numbers = np.arange(len(labels))
                 class_labels(labels, len(splits.classes), where=name, numbers=numbers)
             continue
-        raise ValueError(
+        raise UserError(
             f"{name} must be one whole number for each example, the number of its class, got "
             f"{labels.dtype} {list(labels.shape)}{_remedy(name, labels)}"
         )
@@ -93,7 +94,7 @@ def _texts_as_classes(labels: Mapping[str, np.ndarray], names: Sequence[str] | N
     for name, of_split in texts.items():
         unknown = sorted(set(of_split) - set(classes))
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"{name} holds classes that {train if names is None else 'classes'} lacks: "
                 f"{_some(unknown)}{did_you_mean(unknown[0], classes)}"
             )
@@ -102,7 +103,7 @@ def _texts_as_classes(labels: Mapping[str, np.ndarray], names: Sequence[str] | N
         for name, of_split in texts.items()
     }
     if fault := _fault_of_unknown(found, classes):
-        raise ValueError(fault)
+        raise UserError(fault)
     return Classes(found, classes)
 
 

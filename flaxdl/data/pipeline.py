@@ -20,6 +20,7 @@ import numpy as np
 from flaxdl.data.dataset import Dataset
 from flaxdl.data.prefetch import Batch, prepared_ahead
 from flaxdl.data.transforms import Transform
+from flaxdl.errors import UserError
 
 _WINDOW = 50  # batches, within which examples are sorted by length
 
@@ -28,10 +29,10 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Returns the number of whole batches in an epoch; a rest sits out until the next shuffle.
 
     Raises:
-        ValueError: if there is not even one.
+        UserError: if there is not even one.
     """
     if not 1 <= batch_size <= num_examples:
-        raise ValueError(
+        raise UserError(
             f"batch_size must be between 1 and the {num_examples} training examples, "
             f"got {batch_size}"
         )
@@ -54,7 +55,7 @@ def training_batches(
     With `repeat` it is the batches of the first so many steps, over and over.
 
     Raises:
-        ValueError: if the batch is larger than the dataset.
+        UserError: if the batch is larger than the dataset.
     """
     rows = np.arange(batch_size) if rows is None else rows
     batches = _TrainingBatches(dataset, transform, batch_size, seed, rows, repeat)
@@ -73,10 +74,10 @@ def evaluation_batches(
     They come in the order of the dataset, or by length where they have lengths.
 
     Raises:
-        ValueError: if a batch would be empty.
+        UserError: if a batch would be empty.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
     rows = np.arange(batch_size) if rows is None else rows
     batches = _EvaluationBatches(dataset, transform, batch_size, rows)
     return prepared_ahead(batches, dataset, 0)

@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from flaxdl.locks import locked
-from flaxdl.paths import local_path
-from flaxdl.spelling import did_you_mean
+from flaxdl.checks import did_you_mean
+from flaxdl.errors import UserError
+from flaxdl.filesystem.locks import locked
+from flaxdl.filesystem.paths import local_path
 
 _LOGGER = logging.getLogger(__name__)
 _ONE_AT_A_TIME = threading.RLock()
@@ -28,7 +29,7 @@ def open_builder(name: str, data_dir: str | None) -> Any:
         data_dir: where datasets are kept; None is TFDS's own place.
 
     Raises:
-        ValueError: if there is no such dataset, with the nearest name, or if it cannot be
+        UserError: if there is no such dataset, with the nearest name, or if it cannot be
             prepared here, with what to run instead.
     """
     data_dir = None if data_dir is None else str(local_path(data_dir))
@@ -100,10 +101,10 @@ def _find_builder(name: str, data_dir: str | None) -> Any:
     except tfds.core.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
         hint = did_you_mean(re.split("[/:]", name)[0], known)
-        raise ValueError(f"no TFDS dataset is called {name!r}{hint}") from None
+        raise UserError(f"no TFDS dataset is called {name!r}{hint}") from None
     except (ValueError, AssertionError) as error:  # unknown configs, versions, malformed names
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"TFDS cannot open {name!r}: {reason}") from None
+        raise UserError(f"TFDS cannot open {name!r}: {reason}") from None
 
 
 def _prepare(name: str, builder: Any) -> None:
@@ -128,7 +129,7 @@ def _prepare(name: str, builder: Any) -> None:
             metadata = dict(builder.info.metadata or {})  # such as a hash of the content
             _LOGGER.info("prepared %s in %.1f s %s", name, time.perf_counter() - start, metadata)
     except Exception as error:
-        raise ValueError(_how_to_prepare(name, builder, error)) from error
+        raise UserError(_how_to_prepare(name, builder, error)) from error
 
 
 def _how_to_prepare(name: str, builder: Any, error: BaseException) -> str:

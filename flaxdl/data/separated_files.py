@@ -9,9 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from flaxdl.checks import did_you_mean
 from flaxdl.data.columns import find_columns
 from flaxdl.data.text_files import setting
-from flaxdl.spelling import did_you_mean
+from flaxdl.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -30,12 +31,12 @@ def check_separator(separator: str | None) -> None:
     """Checks that a separator is one character, or the two that stand for a tab.
 
     Raises:
-        ValueError: if it is not, or no separator can be.
+        UserError: if it is not, or no separator can be.
     """
     if separator in (None, "\\t"):
         return
     if len(separator) != 1 or separator in '"\r\n':
-        raise ValueError(
+        raise UserError(
             f"separator must be one character, and no quote or newline, got {separator!r}"
         )
 
@@ -57,15 +58,13 @@ def separated_rows(
         header: whether the first row names the columns.
 
     Raises:
-        ValueError: if a column is missing or there twice, with the likely cause.
+        UserError: if a column is missing or there twice, with the likely cause.
     """
     separator = "\t" if separator == "\\t" else separator
     declared = re.match(r"sep=([^\r\n])\r?\n?", text)
     if declared:
         if separator not in (None, declared[1]):
-            raise ValueError(
-                f"{file} begins with sep={declared[1]}, but separator is {separator!r}"
-            )
+            raise UserError(f"{file} begins with sep={declared[1]}, but separator is {separator!r}")
         separator = declared[1]
     table = _Table(text, declared.end() if declared else 0, file, columns, header)
     if separator is None:

@@ -5,6 +5,8 @@ H: height, W: width, C: channels. Images are resized one by one, as bytes.
 
 import numpy as np
 
+from flaxdl.errors import UserError
+
 
 def centre(image: np.ndarray, *, size: int, shorter_side: int) -> np.ndarray:
     """Resizes an image's shorter side and cuts the middle out, as uint8[size, size, C].
@@ -67,12 +69,12 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes an image to uint8[height, width, C], bilinear and antialiased, as Pillow does it.
 
     Raises:
-        ValueError: if the image is not uint8[H, W, C] with one or three channels.
+        UserError: if the image is not uint8[H, W, C] with one or three channels.
     """
     from PIL import Image
 
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
-        raise ValueError(
+        raise UserError(
             f"only images uint8[H, W, 1] or [H, W, 3] can be resized, "
             f"got {image.dtype}{list(image.shape)}"
         )

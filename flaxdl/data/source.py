@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flaxdl.data.dataset import Dataset, Subset
+from flaxdl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Splits:
     def __post_init__(self):
         repeated = [name for name, count in Counter(self.classes or ()).items() if count > 1]
         if repeated:
-            raise ValueError(
+            raise UserError(
                 f"class names must be unique, got {', '.join(map(repr, repeated[:10]))} "
                 f"more than once"
             )
@@ -73,7 +74,7 @@ class Source(ABC):
         """Reads the splits; `seed` decides what is held out for validation.
 
         Raises:
-            ValueError: naming the split, file or field at fault.
+            UserError: naming the split, file or field at fault.
         """
 
 
@@ -86,13 +87,13 @@ def hold_out(train: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Da
         What remains for training, and the validation set; both in the order of `train`.
 
     Raises:
-        ValueError: if one of the two would be empty.
+        UserError: if one of the two would be empty.
     """
     if fraction == 0:
         return train, None
     count, total = round(fraction * len(train)), len(train)
     if not 0 < count < total:
-        raise ValueError(
+        raise UserError(
             f"validation_fraction must leave examples on both sides, "
             f"got {fraction} of {total} training examples"
         )
@@ -105,15 +106,15 @@ def share_of(train: Dataset, fraction: float, seed: int) -> Dataset:
     """Keeps `fraction` of the training examples, from each class its share, in their order.
 
     Raises:
-        ValueError: if the fraction is not above 0 and at most 1, or nothing would be left.
+        UserError: if the fraction is not above 0 and at most 1, or nothing would be left.
     """
     if not 0 < fraction <= 1:
-        raise ValueError(f"train_fraction must be above 0 and at most 1, got {fraction}")
+        raise UserError(f"train_fraction must be above 0 and at most 1, got {fraction}")
     if fraction == 1:
         return train
     count = round(fraction * len(train))
     if count == 0:
-        raise ValueError(
+        raise UserError(
             f"train_fraction must leave an example, got {fraction} of {len(train)} examples"
         )
     return Subset(train, np.flatnonzero(_choose(train, count, np.random.default_rng((seed, 0, 3)))))

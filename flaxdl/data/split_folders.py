@@ -10,6 +10,7 @@ from flaxdl.data.class_folders import (
     folders_in,
     listed,
 )
+from flaxdl.errors import UserError
 
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -32,7 +33,7 @@ def split_folders(root: str, unused: Unused) -> dict[str, str]:
         Split → path of its folder.
 
     Raises:
-        ValueError: if two folders are for the same split, or it cannot be decided whether folders
+        UserError: if two folders are for the same split, or it cannot be decided whether folders
             are splits or classes.
         OSError: if a folder cannot be read.
     """
@@ -45,7 +46,7 @@ def split_folders(root: str, unused: Unused) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, split in splits.items():
         if split in found:
-            raise ValueError(
+            raise UserError(
                 f"{root} must have one folder for the {split} split, got "
                 f"{os.path.basename(found[split])} and {name}"
             )
@@ -76,7 +77,7 @@ def _check_others(
             unused.add(os.path.join(root, name), contents.unused)
     if images and len(splits) == 1:
         train = os.path.basename(splits["train"])
-        raise ValueError(
+        raise UserError(
             f"{root}/{train} contains folders ({listed(folders_in(splits['train']))}) like a "
             f"training split, but there are also images in {listed(images)}. If {train} is a "
             f"class, move its images out of these folders; if it is the training split, move the "
@@ -92,14 +93,14 @@ def _check_classes(
 ) -> None:
     """Refuses folders that would be classes but are named like splits, and seem to be some."""
     if len(splits) == len(names) and len(set(splits.values())) > 1:
-        raise ValueError(
+        raise UserError(
             f"the folders {listed(names)} of {root} are named like splits, but there is no folder "
             "train with a folder for each class in it"
         )
     others = {composed(name) for name in names if name not in splits}
     for name, below in inner.items():
         if common := others & set(map(composed, below)):
-            raise ValueError(
+            raise UserError(
                 f"{root}/{name} contains folders that are named like those next to it "
                 f"({listed(sorted(common))}), so it seems to be a split; move the training images "
                 f"to {root}/train"
@@ -114,12 +115,12 @@ def check_no_splits_below(root: str, folders: Mapping[str, Sequence[str]]) -> No
         folders: class folder → names of the folders directly below.
 
     Raises:
-        ValueError: naming the first class folder with two splits or more.
+        UserError: naming the first class folder with two splits or more.
     """
     for name, below in folders.items():
         named = [folder for folder in below if split_named(folder)]
         if len({split_named(folder) for folder in named}) > 1:
-            raise ValueError(
+            raise UserError(
                 f"{root}/{name} contains {listed(sorted(named))}, which are named like splits; "
                 f"split folders must contain the class folders, not the other way around"
             )

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from flaxdl.checks import did_you_mean
 from flaxdl.data.columns import find_columns
 from flaxdl.data.separated_files import separated_rows
 from flaxdl.data.text_files import check_kind, read_text
-from flaxdl.paths import local_path
-from flaxdl.spelling import did_you_mean
+from flaxdl.errors import UserError
+from flaxdl.filesystem.paths import local_path
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _UNSEPARATED = (".jsonl", ".json", ".parquet")
@@ -46,7 +47,7 @@ def read_table(
         The rows, as (line number, values), and what is wrong with broken lines, by line number.
 
     Raises:
-        ValueError: if the file cannot be read, holds no rows, or lacks a column or has it twice.
+        UserError: if the file cannot be read, holds no rows, or lacks a column or has it twice.
     """
     file = local_path(path)
     _check_file(file, path, needs_suffix=separator is None)
@@ -66,7 +67,7 @@ def read_table(
         else:
             good.append((line, row))
     if not good and not broken:
-        raise ValueError(f"{file} holds no rows")
+        raise UserError(f"{file} holds no rows")
     return good, broken
 
 
@@ -75,32 +76,32 @@ def _check_file(file: Path, path: str, *, needs_suffix: bool) -> None:
     try:
         is_file, is_folder = file.is_file(), file.is_dir()
     except OSError as error:  # in a folder that may not be entered
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
     if is_folder:
-        raise ValueError(f"{path} is a folder, needed a file of {', '.join(SUFFIXES)}")
+        raise UserError(f"{path} is a folder, needed a file of {', '.join(SUFFIXES)}")
     if not is_known and needs_suffix:
         if is_file:
             check_kind(file)  # names an Excel workbook as such
-        raise ValueError(
+        raise UserError(
             f"tables must be files of {', '.join(SUFFIXES)}, or of any name with separator set, "
             f"got {path!r}"
         )
     if not is_file:
         names = (p.name for p in file.parent.glob("*") if p.suffix.lower() in SUFFIXES)
-        raise ValueError(f"no such file: {path}{did_you_mean(file.name, names)}")
+        raise UserError(f"no such file: {path}{did_you_mean(file.name, names)}")
 
 
 def _json_rows(text: str, file: Path, columns: Sequence[str]) -> _Rows:
     """Yields the rows of JSON Lines; a column that a row lacks is None there."""
     if text.lstrip().startswith("["):
-        raise ValueError(
+        raise UserError(
             f"{file} must hold one object a line, {{...}}, got a list of them; "
             'pandas writes them with to_json(..., orient="records", lines=True)'
         )
     rows = list(_json_objects(text))
     names = list(dict.fromkeys(name for _, row in rows if isinstance(row, dict) for name in row))
     if rows and not names:
-        raise ValueError(f"{file} must hold one object a line, {{...}}, got {text.strip()[:40]!r}")
+        raise UserError(f"{file} must hold one object a line, {{...}}, got {text.strip()[:40]!r}")
     found = [names[place] for place in find_columns(file, columns, names)] if rows else []
     for line, row in rows:
         yield line, row if isinstance(row, str) else [row.get(name) for name in found]
@@ -128,7 +129,7 @@ def _parquet_rows(file: Path, columns: Sequence[str]) -> _Rows:
         table = parquet.read_table(file, columns=found)
     except (pyarrow.ArrowException, OSError) as error:
         check_kind(file, allowed=("a Parquet file",))
-        raise ValueError(f"{file} cannot be read as a Parquet file: {error}") from error
+        raise UserError(f"{file} cannot be read as a Parquet file: {error}") from error
     values = zip(*(table.column(name).to_pylist() for name in found), strict=True)
     for number, row in enumerate(values, start=1):
         yield number, list(row)

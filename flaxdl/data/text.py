@@ -18,6 +18,7 @@ from flaxdl.data.texts import as_texts, chunks
 from flaxdl.data.tokenizer_files import FILE_NAME, largest_id
 from flaxdl.data.transforms import Transform
 from flaxdl.data.vocabulary import CHARACTERS, LEARNT, decode_batch, encode_batch, fill, learn, load
+from flaxdl.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -52,7 +53,7 @@ class Text(Transform):
     def __post_init__(self):
         sizes = (0, *self.padded_lengths, self.max_length)
         if any(size >= following for size, following in pairwise(sizes)):
-            raise ValueError(
+            raise UserError(
                 f"padded_lengths must grow, from 1 on and below max_length = {self.max_length}, "
                 f"got {self.padded_lengths}"
             )
@@ -61,7 +62,7 @@ class Text(Transform):
         """Learns the vocabulary, the most frequent token first.
 
         Raises:
-            ValueError: if `tokenizer` is neither of the two words nor can be read.
+            UserError: if `tokenizer` is neither of the two words nor can be read.
         """
         kind = self.tokenizer or CHARACTERS
         if kind not in LEARNT:
@@ -87,7 +88,7 @@ class Text(Transform):
     def _fitted(self, vocabulary: "Tokenizer") -> "FittedText":
         marks = vocabulary.num_special_tokens_to_add(is_pair=True)
         if self.max_length <= marks:
-            raise ValueError(
+            raise UserError(
                 f"max_length must be above the {marks} special tokens, got {self.max_length}"
             )
         vocabulary.no_padding()
@@ -112,7 +113,7 @@ class FittedText(Text):
         """Encodes all texts, and keeps their tokens in memory.
 
         Raises:
-            ValueError: if an example is no text, with its number.
+            UserError: if an example is no text, with its number.
         """
         arrays = dataset.arrays()
         pairs = arrays.pop("pair", None)
@@ -131,7 +132,7 @@ class FittedText(Text):
         pairs = [item.split("\t") for item in items]
         for item, pair in zip(items, pairs, strict=True):
             if len(pair) != 2:
-                raise ValueError(f"each item must be two texts with a tab between, got {item!r}")
+                raise UserError(f"each item must be two texts with a tab between, got {item!r}")
         return self.encode([first for first, _ in pairs], [second for _, second in pairs])
 
     def encode(
@@ -142,11 +143,11 @@ class FittedText(Text):
         """Returns `inputs`, int32[N, T], and `lengths`, int32[N]; `token_types` with pairs.
 
         Raises:
-            ValueError: if nothing is left of a text, with its number.
+            UserError: if nothing is left of a text, with its number.
         """
         count = len(texts)
         if pairs is not None and len(pairs) != count:
-            raise ValueError(f"there must be as many pairs as texts, got {len(pairs)} and {count}")
+            raise UserError(f"there must be as many pairs as texts, got {len(pairs)} and {count}")
         inputs = np.zeros((count, self.max_length), np.int32)
         lengths = np.zeros(count, np.int32)
         types = None if pairs is None else np.zeros_like(inputs)
@@ -163,7 +164,7 @@ class FittedText(Text):
             cut += sum(bool(encoding.overflowing) for encoding in encoded)
             if not lengths[part].all():
                 number = int(np.argmin(lengths[part]))
-                raise ValueError(
+                raise UserError(
                     f"texts must have tokens, got {rows[number]!r} as number "
                     f"{part.start + number + 1} of {count}"
                 )

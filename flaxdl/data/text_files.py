@@ -7,7 +7,8 @@ import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
-from flaxdl.spelling import did_you_mean
+from flaxdl.checks import did_you_mean
+from flaxdl.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -55,14 +56,14 @@ def check_encoding(encoding: str) -> None:
     """Checks that Python has a text encoding of that name.
 
     Raises:
-        ValueError: with the nearest name, if it has none.
+        UserError: with the nearest name, if it has none.
     """
     try:
         b"a".decode(encoding)
     except UnicodeError:  # one byte alone may be no character
         pass
     except LookupError:
-        raise ValueError(
+        raise UserError(
             f"encoding must be one of Python's text encodings, such as {', '.join(_COMMON)}, "
             f"got {encoding!r}{did_you_mean(encoding, _COMMON)}"
         ) from None
@@ -77,14 +78,14 @@ def read_text(file: Path, encoding: str, *, allowed: Collection[str] = ()) -> st
         allowed: kinds of files that are texts as well, as in `MARKUP`.
 
     Raises:
-        ValueError: if it cannot be read, is of another kind, such as an Excel workbook, or not in
+        UserError: if it cannot be read, is of another kind, such as an Excel workbook, or not in
             that encoding, with the likely one.
     """
     check_kind(file, allowed)
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
     return _decoded(data, file, encoding)
 
 
@@ -92,16 +93,16 @@ def check_kind(file: Path, allowed: Collection[str] = ()) -> None:
     """Checks that a file is not of a kind that is no text, whatever its name.
 
     Raises:
-        ValueError: naming the kind and the remedy, unless the kind is allowed.
+        UserError: naming the kind and the remedy, unless the kind is allowed.
     """
     try:
         with file.open("rb") as opened:
             start = opened.read(_SAMPLE_BYTES)
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
     kind = _zipped(file) if start.startswith((b"PK\3\4", b"PK\5\6")) else _kind(start)
     if kind is not None and kind[0] not in allowed:
-        raise ValueError(f"{file} is {kind[0]}; {kind[1]}")
+        raise UserError(f"{file} is {kind[0]}; {kind[1]}")
 
 
 def _kind(start: bytes) -> tuple[str, str] | None:
@@ -133,12 +134,12 @@ def _decoded(data: bytes, file: Path, encoding: str) -> str:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
+        raise UserError(
             f"{file} is not in {encoding.removesuffix('-sig').upper()}: byte "
             f"0x{data[error.start]:02x} in line {line} is not valid; {_likely(data)}"
         ) from None
     except UnicodeError as error:
-        raise ValueError(f"{file} is not in {encoding}: {error}") from None
+        raise UserError(f"{file} is not in {encoding}: {error}") from None
     is_other = codecs.lookup(encoding).name != "utf-8"
     if is_other and not marked and not text.isascii() and _is_utf8(data):
         _LOGGER.warning("%s seems to be in UTF-8, but is read as %s", file, encoding)
@@ -153,7 +154,7 @@ def _check_zeros(data: bytes, file: Path, encoding: str) -> None:
         return
     order = max(zeros, key=lambda name: zeros[name])
     if 2 * zeros[order] > len(odd):
-        raise ValueError(
+        raise UserError(
             f"{file} has a zero byte beside most letters, as UTF-16 does; "
             + setting("encoding", f"utf-16-{order}")
         )

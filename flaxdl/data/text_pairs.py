@@ -16,6 +16,7 @@ from flaxdl.data.texts import as_texts, chunks
 from flaxdl.data.tokenizer_files import FILE_NAME, largest_id
 from flaxdl.data.transforms import Transform
 from flaxdl.data.vocabulary import decode_batch, encode_batch, fill, learn, load
+from flaxdl.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -109,7 +110,7 @@ class FittedTextPairs(TextPairs):
             ids = [encoding.ids for encoding in encode_batch(self.vocabulary, list(texts[part]))]
             for text, row in zip(texts[part], ids, strict=True):
                 if not 0 < len(row) <= longest:
-                    raise ValueError(
+                    raise UserError(
                         f"{side} must have between 1 and {longest} characters, got {text!r} with "
                         f"{len(row)}; set --transform.max-{'target-' * (side == 'label')}length"
                     )

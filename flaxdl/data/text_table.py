@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxdl.checks import did_you_mean
 from flaxdl.data.class_spellings import class_key, class_names, ordered
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.hash_split import check_fractions, split_of
@@ -19,7 +20,7 @@ from flaxdl.data.source import Source, Splits
 from flaxdl.data.table_files import is_separated, read_table
 from flaxdl.data.text_files import check_encoding
 from flaxdl.data.unreadable import Unreadable
-from flaxdl.spelling import did_you_mean
+from flaxdl.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class TextTable(Source):
         check_encoding(self.encoding)
         files = [path for path in (self.path, self.validation, self.test) if path is not None]
         if not any(map(is_separated, files)) and (self.separator is not None or not self.header):
-            raise ValueError(
+            raise UserError(
                 f"separator and header are for separated files, such as .csv, got {self.path!r}"
             )
 
@@ -75,14 +76,14 @@ class TextTable(Source):
         """Reads the tables.
 
         Raises:
-            ValueError: naming the file and column or lines at fault.
+            UserError: naming the file and column or lines at fault.
         """
         unreadable = Unreadable(self.max_unreadable, "lines")
         rows = self._read(self.path, unreadable)
         names = class_names((row[-1] for row in rows), self.path)
         classes = tuple(names.values())
         if len(classes) < 2:
-            raise ValueError(
+            raise UserError(
                 f"{self.path} must have two classes or more in column {self.label!r}, "
                 f"has only {', '.join(classes)}"
             )
@@ -101,7 +102,7 @@ class TextTable(Source):
     def _check_known(self, path: str, rows: list[list[str]], names: Mapping[str, str]) -> None:
         unknown = ordered({row[-1] for row in rows if class_key(row[-1]) not in names})
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"{path} has classes that {self.path} lacks: {', '.join(unknown)}"
                 f"{did_you_mean(unknown[0], names.values())}"
             )
@@ -115,14 +116,14 @@ class TextTable(Source):
     ) -> None:
         for split, part in parts.items():
             if not part:
-                raise ValueError(
+                raise UserError(
                     f"{self.path} has too few rows: none of {len(rows)} falls to the {split} "
                     f"split; add some, or set --data.{split}-fraction"
                 )
         missing = set(classes) - {names[class_key(row[-1])] for row in parts["train"]}
         if missing:
             which = "class" if len(missing) == 1 else "classes"
-            raise ValueError(
+            raise UserError(
                 f"{len(missing)} of the {len(classes)} classes in column {self.label!r} of "
                 f"{self.path} have too few rows, all of which are held out: {which} "
                 f"{', '.join(ordered(missing))}; add rows, leave these out, or name files for "
@@ -174,7 +175,7 @@ class TextTable(Source):
                 rows.append([_written(value) for value in values])
         self._count_broken(path, broken, len(rows) + len(broken), unreadable)
         if not rows:
-            raise ValueError(f"{path} holds no rows")
+            raise UserError(f"{path} holds no rows")
         return rows
 
     def _count_broken(
@@ -183,7 +184,7 @@ class TextTable(Source):
         reasons = [f"{path}:{line} {reason}" for line, reason in sorted(broken.items())]
         if len(reasons) > self.max_unreadable:
             shown = reasons[: self.max_unreadable + 1]
-            raise ValueError(
+            raise UserError(
                 f"{len(reasons):,} lines cannot be read, more than max_unreadable = "
                 f"{self.max_unreadable}, of {total:,} in {path}; to leave them out, set "
                 f"--data.max-unreadable {len(reasons)}:\n  " + "\n  ".join(shown)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from flaxdl.errors import UserError
+
 _MOST_PADDED = 2**28  # characters
 
 
@@ -20,11 +22,11 @@ def as_texts(values: Any, name: str) -> np.ndarray:
         name: what they are called in messages, as in `train_inputs`.
 
     Raises:
-        ValueError: if one of them is no text, such as None, NaN or a list, with its number.
+        UserError: if one of them is no text, such as None, NaN or a list, with its number.
     """
     if isinstance(values, np.ndarray) and (values.ndim != 1 or values.dtype.kind not in "OUST"):
         remedy = f"; use {name}[:, 0]" if values.shape[1:] == (1,) else ""
-        raise ValueError(
+        raise UserError(
             f"{name} must be texts [N], got {values.dtype} {list(values.shape)}{remedy}"
         )
     if isinstance(values, np.ndarray) and values.dtype == object and _are_plain(values):
@@ -67,7 +69,7 @@ def _as_text(value: Any, name: str, number: int) -> str:
             return value.decode("utf-8")
         except UnicodeDecodeError:
             pass
-    raise ValueError(
+    raise UserError(
         f"{name} must be texts, got {repr(value)[:60]} of type {type(value).__name__} "
         f"in row {number}"
     )

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from flaxdl.checks import did_you_mean
 from flaxdl.data.dataset import ArrayDataset, Dataset, RecordDataset
 from flaxdl.data.prepare import open_builder, quiet, without_module
 from flaxdl.data.source import Source, Splits, hold_out
-from flaxdl.spelling import did_you_mean
+from flaxdl.errors import UserError
 
 # Decoded splits up to this size are held in memory, where a batch costs microseconds.
 _MEMORY_LIMIT = 2**30  # bytes
@@ -43,7 +44,7 @@ class Tfds(Source):
         """Prepares the dataset if need be, and opens or reads its splits.
 
         Raises:
-            ValueError: naming the dataset, split or feature, with what there is instead.
+            UserError: naming the dataset, split or feature, with what there is instead.
         """
         builder = open_builder(self.name, self.data_dir)
         fields = self._fields(builder.info)
@@ -62,7 +63,7 @@ class Tfds(Source):
         fields = {"inputs": self.inputs or inputs, "label": self.label or label}
         for field, feature in fields.items():
             if feature not in info.features:
-                raise ValueError(
+                raise UserError(
                     f"{field} must be one of the features {', '.join(info.features)} "
                     f"of {self.name}, got {feature!r}{did_you_mean(feature, info.features)}"
                 )
@@ -75,13 +76,13 @@ class Tfds(Source):
             with quiet():
                 records = builder.as_data_source(split=split)
         except NotImplementedError:
-            raise ValueError(
+            raise UserError(
                 f"{self.name} in {builder.data_path} is not in ArrayRecord format, which alone "
                 f"can be read without TensorFlow; move it away and prepare it again with "
                 f"`tfds build {self.name} --file_format=array_record`"
             ) from None
         except ImportError as error:
-            raise ValueError(without_module(self.name, error)) from error
+            raise UserError(without_module(self.name, error)) from error
         features = builder.info.features
         sizes_differ = None in features[fields["inputs"]].shape
         dataset = RecordDataset(
@@ -102,7 +103,7 @@ class Tfds(Source):
     def _check_split(self, info: Any, split: str) -> None:
         for name in re.findall(r"[A-Za-z_]\w*(?=\[|\+|$)", split):
             if info.splits and name not in info.splits:
-                raise ValueError(
+                raise UserError(
                     f"{self.name} has the splits {', '.join(info.splits)}, "
                     f"got {split!r}{did_you_mean(name, info.splits)}"
                 )
@@ -110,6 +111,6 @@ class Tfds(Source):
             empty = info.splits and info.splits[split].num_examples == 0
         except ValueError as error:
             reason = str(error).splitlines()[-1]
-            raise ValueError(f"split {split!r} of {self.name}: {reason}") from None
+            raise UserError(f"split {split!r} of {self.name}: {reason}") from None
         if empty:
-            raise ValueError(f"split {split!r} of {self.name} is empty")
+            raise UserError(f"split {split!r} of {self.name} is empty")

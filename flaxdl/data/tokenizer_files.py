@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaxdl.errors import UserError
+
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
 
@@ -38,7 +40,7 @@ def errors_named(what: str) -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise ValueError(f"{what}: {error}") from error
+            raise UserError(f"{what}: {error}") from error
         raise
 
 
@@ -55,7 +57,7 @@ def read_tokenizer(path: Path) -> "Tokenizer":
     tokenizer.json itself means that file alone.
 
     Raises:
-        ValueError: if there is none, or it cannot be read or would lengthen texts without limit.
+        UserError: if there is none, or it cannot be read or would lengthen texts without limit.
     """
     file = _tokenizer_of(path) if path.is_dir() else path
     with errors_named(f"{file} cannot be read as a tokenizer"):
@@ -66,7 +68,7 @@ def read_tokenizer(path: Path) -> "Tokenizer":
         if options:
             _add_tokens(tokenizer, options)
         if largest_id(tokenizer) >= 2**31:
-            raise ValueError(f"its ids go up to {largest_id(tokenizer)}")
+            raise UserError(f"its ids go up to {largest_id(tokenizer)}")
     return tokenizer
 
 
@@ -74,7 +76,7 @@ def _tokenizer_of(folder: Path) -> Path:
     for name in (FILE_NAME, BERT_FILE_NAME):
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(
+    raise UserError(
         f"{folder} holds neither {FILE_NAME} nor {BERT_FILE_NAME}; save_pretrained of a tokenizer "
         f"of transformers writes a {FILE_NAME}"
     )
@@ -108,9 +110,9 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file.name}: {error}") from error
+        raise UserError(f"{file.name}: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{file.name} must hold an object, got a {type(values).__name__}")
+        raise UserError(f"{file.name} must hold an object, got a {type(values).__name__}")
     return values
 
 
@@ -136,7 +138,7 @@ def _read_json(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         growth = _growth(description.get(part))
         if growth > _MOST_GROWTH:
-            raise ValueError(
+            raise UserError(
                 f"its {part} may make a text {growth:,.0f} times as long, more than {_MOST_GROWTH}"
             )
     return Tokenizer.from_str(json.dumps(description))
@@ -186,7 +188,7 @@ def _read_pieces(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
     unknown, start, end = named["unk_token"], named["cls_token"], named["sep_token"]
     missing = [token for token in (unknown, start, end) if token not in ids]
     if missing:
-        raise ValueError(f"the word pieces lack {', '.join(missing)}")
+        raise UserError(f"the word pieces lack {', '.join(missing)}")
     _warn_of_case(path, ids, options)
     tokenizer = Tokenizer(
         models.WordPiece(
@@ -225,7 +227,7 @@ def _add_tokens(tokenizer: "Tokenizer", options: Mapping[str, Any]) -> None:
     """Adds the tokens that options declare, with their ids, and then special ones without.
 
     Raises:
-        ValueError: if a token would get another id than the declared one.
+        UserError: if a token would get another id than the declared one.
     """
     special = _special(options)
     declared = {int(number): token for number, token in options["added_tokens_decoder"].items()}
@@ -234,7 +236,7 @@ def _add_tokens(tokenizer: "Tokenizer", options: Mapping[str, Any]) -> None:
         tokenizer.add_tokens([_token(token, is_special=content in special)])
         found = tokenizer.token_to_id(content)
         if found != number:
-            raise ValueError(f"its added token {content!r} must have id {number}, got {found}")
+            raise UserError(f"its added token {content!r} must have id {number}, got {found}")
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for content, token in special.items():
         # One of BERT's five that the vocabulary lacks would be an id without a vector.

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from flaxdl.data.dataset import Dataset
-from flaxdl.paths import local_path
+from flaxdl.errors import UserError
+from flaxdl.filesystem.paths import local_path
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Transform:
             shapes: the shape of one training example's arrays, as in `{"inputs": (8, 8, 1)}`.
 
         Raises:
-            ValueError: naming the item that cannot be read.
+            UserError: naming the item that cannot be read.
         """
         return {"inputs": np.stack([_read_array(item, tuple(shapes["inputs"])) for item in items])}
 
@@ -90,8 +91,8 @@ def _read_array(path: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
         array = np.load(local_path(path), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a .npy file: {error}") from error
+        raise UserError(f"{path} cannot be read as a .npy file: {error}") from error
     if not isinstance(array, np.ndarray) or array.shape != shape:
         got = getattr(array, "shape", type(array).__name__)
-        raise ValueError(f"{path} must hold an array of shape {shape}, got {got}")
+        raise UserError(f"{path} must hold an array of shape {shape}, got {got}")
     return array

@@ -4,6 +4,8 @@ import logging
 import threading
 from typing import Any
 
+from flaxdl.errors import UserError
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -28,7 +30,7 @@ class Unreadable:
         """Logs what cannot be read, the first time that it is met.
 
         Raises:
-            ValueError: listing all of them, when there are more than the limit.
+            UserError: listing all of them, when there are more than the limit.
         """
         with self._lock:
             is_new = name not in self._reasons
@@ -37,7 +39,7 @@ class Unreadable:
         if is_new and not self._is_copy:
             _LOGGER.warning("%s; it does not count", reason)
         if len(reasons) > self._limit:
-            raise ValueError(
+            raise UserError(
                 f"{len(reasons)} {self._kind} cannot be read, more than max_unreadable = "
                 f"{self._limit}:\n  " + "\n  ".join(reasons)
             )

@@ -12,6 +12,7 @@ from flaxdl.data.dataset import Dataset, sample
 from flaxdl.data.images import Images
 from flaxdl.data.pipeline import finite_without_weight
 from flaxdl.data.transforms import Transform
+from flaxdl.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 _USUAL_MEAN = 2.0  # of normalized inputs, at most, away from zero
@@ -30,7 +31,7 @@ def check_inputs(train: Dataset, transform: Transform) -> None:
     badly from such inputs. Integers, such as tokens, are not checked.
 
     Raises:
-        ValueError: if the examples cannot be prepared, or are not finite.
+        UserError: if the examples cannot be prepared, or are not finite.
     """
     examples = finite_without_weight(sample(train))
     prepared: Any = transform.prepare(examples, draws={})["inputs"]
@@ -44,7 +45,7 @@ def check_inputs(train: Dataset, transform: Transform) -> None:
     low, high = float(prepared.min()), float(prepared.max())
     seen = f"{name} ({prepared.dtype}, {low:.4g} to {high:.4g})"
     if not np.isfinite(inputs).all():
-        raise ValueError(f"{seen}: not all values are finite after normalization")
+        raise UserError(f"{seen}: not all values are finite after normalization")
     mean, deviation = inputs.mean(dtype=np.float64), inputs.std(dtype=np.float64)
     least, most = _USUAL_DEVIATIONS
     if abs(mean) > _USUAL_MEAN or not least <= deviation <= most:
@@ -74,7 +75,7 @@ def check_finite(name: str, array: np.ndarray) -> None:
         array: numbers [N, ...] of any kind.
 
     Raises:
-        ValueError: with the first example that holds such a value, and the number of them.
+        UserError: with the first example that holds such a value, and the number of them.
     """
     if array.dtype.kind not in "fc" or not array.size:
         return
@@ -83,7 +84,7 @@ def check_finite(name: str, array: np.ndarray) -> None:
             return
     rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))
     kinds = "NaN" if np.isnan(array[rows[0]]).any() else "infinity"
-    raise ValueError(
+    raise UserError(
         f"{name} ({array.dtype}) holds {kinds} in example {rows[0]}; {len(rows):,} of "
         f"{len(array):,} examples have values that are not finite. Remove or replace them"
     )

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flaxdl.checks import did_you_mean
 from flaxdl.data.tokenizer_files import BERT_FILE_NAME, FILE_NAME, errors_named, read_tokenizer
-from flaxdl.paths import local_path
-from flaxdl.spelling import did_you_mean
+from flaxdl.errors import UserError
+from flaxdl.filesystem.paths import local_path
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -52,7 +53,7 @@ def load(name: str) -> "Tokenizer":
     """Reads a vocabulary: a file, a folder that holds one, or that of a published model.
 
     Raises:
-        ValueError: if there is none, or it cannot be read.
+        UserError: if there is none, or it cannot be read.
     """
     path = local_path(name)
     return read_tokenizer(path if path.exists() else _published(name))
@@ -62,7 +63,7 @@ def encode_batch(vocabulary: "Tokenizer", rows: Sequence[Any]) -> list["Encoding
     """Encodes texts, or pairs of them.
 
     Raises:
-        ValueError: if the vocabulary cannot do so, such as for want of an unknown token.
+        UserError: if the vocabulary cannot do so, such as for want of an unknown token.
     """
     with errors_named("the texts cannot be tokenized"):
         return vocabulary.encode_batch(rows)
@@ -72,7 +73,7 @@ def decode_batch(vocabulary: "Tokenizer", rows: Sequence[Sequence[int]]) -> list
     """Puts tokens together again.
 
     Raises:
-        ValueError: if the vocabulary cannot do so.
+        UserError: if the vocabulary cannot do so.
     """
     with errors_named("the tokens cannot be put together"):
         return vocabulary.decode_batch(rows)
@@ -89,11 +90,11 @@ def _published(name: str) -> Path:
     from flaxdl.weights import hub
 
     if Path(name).suffix in (".json", ".txt"):
-        raise ValueError(f"no such tokenizer: {name}")
+        raise UserError(f"no such tokenizer: {name}")
     try:
         return hub.locate(name)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"tokenizer must be 'characters', 'words', the path of a {FILE_NAME}, a "
             f"{BERT_FILE_NAME} or a folder with one of them, or a published model, got {name!r}"
             f"{did_you_mean(name, LEARNT) or f'. {error}'}"

@@ -8,7 +8,6 @@ from flaxdl.layers.attention import (
 from flaxdl.layers.convolution import Conv
 from flaxdl.layers.dropout import Dropout
 from flaxdl.layers.linear import Embedding, Linear
-from flaxdl.layers.masks import causal_mask, padding_mask, token_mask
 from flaxdl.layers.normalization import BatchNorm, LayerNorm
 from flaxdl.layers.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, max_pool
 from flaxdl.layers.positions import AddPositions, sinusoidal_positions
@@ -19,6 +18,7 @@ from flaxdl.layers.transformer import (
     TransformerDecoderLayer,
     TransformerEncoderLayer,
 )
+from flaxdl.ops.masks import causal_mask, padding_mask, token_mask
 
 __all__ = [
     "GRU",

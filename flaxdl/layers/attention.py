@@ -2,7 +2,7 @@
 
 Legend: B batch, T queries, S keys and values, N heads, K features of a head, D = N K features.
 
-Masks are described in `flaxdl.layers.masks`.
+Masks are described in `flaxdl.ops.masks`.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxdl.layers.cudnn_attention import attend_by_cudnn, suits_cudnn
+from flaxdl.checks import check_shape
+from flaxdl.errors import UserError
 from flaxdl.layers.dropout import Dropout
 from flaxdl.layers.initializers import constant, xavier_uniform
 from flaxdl.layers.linear import Linear
-from flaxdl.layers.masks import check_mask
 from flaxdl.layers.positions import nan_outside
-from flaxdl.layers.shared import add_shared
-from flaxdl.shapes import check_shape
+from flaxdl.ops.bias import add_shared
+from flaxdl.ops.cudnn_attention import attend_by_cudnn, suits_cudnn
+from flaxdl.ops.masks import check_mask
 
 
 def dot_product_attention(
@@ -41,10 +42,10 @@ def dot_product_attention(
         The results [B, T, D], and the weights [B, N, T, S] before dropout.
 
     Raises:
-        ValueError: if the heads do not divide the features, or the mask has another shape.
+        UserError: if the heads do not divide the features, or the mask has another shape.
     """
     if query.shape[-1] % num_heads:
-        raise ValueError(f"num_heads must divide the {query.shape[-1]} features, got {num_heads}")
+        raise UserError(f"num_heads must divide the {query.shape[-1]} features, got {num_heads}")
     query, key, value = (x.reshape(*x.shape[:2], num_heads, -1) for x in (query, key, value))
 
     dtype = jnp.result_type(query, key)
@@ -102,7 +103,7 @@ def attend(
     Where nobody asks for them and none is dropped, cuDNN computes the results if it can.
 
     Raises:
-        ValueError: as in `dot_product_attention`.
+        UserError: as in `dot_product_attention`.
     """
 
     def plain(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -151,7 +152,7 @@ class MultiHeadAttention(nn.Module):
         """Maps queries [B, T, D], keys and values [B, S, D] to [B, T, D].
 
         Raises:
-            ValueError: if sizes do not fit, or the heads do not divide the features.
+            UserError: if sizes do not fit, or the heads do not divide the features.
         """
         check_inputs(query, key, value, self.hidden_size)
         results = attend(
@@ -196,7 +197,7 @@ class PackedMultiHeadAttention(nn.Module):
         """Maps queries [B, T, D], keys and values [B, S, D] to [B, T, D].
 
         Raises:
-            ValueError: if sizes do not fit, or the heads do not divide the features.
+            UserError: if sizes do not fit, or the heads do not divide the features.
         """
         D = self.hidden_size
         check_inputs(query, key, value, D)
@@ -245,7 +246,7 @@ def check_inputs(query: jax.Array, key: jax.Array, value: jax.Array, hidden_size
     """Checks that queries [B, T, D] fit keys and values [B, S, D].
 
     Raises:
-        ValueError: naming the one that does not fit.
+        UserError: naming the one that does not fit.
     """
     check_shape("query", query, "B T D", D=hidden_size)
     check_shape("key", key, "B S D", B=query.shape[0], D=hidden_size)

@@ -9,12 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxdl.layers.convolution_forms import Window, convolve
+from flaxdl.checks import check_shape
+from flaxdl.errors import UserError
 from flaxdl.layers.initializers import Initializer, fan_in, kaiming_uniform, uniform
-from flaxdl.layers.shard_map import varying_like
-from flaxdl.layers.shared import add_shared
-from flaxdl.layers.windows import check_window_fits, per_axis
-from flaxdl.shapes import check_shape
+from flaxdl.ops.bias import add_shared
+from flaxdl.ops.convolution import Window, convolve
+from flaxdl.ops.shard_map import varying_like
+from flaxdl.ops.windows import check_window_fits, per_axis
 
 AXES_OF_RANK = {3: "B T C", 4: "B H W C", 5: "B D H W C"}
 
@@ -52,13 +53,13 @@ class Conv(nn.Module):
         """Maps [B, *spatial, I] to [B, *spatial, O].
 
         Raises:
-            ValueError: if the rank is not 3, 4 or 5, if the parameters belong to another rank or
+            UserError: if the rank is not 3, 4 or 5, if the parameters belong to another rank or
                 number of channels, if groups do not divide the channels, or if the padded inputs
                 are smaller than the window.
         """
         name = f"inputs of {'.'.join(self.path) or 'Conv'}"
         if inputs.ndim not in AXES_OF_RANK:
-            raise ValueError(
+            raise UserError(
                 f"{name} must have one to three spatial axes between batch and channels, "
                 f"got shape {list(inputs.shape)}"
             )
@@ -68,7 +69,7 @@ class Conv(nn.Module):
             check_shape(name, inputs, AXES_OF_RANK[len(kernel_shape)], C=expected)
         in_features = inputs.shape[-1]
         if in_features % self.groups or self.features % self.groups:
-            raise ValueError(
+            raise UserError(
                 f"groups must divide input and output channels, got {self.groups} groups for "
                 f"{in_features} and {self.features}"
             )

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxdl.layers.random_bits import random_bits
+from flaxdl.errors import UserError
+from flaxdl.ops.random_bits import random_bits
 
 
 class Dropout(nn.Module):
@@ -23,10 +24,10 @@ class Dropout(nn.Module):
         """Returns the inputs themselves in inference, a random part of them in training.
 
         Raises:
-            ValueError: if the rate is not between 0 and 1.
+            UserError: if the rate is not between 0 and 1.
         """
         if not 0 <= self.rate <= 1:
-            raise ValueError(f"rate of dropout must be between 0 and 1, got {self.rate}")
+            raise UserError(f"rate of dropout must be between 0 and 1, got {self.rate}")
         if not train or self.rate == 0:
             return inputs
         if self.rate == 1:

@@ -10,11 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxdl.checks import check_integers, check_shape
 from flaxdl.layers.initializers import Initializer, kaiming_uniform, normal, uniform
-from flaxdl.layers.products import multiply
-from flaxdl.layers.shard_map import varying_like
-from flaxdl.layers.shared import add_shared
-from flaxdl.shapes import check_integers, check_shape
+from flaxdl.ops.bias import add_shared
+from flaxdl.ops.products import multiply
+from flaxdl.ops.shard_map import varying_like
 
 
 class Linear(nn.Module):
@@ -37,7 +37,7 @@ class Linear(nn.Module):
         """Maps [..., I] to [..., O].
 
         Raises:
-            ValueError: if the parameters belong to another number of input features.
+            UserError: if the parameters belong to another number of input features.
         """
         if self.has_variable("params", "kernel"):
             expected = self.get_variable("params", "kernel").shape[0]
@@ -84,7 +84,7 @@ class Embedding(nn.Module):
         """Maps tokens int32[...] to vectors [..., O].
 
         Raises:
-            ValueError: if the tokens are not integers.
+            UserError: if the tokens are not integers.
         """
         check_integers("tokens", tokens)
         vectors = _look_up(tokens, varying_like(self.embedding, tokens))  # [..., O]

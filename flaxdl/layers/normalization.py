@@ -7,11 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxdl.layers.batch_statistics import normalize_batch
-from flaxdl.layers.feature_statistics import normalize_features
+from flaxdl.checks import check_shape
+from flaxdl.errors import UserError
 from flaxdl.layers.initializers import constant
-from flaxdl.layers.shard_map import varying_like
-from flaxdl.shapes import check_shape
+from flaxdl.ops.batch_statistics import normalize_batch
+from flaxdl.ops.feature_statistics import normalize_features
+from flaxdl.ops.shard_map import varying_like
 
 
 class BatchNorm(nn.Module):
@@ -39,7 +40,7 @@ class BatchNorm(nn.Module):
         """Normalizes [B, ..., C].
 
         Raises:
-            ValueError: if the parameters belong to another number of channels, or if training has
+            UserError: if the parameters belong to another number of channels, or if training has
                 only one value per channel, whose variance is undefined.
         """
         if self.has_variable("params", "scale"):
@@ -59,7 +60,7 @@ class BatchNorm(nn.Module):
             devices = self._number_of_devices()
             count = inputs.size // inputs.shape[-1] * devices
             if count == 1:
-                raise ValueError(
+                raise UserError(
                     "inputs of BatchNorm must have more than one value per channel in training, "
                     f"got shape {list(inputs.shape)}"
                 )
@@ -101,7 +102,7 @@ class LayerNorm(nn.Module):
         """Normalizes [..., C] with the mean and the biased variance of the last axis.
 
         Raises:
-            ValueError: if the parameters belong to another number of features.
+            UserError: if the parameters belong to another number of features.
         """
         if self.has_variable("params", "scale"):
             expected = self.get_variable("params", "scale").shape[0]

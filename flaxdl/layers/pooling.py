@@ -9,8 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from flaxdl.layers.pooling_windows import Sizes, Windows, max_of_windows, sum_of_windows
-from flaxdl.layers.windows import per_axis
+from flaxdl.ops.pooling import Sizes, Windows, max_of_windows, sum_of_windows
+from flaxdl.ops.windows import per_axis
 
 
 def max_pool(
@@ -27,7 +27,7 @@ def max_pool(
         padding: positions added on both sides of each axis, at most half the window.
 
     Raises:
-        ValueError: if the inputs, once padded, are smaller than the window.
+        UserError: if the inputs, once padded, are smaller than the window.
     """
     return max_of_windows(Windows.of(inputs, window, stride, padding), inputs)
 
@@ -46,7 +46,7 @@ def avg_pool(
         padding: zeros added on both sides of each axis, at most half the window.
 
     Raises:
-        ValueError: if the inputs, once padded, are smaller than the window.
+        UserError: if the inputs, once padded, are smaller than the window.
     """
     wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
     windows = Windows.of(inputs, window, stride, padding)

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from flaxdl.layers.choices import check_choice
+from flaxdl.checks import check_choice, check_shape
+from flaxdl.errors import UserError
 from flaxdl.layers.initializers import normal
-from flaxdl.layers.shared import add_shared
-from flaxdl.shapes import check_shape
+from flaxdl.ops.bias import add_shared
 
 
 def sinusoidal_positions(length: int, hidden_size: int) -> np.ndarray:
@@ -33,12 +33,12 @@ def nan_outside(values: jax.Array, position: jax.Array | int, last: int) -> jax.
     JAX moves a slice that begins elsewhere back to where it fits, and cannot raise under `jit`.
 
     Raises:
-        ValueError: if the position is known, and is elsewhere.
+        UserError: if the position is known, and is elsewhere.
     """
     if isinstance(position, Tracer):
         return jnp.where((position >= 0) & (position <= last), values, jnp.nan)
     if not 0 <= int(position) <= last:
-        raise ValueError(f"position must be from 0 to {last}, got {int(position)}")
+        raise UserError(f"position must be from 0 to {last}, got {int(position)}")
     return values
 
 
@@ -61,13 +61,13 @@ class AddPositions(nn.Module):
         A `position` without a vector cannot raise under `jit` and reads as NaN.
 
         Raises:
-            ValueError: if there are fewer positions than steps, or a known `position` has none.
+            UserError: if there are fewer positions than steps, or a known `position` has none.
         """
         check_choice("positions", self.kind, ("sinusoidal", "learned"))
         check_shape("inputs", inputs, "B T D")
         num_steps, hidden_size = inputs.shape[1:]
         if num_steps > self.max_length:
-            raise ValueError(
+            raise UserError(
                 f"inputs must have at most max_length = {self.max_length} steps, got {num_steps}"
             )
         if self.kind == "learned":

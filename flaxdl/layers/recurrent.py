@@ -12,13 +12,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxdl.layers.choices import check_choice
+from flaxdl.checks import check_choice, check_integers, check_shape
+from flaxdl.errors import UserError
 from flaxdl.layers.dropout import Dropout
-from flaxdl.layers.gates import gru_cell, lstm_cell
 from flaxdl.layers.initializers import uniform
-from flaxdl.layers.recurrence import State, recur
-from flaxdl.layers.shard_map import varying_like
-from flaxdl.shapes import check_integers, check_shape
+from flaxdl.ops.gates import gru_cell, lstm_cell
+from flaxdl.ops.recurrence import State, recur
+from flaxdl.ops.shard_map import varying_like
 
 
 class Recurrent(nn.Module):
@@ -77,7 +77,7 @@ class Recurrent(nn.Module):
             backward.
 
         Raises:
-            ValueError: if a shape does not fit or the lengths are not integers.
+            UserError: if a shape does not fit or the lengths are not integers.
         """
         check_shape("inputs", inputs, "B T I")
         if self.has_variable("params", "weight_ih_l0"):
@@ -140,7 +140,7 @@ class Recurrent(nn.Module):
     def _check_state(self, state: State, batch_size: int, states: int) -> None:
         expected = jax.tree.structure(self.zero_state((0,), jnp.float32))
         if jax.tree.structure(state) != expected:
-            raise ValueError(
+            raise UserError(
                 f"initial_state must have the structure {expected}, got {jax.tree.structure(state)}"
             )
         for array in jax.tree.leaves(state):

@@ -6,9 +6,9 @@ Legend: B batch, H height, W width, C channels.
 import flax.linen as nn
 import jax
 
+from flaxdl.checks import check_shape
 from flaxdl.layers.convolution import Conv
 from flaxdl.layers.normalization import BatchNorm
-from flaxdl.shapes import check_shape
 
 
 class ResidualBlock(nn.Module):
@@ -27,7 +27,7 @@ class ResidualBlock(nn.Module):
         """Maps [B, H, W, C] to the same shape; training updates `batch_stats`.
 
         Raises:
-            ValueError: if the inputs do not have `channels` channels.
+            UserError: if the inputs do not have `channels` channels.
         """
         check_shape("inputs", inputs, "B H W C", C=self.channels)
         x = Conv(self.channels, 3, padding=1, name="block.0")(inputs)

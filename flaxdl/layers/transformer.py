@@ -14,13 +14,12 @@ from typing import Literal
 import flax.linen as nn
 import jax
 
-from flaxdl.layers.activations import ACTIVATIONS, gelu
+from flaxdl.checks import check_choice, check_shape
 from flaxdl.layers.attention import MultiHeadAttention, PackedMultiHeadAttention
-from flaxdl.layers.choices import check_choice
 from flaxdl.layers.dropout import Dropout
 from flaxdl.layers.linear import Linear
 from flaxdl.layers.normalization import LayerNorm
-from flaxdl.shapes import check_shape
+from flaxdl.ops.activations import ACTIVATIONS, gelu
 
 
 class TransformerLayer(nn.Module):
@@ -58,7 +57,7 @@ class TransformerBlock(TransformerLayer):
         """Maps [B, T, D] to [B, T, D]; the mask says which steps each step may look at.
 
         Raises:
-            ValueError: if sizes do not fit, or the heads do not divide the features.
+            UserError: if sizes do not fit, or the heads do not divide the features.
         """
         check_shape("inputs", inputs, "B T D", D=self.hidden_size)
 
@@ -117,7 +116,7 @@ class TransformerEncoderLayer(TransformerLayer):
         """Maps [B, T, D] to [B, T, D]; the mask says which steps each step may look at.
 
         Raises:
-            ValueError: if sizes do not fit, or the heads do not divide the features.
+            UserError: if sizes do not fit, or the heads do not divide the features.
         """
         check_shape("inputs", inputs, "B T D", D=self.hidden_size)
 
@@ -147,7 +146,7 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         which parts of the memory.
 
         Raises:
-            ValueError: if sizes do not fit, or the heads do not divide the features.
+            UserError: if sizes do not fit, or the heads do not divide the features.
         """
         check_shape("inputs", inputs, "B T D", D=self.hidden_size)
         check_shape("memory", memory, "B S D", B=inputs.shape[0], D=self.hidden_size)

@@ -30,7 +30,7 @@ class AlexNet(nn.Module):
         """Maps images [B, H, W, C] to logits [B, K].
 
         Raises:
-            ValueError: if the images have another rank or are smaller than 63 x 63.
+            UserError: if the images have another rank or are smaller than 63 x 63.
         """
         check_images(images, smallest=63)
         # Sizes are those of images of 224 x 224.

@@ -14,13 +14,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxdl.checks import check_shape
+from flaxdl.errors import UserError
 from flaxdl.layers import Dropout, Embedding, token_mask
 from flaxdl.layers.attention import attend
 from flaxdl.layers.initializers import constant, normal
-from flaxdl.layers.shared import add_shared
 from flaxdl.models.bert_options import BertOptions
 from flaxdl.models.sizes import known_size
-from flaxdl.shapes import check_shape
+from flaxdl.ops.bias import add_shared
 
 
 class BertLayer(BertOptions, kw_only=True):
@@ -103,7 +104,7 @@ class Bert(BertOptions, kw_only=True):
             train: whether dropout is on; it draws from the stream "dropout".
 
         Raises:
-            ValueError: if shapes do not fit, tokens are not integers or more than `max_length`.
+            UserError: if shapes do not fit, tokens are not integers or more than `max_length`.
         """
         x = self.encode(tokens, token_types=token_types, mask=mask, lengths=lengths, train=train)
         return x, jnp.tanh(self.pooler(x[:, 0]))
@@ -121,7 +122,7 @@ class Bert(BertOptions, kw_only=True):
         check_shape("tokens", tokens, "B T")
         batch_size, length = tokens.shape
         if length > self.max_length:
-            raise ValueError(
+            raise UserError(
                 f"tokens must be at most max_length = {self.max_length} a text, got {length}"
             )
         if token_types is None:

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal, Self
 import flax.linen as nn
 import jax
 
+from flaxdl.checks import check_choice
+from flaxdl.errors import UserError
 from flaxdl.layers import LayerNorm, Linear
-from flaxdl.layers.activations import gelu
-from flaxdl.layers.choices import check_choice
 from flaxdl.layers.initializers import constant, normal
+from flaxdl.ops.activations import gelu
 
 ACTIVATIONS = {
     "gelu": gelu,
@@ -93,7 +94,7 @@ class BertOptions(nn.Module, kw_only=True):
         over.
 
         Raises:
-            ValueError: naming every option that asks for something that is not supported.
+            UserError: naming every option that asks for something that is not supported.
         """
         refused = [
             f"{option} must be {' or '.join(map(repr, allowed))}, got {config[option]!r}"
@@ -101,7 +102,7 @@ class BertOptions(nn.Module, kw_only=True):
             if option in config and config[option] not in allowed
         ]
         if refused:
-            raise ValueError("this BERT is not supported: " + "; ".join(refused))
+            raise UserError("this BERT is not supported: " + "; ".join(refused))
         return cls(**cls.read(config))
 
     @classmethod

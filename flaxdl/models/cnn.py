@@ -27,7 +27,7 @@ class SimpleCNN(nn.Module):
         """Maps images [B, H, W, C] to logits [B, K].
 
         Raises:
-            ValueError: if the images have another rank or are smaller than 4 x 4.
+            UserError: if the images have another rank or are smaller than 4 x 4.
         """
         check_images(images, smallest=4)
         x = nn.relu(Conv(32, 3, padding=1, name="features.0")(images))

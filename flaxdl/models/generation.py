@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxdl.checks import check_integers, check_shape
+from flaxdl.errors import UserError
 from flaxdl.models.transformer import Seq2SeqTransformer, TransformerLM
 from flaxdl.models.transformer_stack import TransformerOptions
-from flaxdl.shapes import check_integers, check_shape
 
 PADDING = 0  # what follows the end token
 
@@ -55,7 +56,7 @@ def generate(
         key: randomness, needed unless the temperature is 0.
 
     Raises:
-        ValueError: if shapes do not fit, the model has too few positions, or an option is out of
+        UserError: if shapes do not fit, the model has too few positions, or an option is out of
             its range.
 
     Example:
@@ -108,7 +109,7 @@ def translate(
         int32[B, max_length]: the end token is the last before zeros, the start token is left out.
 
     Raises:
-        ValueError: if shapes do not fit, or the model has too few positions.
+        UserError: if shapes do not fit, or the model has too few positions.
     """
     memory, memory_mask = model.apply(variables, inputs, lengths, method="encode")
 
@@ -161,16 +162,16 @@ def check_sampling(
     """Checks the options of `generate`.
 
     Raises:
-        ValueError: naming the option, what it got and what it takes.
+        UserError: naming the option, what it got and what it takes.
     """
     if temperature < 0:
-        raise ValueError(f"temperature must be 0 or more, got {temperature}")
+        raise UserError(f"temperature must be 0 or more, got {temperature}")
     if temperature > 0 and key is None:
-        raise ValueError("key must be given when the temperature is not 0, got None")
+        raise UserError("key must be given when the temperature is not 0, got None")
     if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be 1 or more, got {top_k}")
+        raise UserError(f"top_k must be 1 or more, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+        raise UserError(f"top_p must be above 0 and at most 1, got {top_p}")
 
 
 def empty_cache(
@@ -179,10 +180,10 @@ def empty_cache(
     """Returns the cache of an encoder or decoder that has not read anything yet.
 
     Raises:
-        ValueError: if the model has fewer positions than `length`.
+        UserError: if the model has fewer positions than `length`.
     """
     if length > model.max_length:
-        raise ValueError(
+        raise UserError(
             f"all tokens together must be at most max_length = {model.max_length}, got {length}"
         )
     dtype = jnp.result_type(*jax.tree.leaves(variables["params"]))

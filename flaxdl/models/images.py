@@ -5,19 +5,20 @@ Legend: B batch, H height, W width, C channels.
 
 import jax
 
-from flaxdl.shapes import check_shape
+from flaxdl.checks import check_shape
+from flaxdl.errors import UserError
 
 
 def check_images(images: jax.Array, smallest: int = 1) -> None:
     """Checks that images are [B, H, W, C] and not smaller than a model's pooling allows.
 
     Raises:
-        ValueError: naming the images, with the shape they have.
+        UserError: naming the images, with the shape they have.
     """
     check_shape("images", images, "B H W C")
     _, height, width, _ = images.shape
     if min(height, width) < smallest:
-        raise ValueError(f"images must be at least {smallest} x {smallest}, got {height} x {width}")
+        raise UserError(f"images must be at least {smallest} x {smallest}, got {height} x {width}")
 
 
 def flatten_channels_first(features: jax.Array) -> jax.Array:

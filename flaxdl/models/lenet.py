@@ -43,7 +43,7 @@ class LeNet5(nn.Module):
         """Maps images [B, H, W, C] to logits [B, K]; training and inference are the same.
 
         Raises:
-            ValueError: if the images have another rank, are smaller than 16 x 16, or have another
+            UserError: if the images have another rank, are smaller than 16 x 16, or have another
                 size than the parameters were made for.
         """
         check_images(images, smallest=16)

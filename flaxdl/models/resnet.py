@@ -97,7 +97,7 @@ class ResNet(nn.Module):
         """Maps images [B, H, W, C] of any size to logits [B, K]; training updates `batch_stats`.
 
         Raises:
-            ValueError: if the images have another rank.
+            UserError: if the images have another rank.
         """
         check_images(images)
         # Sizes are those of images of 224 x 224, or with the small stem of 56 x 56.

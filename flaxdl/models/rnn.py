@@ -9,11 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxdl.checks import check_choice, check_shape
 from flaxdl.layers import GRU, LSTM, RNN, Embedding, Linear
-from flaxdl.layers.choices import check_choice
-from flaxdl.layers.recurrence import hidden
 from flaxdl.models.sizes import known_size
-from flaxdl.shapes import check_shape
+from flaxdl.ops.recurrence import hidden
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
@@ -42,7 +41,7 @@ class SimpleRNN(nn.Module):
         """Maps sequences [B, T, I], of which int32[B] steps are real, to logits [B, C].
 
         Raises:
-            ValueError: if a shape does not fit.
+            UserError: if a shape does not fit.
         """
         check_choice("cell", self.cell, CELLS)
         rnn = CELLS[self.cell](
@@ -92,7 +91,7 @@ class TextRNN(nn.Module):
         """Maps texts int32[B, T], of which int32[B] tokens are real, to logits [B, C].
 
         Raises:
-            ValueError: if a shape does not fit, or the tokens are not integers.
+            UserError: if a shape does not fit, or the tokens are not integers.
         """
         check_shape("tokens", tokens, "B T")
         check_choice("cell", self.cell, CELLS)

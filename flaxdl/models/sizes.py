@@ -1,14 +1,16 @@
 """Sizes of models that a run takes from its data."""
 
+from flaxdl.errors import UserError
+
 
 def known_size(name: str, size: int | None) -> int:
     """Returns the size of a model, which None leaves to the data of a run.
 
     Raises:
-        ValueError: if it is still None.
+        UserError: if it is still None.
     """
     if size is None:
-        raise ValueError(
+        raise UserError(
             f"{name} is None, and there are no data that determine it; set it to a number"
         )
     return size

@@ -12,11 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxdl.checks import check_choice, check_shape
 from flaxdl.layers import Linear, causal_mask, padding_mask, token_mask
-from flaxdl.layers.choices import check_choice
 from flaxdl.models.sizes import known_size
 from flaxdl.models.transformer_stack import Decoder, Encoder, TransformerOptions
-from flaxdl.shapes import check_shape
 
 
 class TransformerClassifier(TransformerOptions, kw_only=True):
@@ -41,7 +40,7 @@ class TransformerClassifier(TransformerOptions, kw_only=True):
         Lengths int32[B] or a mask bool[B, T] say which tokens are real; all of them without.
 
         Raises:
-            ValueError: if shapes do not fit, tokens are not integers or more than `max_length`.
+            UserError: if shapes do not fit, tokens are not integers or more than `max_length`.
         """
         check_choice("pooling", self.pooling, ("mean", "first"))
         check_shape("tokens", tokens, "B T")
@@ -81,7 +80,7 @@ class TransformerLM(TransformerOptions, kw_only=True):
         "cache", as `PackedMultiHeadAttention` describes.
 
         Raises:
-            ValueError: if shapes do not fit, tokens are not integers or more than `max_length`.
+            UserError: if shapes do not fit, tokens are not integers or more than `max_length`.
         """
         check_shape("tokens", tokens, "B T")
         mask = causal_mask(tokens.shape[1])
@@ -125,7 +124,7 @@ class Seq2SeqTransformer(TransformerOptions, kw_only=True):
         target are for the one that follows it. Lengths int32[B] say which tokens are real.
 
         Raises:
-            ValueError: if shapes do not fit, tokens are not integers or more than `max_length`.
+            UserError: if shapes do not fit, tokens are not integers or more than `max_length`.
         """
         check_shape("targets", targets, "B S")
         memory, memory_mask = self.encode(inputs, lengths, train)

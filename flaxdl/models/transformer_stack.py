@@ -8,6 +8,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
+from flaxdl.checks import check_shape
 from flaxdl.layers import (
     AddPositions,
     Dropout,
@@ -17,7 +18,6 @@ from flaxdl.layers import (
     TransformerEncoderLayer,
 )
 from flaxdl.models.sizes import known_size
-from flaxdl.shapes import check_shape
 
 
 class TransformerOptions(nn.Module, kw_only=True):

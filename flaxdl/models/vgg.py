@@ -33,7 +33,7 @@ class VGG(nn.Module):
         """Maps images [B, H, W, C] to logits [B, K].
 
         Raises:
-            ValueError: if the images have another rank or are smaller than 32 x 32.
+            UserError: if the images have another rank or are smaller than 32 x 32.
         """
         check_images(images, smallest=32)
         x = images

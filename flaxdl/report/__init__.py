@@ -1,5 +1,4 @@
-"""What a person looks at: tables of models and results, and the curve of a run while it trains."""
+"""The report of a run, or of several: predictions, scores, charts and the HTML page.
 
-from flaxdl.report.live import LiveCurve
-
-__all__ = ["LiveCurve"]
+Here belongs what a section of the report shows and how it looks.
+"""

@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxdl.ops.reductions import global_norm
 from flaxdl.training.freezing import inference_where_frozen, merge, split
-from flaxdl.training.global_norm import global_norm
 from flaxdl.training.precision import matmul_precision
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 from flax.traverse_util import flatten_dict
 
+from flaxdl.errors import UserError
 from flaxdl.weights.names import pattern_mask
 
 
@@ -25,13 +26,13 @@ def split(params: Mapping[str, Any], patterns: Sequence[str]) -> tuple[Any, Any]
         patterns: which are frozen, over PyTorch's names, as in `("layer1.*",)`.
 
     Raises:
-        ValueError: if a pattern matches nothing, or all parameters are frozen.
+        UserError: if a pattern matches nothing, or all parameters are frozen.
     """
     mask = pattern_mask(params, patterns, field="freeze")
     trainable = jax.tree.map(lambda leaf, is_frozen: None if is_frozen else leaf, params, mask)
     frozen = jax.tree.map(lambda leaf, is_frozen: leaf if is_frozen else None, params, mask)
     if not jax.tree.leaves(trainable):
-        raise ValueError(f"freeze {tuple(patterns)} leaves no parameter to train")
+        raise UserError(f"freeze {tuple(patterns)} leaves no parameter to train")
     return trainable, frozen
 
 

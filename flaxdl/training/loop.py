@@ -17,19 +17,19 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from flaxdl.training.checkpoints import Checkpoints
+from flaxdl.errors import SaveError
+from flaxdl.training.checkpoints.manager import Checkpoints
 from flaxdl.training.diagnosis import first_not_finite
+from flaxdl.training.distributed.parallel import Parallel, compile_train, look_up
+from flaxdl.training.distributed.sharding import create_on, put_batch, replicated
 from flaxdl.training.interruption import Interrupted, Interruption
 from flaxdl.training.metrics import MetricsFile, MetricSums, Split
 from flaxdl.training.overfitting import is_learned
-from flaxdl.training.parallel import Parallel, compile_train, look_up
 from flaxdl.training.rewind import Rewind
 from flaxdl.training.selection import Selection
-from flaxdl.training.sharding import create_on, put_batch, replicated
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 from flaxdl.training.times import Times
-from flaxdl.training.unsaved import Unsaved
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_REWINDS = 3  # to one checkpoint
@@ -108,7 +108,7 @@ class Loop:
             Diverged: after `max_bad_steps` skipped steps in a row, or if the loss jumps again each
                 time that the run goes back to a checkpoint.
             Interrupted: after a signal, once the state is saved.
-            Unsaved: if the last state could not be written.
+            SaveError: if the last state could not be written.
         """
         rewinds: Counter[int] = Counter()  # how often, by step of the checkpoint
         while True:
@@ -339,7 +339,7 @@ class Loop:
         try:
             self.checkpoints.wait()
             self.metrics.finish()
-        except Unsaved as error:
+        except SaveError as error:
             failure = error
         # At the end the state may be the best one, which is older than the newest checkpoint.
         newest = max(self.checkpoints.steps(), default=0)

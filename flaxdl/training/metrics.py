@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from flaxdl.atomic_write import atomic_write, sync
-from flaxdl.training.unsaved import Unsaved
+from flaxdl.errors import SaveError, UserError
+from flaxdl.filesystem.atomic import atomic_write, sync
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class MetricsFile:
         writes: whether to write it; of several processes one does, and all keep the lines.
 
     Raises:
-        ValueError: if the path is not a readable file, or naming the line that is none of metrics.
+        UserError: if the path is not a readable file, or naming the line that is none of metrics.
     """
 
     def __init__(self, path: Path, *, writes: bool = True):
@@ -135,7 +135,7 @@ class MetricsFile:
         A run that was finished and now goes on for longer drops its test line as well.
 
         Raises:
-            Unsaved: if the file cannot be written.
+            SaveError: if the file cannot be written.
         """
         self.lines = [
             line
@@ -149,7 +149,7 @@ class MetricsFile:
             with atomic_write(self._path) as unfinished:
                 unfinished.write_bytes(_text(self.lines))
         except OSError as error:
-            raise Unsaved(f"{self._path} cannot be written ({error.strerror})") from error
+            raise SaveError(f"{self._path} cannot be written ({error.strerror})") from error
 
     def has(self, step: int, split: Split) -> bool:
         """Whether the line of this step and split is already written."""
@@ -183,12 +183,12 @@ class MetricsFile:
         """Writes what is not written yet.
 
         Raises:
-            Unsaved: if it still cannot be written.
+            SaveError: if it still cannot be written.
         """
         try:
             self._write()
         except OSError as error:
-            raise Unsaved(f"{self._path} cannot be written ({error.strerror})") from error
+            raise SaveError(f"{self._path} cannot be written ({error.strerror})") from error
 
     def _write(self) -> None:
         """Appends what is not written yet by a single call, which a signal cannot divide."""
@@ -214,11 +214,11 @@ def _text(lines: Iterable[dict[str, Any]]) -> bytes:
 def _read(path: Path) -> bytes:
     """The content of a file, but not of a pipe or a device, which may never end."""
     if not path.is_file():
-        raise ValueError(f"{path} must be a file with lines of metrics, but it is none")
+        raise UserError(f"{path} must be a file with lines of metrics, but it is none")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def _parsed(text: bytes, place: str) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def _parsed(text: bytes, place: str) -> dict[str, Any]:
         or "loss" not in line
         or not all(value is None or type(value) in (int, float) for value in _values(line))
     ):
-        raise ValueError(
+        raise UserError(
             f'{place}: a line of metrics is like {{"step": 120, "split": "train", "loss": 0.3}}, '
             f"got {text[:80]!r}"
         )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxdl.errors import UserError
 from flaxdl.weights.names import pattern_mask
 
 
@@ -27,7 +28,7 @@ class Schedule:
         """Checks that the schedule fits a run of so many steps.
 
         Raises:
-            ValueError: if the run would end before it has come to its peak.
+            UserError: if the run would end before it has come to its peak.
         """
 
 
@@ -47,18 +48,18 @@ class Cosine(Schedule):
 
     def __post_init__(self):
         if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
+            raise UserError(f"warmup_steps must not be negative, got {self.warmup_steps}")
         if self.decay_steps is not None and self.decay_steps < 1:
-            raise ValueError(f"decay_steps must be at least 1 or None, got {self.decay_steps}")
+            raise UserError(f"decay_steps must be at least 1 or None, got {self.decay_steps}")
 
     def check(self, total_steps: int) -> None:
         """Checks that the run is longer than the warm-up.
 
         Raises:
-            ValueError: if it is not.
+            UserError: if it is not.
         """
         if self.warmup_steps >= total_steps:
-            raise ValueError(
+            raise UserError(
                 f"schedule.warmup_steps {self.warmup_steps} must be less than the {total_steps} "
                 f"steps of the run; set --optimizer.schedule.warmup-steps"
             )
@@ -83,7 +84,7 @@ class LinearDecay(Schedule):
 
     def __post_init__(self):
         if not 0 <= self.warmup_fraction < 1:
-            raise ValueError(f"warmup_fraction must be in [0, 1), got {self.warmup_fraction}")
+            raise UserError(f"warmup_fraction must be in [0, 1), got {self.warmup_fraction}")
 
     def factor(self, step: jax.Array, total_steps: int) -> jax.Array:
         """Rises from `1 / warmup_steps`, and would be zero one step after the last."""
@@ -104,7 +105,7 @@ class StepDecay(Schedule):
 
     def __post_init__(self):
         if not all(0 < milestone < 1 for milestone in self.milestones):
-            raise ValueError(f"milestones must be shares of the run, got {self.milestones}")
+            raise UserError(f"milestones must be shares of the run, got {self.milestones}")
 
     def factor(self, step: jax.Array, total_steps: int) -> jax.Array:
         """`decay` to the power of the milestones that have been passed."""
@@ -135,11 +136,11 @@ class Optimizer:
     def __post_init__(self):
         for name in ("learning_rate", "weight_decay"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
+            raise UserError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
         if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm must be positive or None, got {self.clip_norm}")
+            raise UserError(f"clip_norm must be positive or None, got {self.clip_norm}")
 
     def learning_rate_at(self, step: jax.Array, total_steps: int) -> jax.Array:
         """The learning rate of an optimizer step (the first is 0)."""
@@ -153,7 +154,7 @@ class Optimizer:
                 None stands for those that are frozen.
 
         Raises:
-            ValueError: if a pattern of `no_decay` matches no parameter.
+            UserError: if a pattern of `no_decay` matches no parameter.
         """
         raise NotImplementedError(f"{type(self).__name__}.direction")
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flaxdl.errors import UserError
+
 _MEMORY = 10  # lines that a new one is compared with
 _FEWEST_LINES = 3  # before which nothing can be said
 
@@ -24,7 +26,7 @@ class Rewind:
 
     def __post_init__(self):
         if self.factor is not None and not self.factor > 1:
-            raise ValueError(f"rewind.factor must be more than 1 or None, got {self.factor}")
+            raise UserError(f"rewind.factor must be more than 1 or None, got {self.factor}")
 
     def is_spike(self, lines: Sequence[dict[str, Any]]) -> bool:
         """Whether the last of the training lines is one; a loss of which nothing is known is not.

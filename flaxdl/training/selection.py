@@ -4,7 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flaxdl.spelling import did_you_mean
+from flaxdl.checks import did_you_mean
+from flaxdl.errors import UserError
 from flaxdl.training.tasks import Task
 
 
@@ -19,21 +20,21 @@ class Selection:
 
     def __post_init__(self):
         if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be at least 1 or None, got {self.patience}")
+            raise UserError(f"patience must be at least 1 or None, got {self.patience}")
 
     def check(self, metrics: Collection[str], task: Task) -> None:
         """Checks that the metric is computed on validation, and that its direction is known.
 
         Raises:
-            ValueError: if it is not, listing the metrics that are.
+            UserError: if it is not, listing the metrics that are.
         """
         if self.metric not in metrics:
-            raise ValueError(
+            raise UserError(
                 f"selection.metric is {self.metric!r}, but validation gives {', '.join(metrics)}"
                 f"{did_you_mean(self.metric, metrics)}"
             )
         if task.better.get(self.metric) not in ("higher", "lower"):
-            raise ValueError(
+            raise UserError(
                 f"selection.metric is {self.metric!r}, but {type(task).__name__}.better does not "
                 f'say whether "higher" or "lower" is better, got {dict(task.better)}; set it as in '
                 f'`better = {{**Task.better, "{self.metric}": "lower"}}`'
@@ -43,7 +44,7 @@ class Selection:
         """The step of the best line, the latest of equals; None without lines.
 
         Raises:
-            ValueError: if the lines lack the metric, or the task does not say which values of it
+            UserError: if the lines lack the metric, or the task does not say which values of it
                 are better.
         """
         return lines[self._best(lines, task)]["step"] if lines else None

@@ -14,8 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxdl.ops.reductions import global_norm
+from flaxdl.training.distributed.sharding import gathered
 from flaxdl.training.freezing import inference_where_frozen, merge, split
-from flaxdl.training.global_norm import global_norm
 from flaxdl.training.layer_decay import learning_rate_factors
 from flaxdl.training.metrics import MetricSums
 from flaxdl.training.optimizers import Optimizer
@@ -25,7 +26,6 @@ from flaxdl.training.precision import (
     matmul_precision,
     to_compute_dtype,
 )
-from flaxdl.training.sharding import gathered
 from flaxdl.training.state import TrainState
 from flaxdl.training.tasks import Task, check_metrics, weighted
 
@@ -89,7 +89,7 @@ class Steps:
             examples: shapes and dtypes of a batch as the data pipeline gives it, of any size.
 
         Raises:
-            ValueError: if the model refuses the shapes, a pattern of the optimizer or of `freeze`
+            UserError: if the model refuses the shapes, a pattern of the optimizer or of `freeze`
                 matches no parameter, nothing is left to train, or the task's metrics lack a loss
                 or have a name that is taken.
         """

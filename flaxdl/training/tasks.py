@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxdl.shapes import check_integers, check_shape
+from flaxdl.checks import check_integers, check_shape
+from flaxdl.errors import UserError
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -58,7 +59,7 @@ class Task:
         """Checks the model's outputs (shapes suffice) against what the data hold.
 
         Raises:
-            ValueError: if the model cannot be trained on the data for this task.
+            UserError: if the model cannot be trained on the data for this task.
         """
 
 
@@ -66,14 +67,14 @@ def check_metrics(task: Task, metrics: Collection[Any]) -> None:
     """Checks the names of a task's metrics.
 
     Raises:
-        ValueError: if there is no `loss`, or a name is taken or no text.
+        UserError: if there is no `loss`, or a name is taken or no text.
     """
     owner = f"{type(task).__name__}.metrics"
     if "loss" not in metrics:
-        raise ValueError(f"{owner} must return 'loss', got {', '.join(map(str, metrics))}")
+        raise UserError(f"{owner} must return 'loss', got {', '.join(map(str, metrics))}")
     for name in metrics:
         if not isinstance(name, str) or name in RESERVED_NAMES:
-            raise ValueError(
+            raise UserError(
                 f"{owner} must not name a metric {name!r}: names are texts, and every line of "
                 f"metrics has {', '.join(RESERVED_NAMES)} already"
             )
@@ -112,7 +113,7 @@ class Classification(Task):
         """Checks that there is one logit for each class."""
         check_shape("the model's outputs", outputs, "B K")
         if num_classes is not None and outputs.shape[-1] != num_classes:
-            raise ValueError(
+            raise UserError(
                 f"the data have {num_classes} classes, but the model has "
                 f"{outputs.shape[-1]} outputs; set --model.num-classes {num_classes}"
             )
@@ -206,11 +207,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
         smoothing: share of the label's probability that is spread over all classes.
 
     Raises:
-        ValueError: if the labels are no integers, or of another shape than one for each row of
+        UserError: if the labels are no integers, or of another shape than one for each row of
             logits.
     """
     if labels.shape != logits.shape[:-1]:
-        raise ValueError(
+        raise UserError(
             f"label must have shape {list(logits.shape[:-1])} for logits {list(logits.shape)}, "
             f"got {list(labels.shape)}"
         )
@@ -239,4 +240,4 @@ def _token_weights(batch: Batch) -> jax.Array:
 
 def _check_smoothing(label_smoothing: float) -> None:
     if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        raise UserError(f"label_smoothing must be in [0, 1), got {label_smoothing}")

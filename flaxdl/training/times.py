@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flaxdl.atomic_write import atomic_write
+from flaxdl.filesystem.atomic import atomic_write
 
 NAMES: tuple[str, ...] = (
     "setting up",

@@ -4,8 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
-from flaxdl.locks import locked
-from flaxdl.paths import local_path
+from flaxdl.errors import UserError
+from flaxdl.filesystem.locks import locked
+from flaxdl.filesystem.paths import local_path
 
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
 PIECE = 1 << 16  # bytes; less than one is lost when the connection is
@@ -33,7 +34,7 @@ def download(url: str, path: str | Path, sha256: str) -> Path:
         sha256: the SHA-256 of the file in hexadecimal digits, or the first ones of it.
 
     Raises:
-        ValueError: if the file cannot be had or has another SHA-256, with the address, the reason
+        UserError: if the file cannot be had or has another SHA-256, with the address, the reason
             and the place to put the file by hand.
     """
     path = Path(path)
@@ -49,7 +50,7 @@ def download(url: str, path: str | Path, sha256: str) -> Path:
             found = _fetch(url, part)
             if not found.startswith(sha256):
                 part.unlink()
-                raise ValueError(
+                raise UserError(
                     f"what came from {url} was thrown away: its SHA-256 is {found}, and should "
                     f"begin with {sha256}. {by_hand}"
                 )
@@ -57,7 +58,7 @@ def download(url: str, path: str | Path, sha256: str) -> Path:
     except OSError as error:  # what requests and filelock raise are OSErrors too
         received = part.stat().st_size if part.is_file() else 0
         again = f"The same command goes on behind the {received:,} bytes that came. "
-        raise ValueError(
+        raise UserError(
             f"{url} could not be downloaded: {error or type(error).__name__}. "
             f"{again if received else ''}{by_hand}"
         ) from error
@@ -70,7 +71,7 @@ def _is_there(path: Path, url: str, sha256: str) -> bool:
         return False
     found = _digest(path).hexdigest()
     if not found.startswith(sha256):
-        raise ValueError(
+        raise UserError(
             f"{path} is not the file of {url}: its SHA-256 is {found}, and should "
             f"begin with {sha256}. Delete it to have it downloaded again"
         )

@@ -15,8 +15,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from flaxdl.atomic_write import atomic_write
-from flaxdl.paths import local_path
+from flaxdl.errors import UserError
+from flaxdl.filesystem.atomic import atomic_write
+from flaxdl.filesystem.paths import local_path
 from flaxdl.weights.members import split_member
 from flaxdl.weights.pytorch_files import read_archive, read_legacy
 
@@ -61,21 +62,21 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         Read-only arrays; those of checkpoints may be strided, and views of one another.
 
     Raises:
-        ValueError: beginning with the path, if it cannot be read, is broken, holds anything but
+        UserError: beginning with the path, if it cannot be read, is broken, holds anything but
             tensors among the weights, or several sets of weights, with their names.
     """
     path, member = split_member(path)
     if path.is_dir():
         found = [path / name for name in FOLDER_NAMES if (path / name).is_file()]
         if not found:
-            raise ValueError(f"{path}: holds no weights; needed one of {', '.join(FOLDER_NAMES)}")
+            raise UserError(f"{path}: holds no weights; needed one of {', '.join(FOLDER_NAMES)}")
         path = found[0]
     try:
         return _read(path, member)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def write_weights(tensors: Mapping[str, Any], path: str | Path) -> None:
@@ -84,7 +85,7 @@ def write_weights(tensors: Mapping[str, Any], path: str | Path) -> None:
     The file appears under its name when it is complete.
 
     Raises:
-        ValueError: beginning with the path, if an array cannot be stored or the file not written.
+        UserError: beginning with the path, if an array cannot be stored or the file not written.
     """
     path = local_path(path)
     # Not np.ascontiguousarray, which makes numbers into arrays of one axis.
@@ -95,18 +96,18 @@ def write_weights(tensors: Mapping[str, Any], path: str | Path) -> None:
             save_file(arrays, new, metadata={"format": "pt"})
             new.chmod(mode)  # the library gives its file to the owner alone
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: cannot be written: {error}") from error
+        raise UserError(f"{path}: cannot be written: {error}") from error
 
 
 def _read(
     path: Path, member: str | None = None, *, is_shard: bool = False
 ) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise ValueError("is no file" if path.exists() else "does not exist")
+        raise UserError("is no file" if path.exists() else "does not exist")
     with path.open("rb") as file:
         start = file.read(9)
         if not start:
-            raise ValueError("is empty")
+            raise UserError("is empty")
         # A safetensors file begins with the length of its header, so with bytes that are no text.
         if start.startswith(b"{") and b"\0" not in start and not is_shard:
             _check_no_member(member)
@@ -119,12 +120,12 @@ def _read(
         return _read_safetensors(path, data)
     if start.startswith(b"\x80"):
         return read_legacy(data, member)
-    raise ValueError(_what_else(data))
+    raise UserError(_what_else(data))
 
 
 def _check_no_member(member: str | None) -> None:
     if member is not None:
-        raise ValueError(f"holds one set of tensors, so that {member!r} cannot be one of several")
+        raise UserError(f"holds one set of tensors, so that {member!r} cannot be one of several")
 
 
 def _read_safetensors(path: Path, data: mmap.mmap) -> dict[str, np.ndarray]:
@@ -134,16 +135,16 @@ def _read_safetensors(path: Path, data: mmap.mmap) -> dict[str, np.ndarray]:
             slices = {name: file.get_slice(name) for name in file.offset_keys()}
             layout = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     except SafetensorError as error:
-        raise ValueError(f"is no sound safetensors file: {error}") from error
+        raise UserError(f"is no sound safetensors file: {error}") from error
     arrays = {}
     position = 8 + int.from_bytes(data[:8], "little")
     for name, (dtype, shape) in layout.items():
         if dtype not in DTYPES:
-            raise ValueError(f"its tensor {name!r} has dtype {dtype}; read are {', '.join(DTYPES)}")
+            raise UserError(f"its tensor {name!r} has dtype {dtype}; read are {', '.join(DTYPES)}")
         try:
             arrays[name] = np.ndarray(shape, DTYPES[dtype], buffer=data, offset=position)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"its tensor {name!r} of shape {shape}: {error}") from error
+            raise UserError(f"its tensor {name!r} of shape {shape}: {error}") from error
         position += arrays[name].nbytes
     return arrays
 
@@ -151,27 +152,27 @@ def _read_safetensors(path: Path, data: mmap.mmap) -> dict[str, np.ndarray]:
 def _read_index(folder: Path, text: bytes) -> dict[str, np.ndarray]:
     """The tensors of a checkpoint in several files: {"weight_map": {name: file, ...}}."""
     if len(text) > LONGEST_INDEX:
-        raise ValueError(f"is longer than an index of weights may be, {LONGEST_INDEX} bytes")
+        raise UserError(f"is longer than an index of weights may be, {LONGEST_INDEX} bytes")
     try:
         weight_map = json.loads(text)["weight_map"]
         names: dict[str, list[str]] = {}  # those that each file gives
         for name, file in weight_map.items():
             names.setdefault(str(file), []).append(name)
     except (ValueError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(
+        raise UserError(
             f"is no index of weights, a JSON object with weight_map: {error}"
         ) from error
 
     arrays: dict[str, np.ndarray] = {}
     for file in sorted(names):
         if file != Path(file).name or file in ("", "..") or "\\" in file:
-            raise ValueError(f"names the file {file!r}; only files in its own folder are read")
+            raise UserError(f"names the file {file!r}; only files in its own folder are read")
         try:
             held = _read(folder / file, is_shard=True)
         except ValueError as error:
-            raise ValueError(f"its file {file!r} {error}") from error
+            raise UserError(f"its file {file!r} {error}") from error
         if missing := [name for name in names[file] if name not in held]:
-            raise ValueError(f"its file {file!r} does not hold {', '.join(missing[:20])}")
+            raise UserError(f"its file {file!r} does not hold {', '.join(missing[:20])}")
         arrays |= {name: held[name] for name in names[file]}
     return {name: arrays[name] for name in weight_map}
 

@@ -13,8 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from flaxdl.paths import local_path
-from flaxdl.spelling import did_you_mean
+from flaxdl.checks import did_you_mean
+from flaxdl.errors import UserError
+from flaxdl.filesystem.paths import local_path
 from flaxdl.weights.download import cache_folder, download
 from flaxdl.weights.members import split_member
 
@@ -136,10 +137,10 @@ def published(name: str) -> Published:
     """The published ImageNet checkpoint of that name, such as `resnet50:IMAGENET1K_V2`.
 
     Raises:
-        ValueError: if there is none, with the names there are.
+        UserError: if there is none, with the names there are.
     """
     if name not in PUBLISHED:
-        raise ValueError(
+        raise UserError(
             f"there are no published ImageNet weights {name!r}; "
             f"known are {', '.join(_SHORT_NAMES)}{did_you_mean(name, _SHORT_NAMES)}"
         )
@@ -156,7 +157,7 @@ def locate(source: str | Path) -> Path:
             as in `owner/name@revision`.
 
     Raises:
-        ValueError: if the source is none of these, or cannot be downloaded.
+        UserError: if the source is none of these, or cannot be downloaded.
     """
     path = local_path(source)
     if path.exists():
@@ -176,7 +177,7 @@ def locate(source: str | Path) -> Path:
     # `runs/model` where there is a folder `runs` is a file that is missing, not one on the hub.
     if match and not name.endswith(_FILE_SUFFIXES) and not Path(name).parent.exists():
         return _snapshot(_Repository(match[1], revision=match[2]))
-    raise ValueError(
+    raise UserError(
         f"there is no file, folder or published checkpoint {name!r}; weights come from a file, a "
         f"folder, a BERT on the Hugging Face hub as owner/name, or bert-base-uncased and others of "
         f"google-bert by their name alone, or one of {', '.join(_SHORT_NAMES)}{_hint(name)}"
@@ -242,15 +243,15 @@ def _snapshot(repository: _Repository) -> Path:
             folder = folder_with(_PICKLES)
     except Exception as error:  # those of the library, and of the HTTP client that it is built on
         reason = str(error).rstrip(".")
-        raise ValueError(f"{address} could not be downloaded: {reason}. {by_hand}") from error
+        raise UserError(f"{address} could not be downloaded: {reason}. {by_hand}") from error
     if not any(file for kind in (_SAFETENSORS, _PICKLES) for file in folder.glob(kind)):
-        raise ValueError(f"{address} holds neither {_SAFETENSORS} nor {_PICKLES}")
+        raise UserError(f"{address} holds neither {_SAFETENSORS} nor {_PICKLES}")
     if repository.sha256 is not None:
         file = folder / "model.safetensors"
         with file.open("rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
         if found != repository.sha256:
-            raise ValueError(
+            raise UserError(
                 f"{file} is not the file of {address}: its SHA-256 is {found}, and should be "
                 f"{repository.sha256}. Delete it to have it downloaded again"
             )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from flaxdl.errors import UserError
 from flaxdl.weights.architectures import architecture
 from flaxdl.weights.files import read_weights, write_weights
 from flaxdl.weights.hub import locate
@@ -58,7 +59,7 @@ def load_weights(
         A tree of NumPy arrays like `variables`, each in the dtype of its leaf there.
 
     Raises:
-        ValueError: with all missing, unexpected and mismatched keys together, and the
+        UserError: with all missing, unexpected and mismatched keys together, and the
             architectures if they differ; if a prefix could be dropped in several ways; if a pattern
             of `omit` matches nothing; if an omitted leaf is a shape and so has no value to keep; if
             the file cannot be found or read.
@@ -68,7 +69,7 @@ def load_weights(
     try:
         names, changes = names_in_model(source, targets, omit)
     except ValueError as error:
-        raise ValueError(f"{origin} {error}") from error
+        raise UserError(f"{origin} {error}") from error
     tensors = {name: np.asarray(source[key]) for key, name in names.items()}
     omitted = matching({*targets, *tensors}, omit, field="omit")
     ignored = _unneeded(tensors, targets, ignore) - omitted
@@ -85,7 +86,7 @@ def load_weights(
     }
     if lines := [f"  {kind}: {_listed(keys)}" for kind, keys in problems.items() if keys]:
         start = f"{origin} do not fit the model{_architectures(tensors, targets)}:"
-        raise ValueError("\n".join([start, *lines]))
+        raise UserError("\n".join([start, *lines]))
     if ignored:
         changes.append(f"ignored {_listed(sorted(ignored), most=3)}")
     if changes:
@@ -97,14 +98,14 @@ def export_weights(variables: Mapping[str, Any], path: str | Path) -> None:
     """Writes the variables as a safetensors file that PyTorch loads with `strict=True`.
 
     Raises:
-        ValueError: if the path does not end in `.safetensors`, `variables` holds shapes, or the
+        UserError: if the path does not end in `.safetensors`, `variables` holds shapes, or the
             file cannot be written.
     """
     if Path(path).suffix != ".safetensors":
-        raise ValueError(f"weights are exported to a .safetensors file, got {str(path)!r}")
+        raise UserError(f"weights are exported to a .safetensors file, got {str(path)!r}")
     tensors = state_dict(variables)
     if shapes := [key for key, x in tensors.items() if isinstance(x, jax.ShapeDtypeStruct)]:
-        raise ValueError(f"variables must hold arrays, got only the shape of {_listed(shapes)}")
+        raise UserError(f"variables must hold arrays, got only the shape of {_listed(shapes)}")
     write_weights(tensors, path)
 
 
@@ -159,7 +160,7 @@ def _leaves(
         if key not in omitted:
             leaves[path] = _copied(from_pytorch(path[-1], tensors[key]), leaf.dtype)
         elif isinstance(leaf, jax.ShapeDtypeStruct):
-            raise ValueError(
+            raise UserError(
                 f"omit leaves {key!r} at its initial value, but variables holds "
                 "only its shape; pass what Module.init returns"
             )

@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxdl.paths import local_path
-from flaxdl.spelling import did_you_mean
+from flaxdl.checks import did_you_mean
+from flaxdl.errors import UserError
+from flaxdl.filesystem.paths import local_path
 from flaxdl.weights.pickles import Foreign, Tensor, describe
 
 _LOGGER = logging.getLogger(__name__)
@@ -45,23 +46,23 @@ def choose(checkpoint: Any, name: str | None = None) -> dict[str, Tensor]:
         name: the keys that lead to the dictionary, joined with dots.
 
     Raises:
-        ValueError: if there is none, or several, with their names; or if it holds anything but
+        UserError: if there is none, or several, with their names; or if it holds anything but
             tensors, naming the first.
     """
     if isinstance(checkpoint, Foreign) and checkpoint.is_module:
-        raise ValueError(_whole_model(checkpoint, ""))
+        raise UserError(_whole_model(checkpoint, ""))
     if not isinstance(checkpoint, dict | list | tuple):
-        raise ValueError(f"holds {describe(checkpoint)}, needed names and tensors")
+        raise UserError(f"holds {describe(checkpoint)}, needed names and tensors")
     members = list(islice(_members(checkpoint), MOST_MEMBERS))
     candidates = _candidates(members)
     found = _named(members, candidates, name) if name else _default(checkpoint, candidates)
     if found is None:
-        raise ValueError(_without_weights(checkpoint, members))
+        raise UserError(_without_weights(checkpoint, members))
     if not name:
         _mention_others(found, members, candidates)
     for key, value in found.value.items():
         if not isinstance(value, Tensor):
-            raise ValueError(
+            raise UserError(
                 f"holds {describe(value)} under {_shown([*found.path, key])}, needed tensors alone"
             )
     return found.value
@@ -160,7 +161,7 @@ def _default(checkpoint: Any, candidates: list[Member]) -> Member | None:
         ]
     several = usual or candidates
     if len(several) > 1:
-        raise ValueError(
+        raise UserError(
             f"holds several dictionaries of tensors: {_listed(several)}; "
             f"append one of these names to the path, such as FILE:{_printable(several[-1].name)}"
         )
@@ -191,7 +192,7 @@ def _named(members: list[Member], candidates: list[Member], name: str) -> Member
     inside = [member for member in candidates if member.path]
     there = f"tensors are under {_listed(inside)}" if inside else "all that it holds are tensors"
     near = did_you_mean(name, [member.name for member in inside[:MOST_SHOWN]])
-    raise ValueError(f"holds no dictionary under {name!r}; {there}{near}")
+    raise UserError(f"holds no dictionary under {name!r}; {there}{near}")
 
 
 def _without_weights(checkpoint: Any, members: list[Member]) -> str:

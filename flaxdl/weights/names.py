@@ -23,6 +23,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from flaxdl.errors import UserError
+
 Path = tuple[str, ...]
 
 _PYTORCH_NAMES = {
@@ -72,13 +74,13 @@ def leaves_by_key(variables: Mapping[str, Any]) -> dict[str, tuple[Path, Any]]:
     """PyTorch key → (path, leaf) for every leaf of a variables tree, collection name included.
 
     Raises:
-        ValueError: if two leaves would share a key.
+        UserError: if two leaves would share a key.
     """
     found: dict[str, tuple[Path, Any]] = {}
     for path, leaf in flatten_dict(dict(variables)).items():
         key = pytorch_key(path[1:])
         if key in found:
-            raise ValueError(f"{found[key][0]} and {path} share the PyTorch key {key!r}")
+            raise UserError(f"{found[key][0]} and {path} share the PyTorch key {key!r}")
         found[key] = (path, leaf)
     return found
 
@@ -109,16 +111,16 @@ def matching(
     """The keys that match at least one of the patterns.
 
     Raises:
-        ValueError: if a pattern matches nothing, with the nearest keys; `field` says whose it is.
+        UserError: if a pattern matches nothing, with the nearest keys; `field` says whose it is.
     """
     if isinstance(patterns, str):
-        raise ValueError(f"{field} must be a sequence of patterns, got the string {patterns!r}")
+        raise UserError(f"{field} must be a sequence of patterns, got the string {patterns!r}")
     found: set[str] = set()
     for pattern in patterns:
         matches = {key for key in keys if fnmatch.fnmatchcase(key, pattern)}
         if not matches:
             near = difflib.get_close_matches(pattern, keys, n=3, cutoff=0.4) or sorted(keys)[:3]
-            raise ValueError(
+            raise UserError(
                 f"{field}: the pattern {pattern!r} matches no parameter; "
                 f"parameters are named like {', '.join(near)}"
             )
@@ -132,7 +134,7 @@ def pattern_mask(params: Mapping[str, Any], patterns: Sequence[str], *, field: s
     A None among the parameters stays None.
 
     Raises:
-        ValueError: as `matching` does.
+        UserError: as `matching` does.
     """
     leaves = flatten_dict(dict(params))
     matches = matching({pytorch_key(path) for path in leaves}, patterns, field=field)

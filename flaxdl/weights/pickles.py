@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import ml_dtypes
 import numpy as np
 
+from flaxdl.errors import UserError
+
 DTYPES = {
     "torch.DoubleStorage": np.dtype(np.float64),
     "torch.FloatStorage": np.dtype(np.float32),
@@ -124,16 +126,16 @@ def read_pickle(data: Bytes, start: int) -> Pickle:
     classes, become `Foreign`.
 
     Raises:
-        ValueError: if the pickle is broken.
+        UserError: if the pickle is broken.
     """
     stream = _Stream(data, start)
     machine = _Machine()
     for count, (instruction, argument) in enumerate(_instructions(stream)):
         if count == MOST_INSTRUCTIONS:
-            raise ValueError(f"its pickle has more than {MOST_INSTRUCTIONS} instructions")
+            raise UserError(f"its pickle has more than {MOST_INSTRUCTIONS} instructions")
         machine.step(instruction, argument)
     if machine.marked or len(machine.stack) != 1:
-        raise ValueError("its pickle is broken: it does not end with one value")
+        raise UserError("its pickle is broken: it does not end with one value")
     return Pickle(machine.stack[0], machine.storages, stream.position)
 
 
@@ -169,7 +171,7 @@ class _Stream:
         end = self._data.find(b"\n", self.position, self.position + LONGEST_LINE)
         line = self._data[self.position : end + 1]
         if self._last != b"c" or end == -1 or b"\\" in line:
-            raise ValueError("a line of text where PyTorch writes none")
+            raise UserError("a line of text where PyTorch writes none")
         self.position = end + 1
         return line
 
@@ -179,7 +181,7 @@ def _instructions(stream: _Stream) -> Iterator[tuple[str, Any]]:
         for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]
             yield opcode.name, argument
     except ValueError as error:
-        raise ValueError(f"its pickle is broken: {error}") from error
+        raise UserError(f"its pickle is broken: {error}") from error
 
 
 class _Machine:
@@ -273,7 +275,7 @@ class _Machine:
             case "POP_MARK":
                 self.pop_to_mark()
             case _:
-                raise ValueError(
+                raise UserError(
                     f"its pickle has the instruction {instruction}, which PyTorch does not write"
                 )
 

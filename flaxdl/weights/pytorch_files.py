@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flaxdl.errors import UserError
 from flaxdl.weights.members import choose
 from flaxdl.weights.pickles import Tensor, describe, read_pickle
 
@@ -39,18 +40,18 @@ def read_archive(data: mmap.mmap, member: str | None = None) -> dict[str, np.nda
         member: which of several dictionaries of tensors is read, as `choose` takes it.
 
     Raises:
-        ValueError: if it is broken, or not what `torch.save` writes.
+        UserError: if it is broken, or not what `torch.save` writes.
     """
     entries = _entries(data)
     roots = []
     for name in entries:
         root, _, inside = name.partition(b"/")
         if kind := _other_kind(name, inside):
-            raise ValueError(f"is {kind}")
+            raise UserError(f"is {kind}")
         if inside == b"data.pkl":
             roots.append(root)
     if len(roots) != 1:
-        raise ValueError(
+        raise UserError(
             "is a zip archive, but not one of torch.save: "
             f"it holds {len(roots)} files data.pkl, needed 1"
         )
@@ -59,13 +60,13 @@ def read_archive(data: mmap.mmap, member: str | None = None) -> dict[str, np.nda
     def span(name: str) -> Span:
         full_name = root + b"/" + name.encode("utf-8", "surrogatepass")
         if full_name not in entries:
-            raise ValueError(f"its entry {name!r} is missing")
+            raise UserError(f"its entry {name!r} is missing")
         return _entry_span(full_name, entries[full_name], data)
 
     if root + b"/byteorder" in entries:
         start, size = span("byteorder")
         if (order := data[start : start + min(size, 10)]) != b"little":
-            raise ValueError(f"its byte order is {order!r}; only b'little' is read")
+            raise UserError(f"its byte order is {order!r}; only b'little' is read")
     start, size = span("data.pkl")
     pickle = read_pickle(data[start : start + size], 0)
     tensors = choose(pickle.value, member)
@@ -101,35 +102,35 @@ def read_legacy(data: mmap.mmap, member: str | None = None) -> dict[str, np.ndar
         member: which of several dictionaries of tensors is read, as `choose` takes it.
 
     Raises:
-        ValueError: if it is broken, or not what `torch.save` wrote.
+        UserError: if it is broken, or not what `torch.save` wrote.
     """
     magic = read_pickle(data, 0)
     if magic.value != MAGIC_NUMBER:
-        raise ValueError("is a pickle, but not one of torch.save")
+        raise UserError("is a pickle, but not one of torch.save")
     version = read_pickle(data, magic.end)
     if version.value != PROTOCOL_VERSION:
-        raise ValueError(
+        raise UserError(
             f"has the protocol version {describe(version.value)}; only {PROTOCOL_VERSION} is read"
         )
     machine = read_pickle(data, version.end)
     if not isinstance(machine.value, dict) or machine.value.get("little_endian") is not True:
-        raise ValueError("was not written on a little-endian machine; no other is read")
+        raise UserError("was not written on a little-endian machine; no other is read")
     pickle = read_pickle(data, machine.end)
     keys = read_pickle(data, pickle.end)
     if not isinstance(keys.value, list):
-        raise ValueError(f"has {describe(keys.value)} in place of the list of storages")
+        raise UserError(f"has {describe(keys.value)} in place of the list of storages")
 
     spans: dict[str, Span] = {}
     position = keys.end
     for key in keys.value:
         storage = pickle.storages.get(key) if isinstance(key, str) else None
         if storage is None or key in spans:
-            raise ValueError(f"lists the storage {describe(key)}, which no tensor has, or twice")
+            raise UserError(f"lists the storage {describe(key)}, which no tensor has, or twice")
         span = Span(position + 8, storage.num_elements * storage.dtype.itemsize)
         position = sum(span)
         count = data[span.start - 8 : span.start]
         if position > len(data) or int.from_bytes(count, "little") != storage.num_elements:
-            raise ValueError(
+            raise UserError(
                 f"its storage {describe(key)} is cut off, or has another size than its tensors need"
             )
         spans[key] = span
@@ -144,29 +145,29 @@ def _entries(data: mmap.mmap) -> dict[bytes, int]:
     """
     end = data.rfind(b"PK\5\6", max(0, len(data) - 22 - 2**16))  # a comment may follow it
     if end < 0 or end + 22 > len(data):
-        raise ValueError("is a broken zip archive: its end is missing")
+        raise UserError("is a broken zip archive: its end is missing")
     count, size, position = struct.unpack_from("<HII", data, end + 10)
     locator = data[max(0, end - 20) : end]
     if locator.startswith(b"PK\6\7"):  # the same again, in numbers of eight bytes
         (start,) = struct.unpack_from("<Q", locator, 8)
         record = data[start : start + 56]
         if len(record) != 56 or not record.startswith(b"PK\6\6"):
-            raise ValueError("is a broken zip archive: its long record of the end is missing")
+            raise UserError("is a broken zip archive: its long record of the end is missing")
         count, size, position = struct.unpack_from("<QQQ", record, 32)
     if count > MOST_ENTRIES:
-        raise ValueError(f"is a zip archive of {count} entries; at most {MOST_ENTRIES} are read")
+        raise UserError(f"is a zip archive of {count} entries; at most {MOST_ENTRIES} are read")
 
     places = {}
     directory_end = position + size
     for _ in range(count):
         fixed = data[position : position + 46]
         if len(fixed) != 46 or not fixed.startswith(b"PK\1\2"):
-            raise ValueError("is a broken zip archive: its directory is cut off or elsewhere")
+            raise UserError("is a broken zip archive: its directory is cut off or elsewhere")
         name_size, extra_size, comment_size = struct.unpack_from("<HHH", fixed, 28)
         places[data[position + 46 : position + 46 + name_size]] = position
         position += 46 + name_size + extra_size + comment_size
     if position != directory_end or position > end:
-        raise ValueError("is a broken zip archive: its directory has another length than it says")
+        raise UserError("is a broken zip archive: its directory has another length than it says")
     return places
 
 
@@ -189,14 +190,14 @@ def _entry_span(name: bytes, place: int, data: mmap.mmap) -> Span:
         for number in (numbers[1], numbers[0], start)
     )
     if method != 0 or packed_size != size:
-        raise ValueError(f"its entry {called} is compressed; torch.save never does")
+        raise UserError(f"its entry {called} is compressed; torch.save never does")
     header = data[start : start + 30]
     if len(header) != 30 or not header.startswith(b"PK\3\4"):
-        raise ValueError(f"its entry {called} has no header")
+        raise UserError(f"its entry {called} has no header")
     name_size, extra_size = struct.unpack_from("<HH", header, 26)
     span = Span(start + 30 + name_size + extra_size, size)
     if sum(span) > len(data):
-        raise ValueError(f"its entry {called} is cut off")
+        raise UserError(f"its entry {called} is cut off")
     return span
 
 
@@ -225,9 +226,9 @@ def _arrays(
         try:
             arrays[key] = _array(tensor, spans[tensor.storage.key], data)
         except KeyError as error:
-            raise ValueError(f"the storage of its tensor {key!r} is missing") from error
+            raise UserError(f"the storage of its tensor {key!r} is missing") from error
         except ValueError as error:
-            raise ValueError(f"its tensor {key!r} {error}") from error
+            raise UserError(f"its tensor {key!r} {error}") from error
     return arrays
 
 
@@ -236,11 +237,11 @@ def _array(tensor: Tensor, span: Span, data: mmap.mmap) -> np.ndarray:
     storage, shape = tensor.storage, tensor.shape
     itemsize = storage.dtype.itemsize
     if (storage.first + storage.num_elements) * itemsize > span.size:
-        raise ValueError("needs a longer storage than the file holds")
+        raise UserError("needs a longer storage than the file holds")
     if len(tensor.strides) != len(shape):
-        raise ValueError(f"has {len(shape)} sizes and {len(tensor.strides)} strides")
+        raise UserError(f"has {len(shape)} sizes and {len(tensor.strides)} strides")
     if math.prod(max(size, 1) for size in shape) * itemsize >= 2**63:
-        raise ValueError(f"has the shape {list(shape)}, which is too large for any memory")
+        raise UserError(f"has the shape {list(shape)}, which is too large for any memory")
     if 0 in shape:
         return np.broadcast_to(np.zeros((), storage.dtype), shape)
     strides = [
@@ -248,7 +249,7 @@ def _array(tensor: Tensor, span: Span, data: mmap.mmap) -> np.ndarray:
     ]
     last = tensor.offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
     if last >= storage.num_elements:
-        raise ValueError(
+        raise UserError(
             f"reaches to element {last} of a storage of {storage.num_elements} elements"
         )
     return np.ndarray(

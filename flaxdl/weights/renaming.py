@@ -4,6 +4,7 @@ import fnmatch
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from flaxdl.errors import UserError
 from flaxdl.weights.names import TIED_KEYS
 
 # What DataParallel, torch.compile, FSDP and trainers insert into keys, at any place.
@@ -56,7 +57,7 @@ def names_in_model(
             considered in the search for a prefix.
 
     Raises:
-        ValueError: if several prefixes fit, with all of them.
+        UserError: if several prefixes fit, with all of them.
     """
     names = {key: key for key in keys if key in targets or key.rpartition(".")[2] not in BUFFERS}
     for old, new in OLD_NAMES.items():
@@ -107,7 +108,7 @@ def _prefix(names: Collection[str], targets: Collection[str], omit: Sequence[str
     best = min(fitting, key=lambda prefix: (len(prefix.dropped), prefix))
     others = [prefix for prefix in fitting if found[prefix] != found[best]]
     if most == len(needed) and others and best.dropped:
-        raise ValueError(
+        raise UserError(
             f"hold the model's parameters more than once, under "
             f"{_listed(sorted({best.dropped, *(prefix.dropped for prefix in others)}))}; "
             f"omit all but one of them, as in omit=({others[-1].dropped + '*'!r},)"

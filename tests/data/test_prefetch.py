@@ -11,7 +11,7 @@ import pytest
 from helpers.deadly import Deadly
 from PIL import Image
 
-from flaxdl.config import load_config
+from flaxdl.config_files import load_config
 from flaxdl.data import ImageFolder, Images, Tfds, evaluation_batches, prefetch, training_batches
 from flaxdl.data import tfds as tfds_module
 from flaxdl.data.dataset import ArrayDataset, RecordDataset, Subset

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from flaxdl.config import from_json, to_json, with_defaults
 from flaxdl.data import TextTable
 from flaxdl.data.hash_split import split_of
 from flaxdl.data.table_files import read_table
+from flaxdl.runs.config_json import from_json, to_json, upgraded
 
 pytestmark = pytest.mark.quick
 
@@ -456,7 +456,7 @@ def test_impossible_settings_are_named(settings, message):
 def test_a_table_of_an_earlier_run_is_read_as_it_was():
     record = to_json(TextTable("t.csv"))
     earlier = {k: v for k, v in record.items() if k not in ("separator", "header", "encoding")}
-    assert with_defaults(earlier) == record
+    assert upgraded(earlier) == record
     assert from_json(earlier) == TextTable("t.csv", separator=None, header=True, encoding="utf-8")
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from flaxdl.layers import BatchNorm, Linear
 from flaxdl.training import AdamW, Classification, Steps
-from flaxdl.training.checkpoints import Checkpoints
-from flaxdl.training.sharding import create_on, make_mesh, shapes_on
+from flaxdl.training.checkpoints.manager import Checkpoints
+from flaxdl.training.distributed.sharding import create_on, make_mesh, shapes_on
 
 EXAMPLES = {
     "inputs": jax.ShapeDtypeStruct((1, 8), np.float32),

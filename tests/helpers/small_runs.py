@@ -9,7 +9,7 @@ from flaxdl import Config
 from flaxdl.data import Arrays, Images
 from flaxdl.models import SimpleCNN
 from flaxdl.training import AdamW, Cosine
-from flaxdl.training.console import ConsoleWriter
+from flaxdl.training.writers.console import ConsoleWriter
 
 
 def bright_quadrants(count, seed, size=8):

@@ -8,7 +8,7 @@ import numpy as np
 
 from flaxdl.layers import BatchNorm, Dropout, Linear
 from flaxdl.training import AdamW, Classification, Steps
-from flaxdl.training.sharding import create_on, put_batch, replicated
+from flaxdl.training.distributed.sharding import create_on, put_batch, replicated
 from helpers.small_runs import bright_quadrants
 
 

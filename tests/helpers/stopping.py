@@ -28,7 +28,7 @@ LONGEST = 120  # seconds after which a run hangs
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
-        "flaxdl.commands",
+        "flaxdl.cli",
         "orbax.checkpoint",
         "grain",
         "tensorboard.summary.writer.record_writer",
@@ -193,9 +193,9 @@ def _train(config, workdir, flags, cache, log, phase):
     jax.config.update("jax_compilation_cache_dir", cache)
 
     from flaxdl import run
-    from flaxdl.commands import leave, main
-    from flaxdl.training.console import ConsoleWriter
+    from flaxdl.cli import leave, main
     from flaxdl.training.loop import Loop
+    from flaxdl.training.writers.console import ConsoleWriter
 
     @contextlib.contextmanager
     def during(name):

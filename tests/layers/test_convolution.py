@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxdl.layers import Conv
-from flaxdl.layers.convolution_forms import Window, convolve
+from flaxdl.ops.convolution import Window, convolve
 
 IMAGES = jnp.ones((2, 8, 8, 4))
 

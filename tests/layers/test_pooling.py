@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxdl.layers import adaptive_avg_pool, adaptive_max_pool, avg_pool, max_pool
-from flaxdl.layers.batch_statistics import normalize_batch
+from flaxdl.ops.batch_statistics import normalize_batch
 
 KINDS = {"max": (max_pool, adaptive_max_pool), "avg": (avg_pool, adaptive_avg_pool)}
 

@@ -16,7 +16,7 @@ from flaxdl.layers import (
     PackedMultiHeadAttention,
     max_pool,
 )
-from flaxdl.layers.activations import gelu
+from flaxdl.ops.activations import gelu
 
 MANY = 4096
 

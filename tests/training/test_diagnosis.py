@@ -13,7 +13,7 @@ from flaxdl.layers import BatchNorm, Dropout, Linear
 from flaxdl.models import SimpleRNN
 from flaxdl.training import AdamW, Classification, Steps
 from flaxdl.training.diagnosis import first_not_finite
-from flaxdl.training.sharding import create_on, make_mesh, put_batch, replicated
+from flaxdl.training.distributed.sharding import create_on, make_mesh, put_batch, replicated
 
 
 @jax.custom_vjp

@@ -7,9 +7,9 @@ from typing import ClassVar
 import jax.numpy as jnp
 import pytest
 
+from flaxdl.errors import SaveError
 from flaxdl.training import Classification, LanguageModeling, Selection, SequenceToSequence, Task
 from flaxdl.training.metrics import MetricsFile, MetricSums
-from flaxdl.training.unsaved import Unsaved
 
 pytestmark = pytest.mark.quick
 
@@ -72,7 +72,7 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path, monkeypatch, caplog):
         patch.setattr(os, "write", lambda file, data: write(file, data[:7]))
         file.append(2, "train", {"loss": 0.4})
         assert path.read_text() == before
-        with pytest.raises(Unsaved, match="metrics.jsonl cannot be written .No space left"):
+        with pytest.raises(SaveError, match="metrics.jsonl cannot be written .No space left"):
             file.finish()
     assert "cannot be written (No space left on device); its lines are kept" in caplog.text
     file.append(3, "train", {"loss": 0.3})

@@ -18,10 +18,16 @@ from helpers.small_steps import (
 
 from flaxdl.layers import Dropout, Linear
 from flaxdl.models import SimpleCNN
+from flaxdl.ops.reductions import sum_of_squares
 from flaxdl.training import SGD, AdamW, Classification
-from flaxdl.training.global_norm import sum_of_squares
+from flaxdl.training.distributed.sharding import (
+    check_batch_size,
+    create_on,
+    make_mesh,
+    put_batch,
+    replicated,
+)
 from flaxdl.training.precision import LossScale
-from flaxdl.training.sharding import check_batch_size, create_on, make_mesh, put_batch, replicated
 
 pytestmark = pytest.mark.eight_devices
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.small_runs import small_config
 
-from flaxdl.setup import set_up
+from flaxdl.runs.setup import set_up
 from flaxdl.training import Classification, LanguageModeling, SequenceToSequence, Task
 from flaxdl.training.metrics import MetricSums
 from flaxdl.training.tasks import check_metrics

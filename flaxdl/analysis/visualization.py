@@ -1,0 +1,160 @@
+"""What a run's best network does with one input, as a picture."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxdl.analysis import figures as pictures
+from flaxdl.analysis import interpretability as inside
+from flaxdl.config import Config
+from flaxdl.data.text import FittedText
+from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
+from flaxdl.errors import UserError
+from flaxdl.models import Seq2SeqTransformer, translate
+from flaxdl.runs.restored import Trained, restore
+from flaxdl.runs.tokens import check_tokens
+from flaxdl.training.precision import matmul_precision
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+What = Literal[
+    "filters",
+    "features",
+    "receptive-field",
+    "attention",
+    "saliency",
+    "grad-cam",
+    "hidden-state",
+]
+
+
+def visualize(
+    workdir: str | Path, item: str | None, what: What, *, config: Config | None = None
+) -> "Figure":
+    """Draws what a run's best checkpoint does with an input.
+
+    Args:
+        workdir: the run's folder.
+        item: a file or a text, as for `predict`; filters need none.
+        what: what to draw.
+        config: the run's config, where config.json cannot bring it back.
+
+    Raises:
+        UserError: if there is no run or checkpoint, the input is missing or cannot be read, or
+            the model has nothing of the kind.
+    """
+    trained = restore(workdir, config)
+    if what == "filters":
+        shapes = trained.examples
+        batch = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items() if name != "label"}
+    elif item is None:
+        raise UserError(f"--what {what} needs an image file or a text, as the run was trained on")
+    else:
+        batch = _read(trained, item)
+    model, variables = trained.config.model, trained.variables
+    batch = {name: x for name, x in batch.items() if name not in ("label", "weight")}
+    normalized = {**batch, "inputs": trained.transform.normalize(jnp.asarray(batch["inputs"]))}
+    inputs, others = trained.config.task.model_arguments(normalized)
+    with matmul_precision("float32"):
+        match what:
+            case "filters":
+                kernels = inside.filters(model, variables, inputs, **others)
+                return pictures.draw_filters(np.asarray(kernels))
+            case "features":
+                maps = _first(inside.feature_maps(model, variables, inputs, **others))
+                return pictures.draw_feature_maps(_picture(batch), maps)
+            case "receptive-field":
+                fields = inside.receptive_fields(model, variables, inputs, **others)
+                return pictures.draw_receptive_fields(
+                    _picture(batch), {name: np.asarray(field) for name, field in fields.items()}
+                )
+            case "attention":
+                maps = _first(inside.attention(model, variables, inputs, **others))
+                return _draw_attention(trained, batch, maps)
+            case "hidden-state":
+                states = _first(inside.hidden_states(model, variables, inputs, **others))
+                steps = _steps(trained, batch)
+                states = {name: state[: len(steps)] for name, state in states.items()}
+                return pictures.draw_hidden_states(states, steps)
+            case "grad-cam" | "saliency":
+                compute = inside.grad_cam if what == "grad-cam" else inside.saliency
+                heat = np.asarray(compute(model, variables, inputs, **others))[0]
+                kind = "Grad-CAM" if what == "grad-cam" else "Saliency"
+                title = f"{kind} of {_answer(trained, batch)}"
+                if heat.ndim == 2:
+                    return pictures.draw_heat(_picture(batch), heat, title)
+                steps = _steps(trained, batch)
+                return pictures.draw_token_heat(steps, heat[: len(steps)], title)
+
+
+def _read(trained: Trained, item: str) -> dict[str, Any]:
+    """A batch of the one input; an encoder-decoder gets what it writes itself as its targets."""
+    shapes = {name: example.shape[1:] for name, example in trained.examples.items()}
+    batch = trained.transform.read([item], shapes)
+    check_tokens(trained.config.model, batch)
+    model, pairs = trained.config.model, trained.transform
+    if isinstance(model, Seq2SeqTransformer) and isinstance(pairs, FittedTextPairs):
+        written = translate(
+            model,
+            trained.variables,
+            batch["inputs"],
+            lengths=batch["lengths"],
+            start_token=START_TOKEN,
+            end_token=END_TOKEN,
+            max_length=pairs.max_target_length - 1,
+        )
+        real = [int(token) for token in written[0] if token]  # zeros follow the end
+        batch = batch | {"targets": np.array([[START_TOKEN, *real]], np.int32)}
+    return batch
+
+
+def _draw_attention(
+    trained: Trained, batch: dict[str, Any], maps: dict[str, np.ndarray]
+) -> "Figure":
+    """Attention over the real tokens; that of a decoder to the text it reads, not to itself."""
+    read = _steps(trained, batch)
+    if "targets" not in batch:
+        maps = {name: x[:, : len(read), : len(read)] for name, x in maps.items()}
+        return pictures.draw_attention(maps, read, read)
+    written = _tokens(trained, batch["targets"][0])
+    crossing = {name: x for name, x in maps.items() if name.endswith("multihead_attn")}
+    maps = {name: x[:, : len(written), : len(read)] for name, x in crossing.items()}
+    return pictures.draw_attention(maps, written, read)
+
+
+def _picture(batch: dict[str, Any]) -> np.ndarray:
+    return pictures.as_picture(np.asarray(batch["inputs"][0]))
+
+
+def _steps(trained: Trained, batch: dict[str, Any]) -> list[str]:
+    """What the steps of a sequence are called: its tokens, or their numbers."""
+    inputs = np.asarray(batch["inputs"][0])
+    length = int(batch["lengths"][0]) if "lengths" in batch else len(inputs)
+    if inputs.ndim == 1:
+        return _tokens(trained, inputs[:length])
+    return [str(step) for step in range(length)]
+
+
+def _tokens(trained: Trained, ids: np.ndarray) -> list[str]:
+    transform = trained.transform
+    if isinstance(transform, FittedText | FittedTextPairs):
+        return [transform.vocabulary.id_to_token(int(number)) or "?" for number in ids]
+    return [str(number) for number in ids]
+
+
+def _answer(trained: Trained, batch: dict[str, Any]) -> str:
+    """The most probable class, and how probable it is."""
+    logits = jax.jit(trained.steps.predict)(trained.state, batch)
+    probabilities = np.asarray(jax.nn.softmax(logits))[0]
+    label = int(probabilities.argmax())
+    name = trained.classes[label] if trained.classes else label
+    return f"“{name}” ({probabilities[label]:.1%})"
+
+
+def _first(outputs: inside.Outputs) -> dict[str, np.ndarray]:
+    """What was put out for the first example of a batch."""
+    return {name: np.asarray(x)[0] for name, x in outputs.items()}

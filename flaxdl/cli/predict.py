@@ -1,0 +1,88 @@
+"""`predict`: what a run's best checkpoint makes of files or texts."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from flaxdl.cli.printing import Answer, check_output, print_answers, write_answers
+from flaxdl.config_files import load_config
+from flaxdl.errors import UserError
+from flaxdl.runs.items import Unreadable, read_items, summary
+from flaxdl.runs.prediction import Sampling, predict_each
+from flaxdl.runs.restored import Trained, restore
+from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def predict(arguments: Sequence[str], program: str) -> None:
+    """Prints labels with probabilities for files or texts, or what the model writes for texts."""
+    tyro.cli(command, prog=program, args=arguments)
+
+
+def command(
+    items: tyro.conf.Positional[tuple[str, ...]],
+    workdir: Path,
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")],
+    from_file: str | None = None,
+    to: Path | None = None,
+    config: str | None = None,
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Classifies files or texts, or continues or rewrites texts, with a run's best checkpoint.
+
+    Unreadable items are listed at the end (exit code 2); all others are predicted.
+
+    Args:
+        items: Image files and folders of them, or texts, as the run was trained on.
+        workdir: The folder of the run.
+        sampling: How a language model continues a text.
+        from_file: A file with a text or the name of an image file on each line; - for stdin.
+        to: Write the predictions to this .csv or .jsonl file instead of printing them.
+        config: The run's config file, where it uses classes of your own.
+        json_output: Print JSON, one object a line, with all probabilities.
+    """
+    if json_output and to is not None:
+        raise UserError("predict takes --json to print or --to to write a file, not both")
+    path = None if to is None else check_output(to)
+    if not items and from_file is None:
+        raise UserError("predict needs at least one file or text, or --from-file")
+    value = None if config is None else load_config(config)
+    run = restore(workdir, value)
+    _hint_at_files(items, run)
+    given = [*items, *([] if from_file is None else read_items(from_file))]
+    unreadable: list[Unreadable] = []
+    total = 0
+
+    def answers() -> Iterator[Answer]:
+        nonlocal total
+        for one in predict_each(run, given, sampling=sampling):
+            total += 1
+            if isinstance(one, Unreadable):
+                unreadable.append(one)
+            yield one
+
+    if path is None:
+        print_answers(answers(), as_json=json_output)
+    else:
+        write_answers(answers(), path, _columns(run))
+        print(f"wrote {path}: {total - len(unreadable):,} predictions")
+    if unreadable:
+        raise UserError(summary(unreadable, total))
+
+
+def _columns(run: Trained) -> tuple[str, ...]:
+    if isinstance(run.config.task, LanguageModeling | SequenceToSequence):
+        return ("item", "text", "error")
+    return ("item", "label", "probability", "error")
+
+
+def _hint_at_files(items: Sequence[str], run: Trained) -> None:
+    if not run.transform.file_suffixes and (files := [x for x in items if os.path.isfile(x)]):
+        _LOGGER.warning(
+            "%s is taken as a text; to predict the lines of that file, use --from-file", files[0]
+        )

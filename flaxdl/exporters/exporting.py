@@ -1,0 +1,107 @@
+"""Trained networks for other programs: PyTorch's names, a Hugging Face folder, StableHLO."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from flaxdl.config import Config
+from flaxdl.data.text import FittedText
+from flaxdl.errors import UserError
+from flaxdl.exporters.hugging_face import export_hugging_face
+from flaxdl.exporters.stablehlo import write_program
+from flaxdl.filesystem.paths import local_path
+from flaxdl.runs.restored import Trained, restore
+from flaxdl.weights import export_weights
+
+
+def export(workdir: str | Path, to: str | Path, *, config: Config | None = None) -> None:
+    """Writes a run's best checkpoint for other programs; the name says in which form.
+
+    - `NAME.safetensors`: the weights under PyTorch's names and in its layouts.
+    - `NAME.stablehlo`: a program with its weights; see `export_program`. Of a batch it takes what
+      the pipeline gives the model, so raw images as bytes, and normalizes them itself.
+    - A name without a dot: a folder of a BERT; see `export_hugging_face`.
+
+    Args:
+        workdir: the run's folder.
+        to: the file or folder, which is replaced if it is there.
+        config: the run's config, where config.json cannot bring it back.
+
+    Raises:
+        UserError: if there is no run or checkpoint, the name says no form, the run does not have
+            that form, or the place is taken by something else.
+        RuntimeError: if the exported program does not compute what the run does.
+    """
+    path = local_path(to)
+    if path.suffix not in (".safetensors", ".stablehlo", ""):
+        raise UserError(
+            f"{path} must be the name of a .safetensors or .stablehlo file, or of a folder, "
+            "which is a name without a dot"
+        )
+    trained = restore(workdir, config)
+    match path.suffix:
+        case ".safetensors":
+            _check_file(path)
+            export_weights(trained.variables, path)
+        case ".stablehlo":
+            _check_file(path)
+            _export_run(trained, path)
+        case _:
+            text = trained.transform
+            if not isinstance(text, FittedText):
+                raise UserError(
+                    f"a folder is for a BERT and its tokenizer, "
+                    f"but the run's transform is {type(text).__name__}"
+                )
+            export_hugging_face(
+                trained.config.model,
+                trained.variables,
+                path,
+                classes=trained.classes,
+                tokenizer=text.vocabulary,
+                max_length=text.max_length,
+            )
+
+
+def _check_file(path: Path) -> None:
+    """Makes the folder that the file goes into.
+
+    Raises:
+        UserError: if it cannot be made, or there is a folder of the file's name.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} cannot be written: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def _export_run(trained: Trained, path: Path) -> None:
+    shapes = {
+        name: shape for name, shape in trained.examples.items() if name not in ("label", "weight")
+    }
+    write_program(trained.steps.predict, trained.state, _example(shapes), path)
+
+
+def _example(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """A batch of two examples that every model takes: tokens are 0 or 1, texts of full length."""
+    rng = np.random.default_rng(0)
+    example = {}
+    for name, shape in shapes.items():
+        size = (2, *shape.shape[1:])
+        if name.endswith("lengths"):
+            text = shapes["targets" if name == "target_lengths" else "inputs"]
+            values = np.full(size, text.shape[1])
+        elif shape.dtype == np.bool_:
+            values = np.ones(size)
+        elif shape.dtype == np.uint8:
+            values = rng.integers(0, 256, size)
+        elif np.issubdtype(shape.dtype, np.integer):
+            values = rng.integers(0, 2, size)
+        else:
+            values = rng.standard_normal(size)
+        example[name] = values.astype(shape.dtype)
+    return example

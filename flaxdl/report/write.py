@@ -1,0 +1,183 @@
+"""The report of a run: what its workdir holds and its network answers, as one page to look at."""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+
+from flaxdl.config import Config
+from flaxdl.data import Splits
+from flaxdl.errors import UserError
+from flaxdl.filesystem.atomic import atomic_write
+from flaxdl.filesystem.paths import local_path
+from flaxdl.report import charts, page
+from flaxdl.report import predictions as answers
+from flaxdl.report.build import LAST_CHARTS, run_page, title_of
+from flaxdl.report.predictions import Answers, Writings
+from flaxdl.runs.restored import Trained, load_transformed, outline, restore
+from flaxdl.runs.workdir import Workdir
+from flaxdl.training.metrics import MetricsFile
+
+_LOGGER = logging.getLogger(__name__)
+_NOT_READ = (
+    "What the network answers is not shown: its checkpoint or its data cannot be read here. "
+    "Where they can be, `python -m flaxdl report` adds it."
+)
+_NOT_ASKED = (
+    "What the network answers is not shown, since several processes have trained it together; "
+    "`python -m flaxdl report` adds it."
+)
+
+
+def write_report(
+    workdirs: Sequence[str | Path], path: Path | None = None, *, config: Config | None = None
+) -> Path:
+    """Writes the report of a run, or of several side by side, as one HTML file.
+
+    What the network answers is computed where the run has not kept it, and kept from then on.
+
+    Args:
+        workdirs: the folders of the runs.
+        path: the file; by default report.html in the folder of the one run.
+        config: the run's config, where config.json cannot bring it back.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: if there is no run, there are several without a path, or the file cannot be
+            written.
+    """
+    folders = [Workdir(workdir) for workdir in workdirs]
+    if not folders:
+        raise UserError("a report needs the workdir of at least one run")
+    if path is None:
+        if len(folders) > 1:
+            raise UserError(f"the report of {len(folders)} runs needs a file; give --to FILE.html")
+        path = folders[0].report
+    path = local_path(path)
+    runs = []
+    for folder in folders:
+        run = outline(folder.path, config)
+        found, missing = _answers(folder, run, config)
+        shown = run_page(folder, run, found, missing)
+        if shown.name in {other.name for other in runs}:
+            shown = replace(shown, name=f"{shown.name} ({len(runs) + 1})")
+        runs.append(shown)
+    if len(folders) == 1:
+        text = page.render(runs)
+    else:
+        text = page.render(runs, compared=_compared(folders, runs), differing=_differing(runs))
+    try:
+        _write(text, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def report_run(folder: Workdir, run: Trained, splits: Splits) -> None:
+    """Writes the report of a run that has just ended; a failure is only warned of.
+
+    Where several processes have trained together the network is not asked, which would take all.
+
+    Args:
+        folder: where it is kept.
+        run: the best checkpoint.
+        splits: the data, transformed.
+    """
+    again = f"`python -m flaxdl report --workdir {folder.path}` tries again"
+    found, missing = None, _NOT_ASKED
+    if jax.process_count() == 1:
+        try:
+            found, missing = answers.answer(run, splits), None
+            if found is not None:
+                answers.save(found, folder.predictions)
+        except Exception as error:
+            missing = _NOT_READ
+            _LOGGER.warning("the report lacks answers: %s; %s", _reason(error), again)
+    try:
+        _write(page.render([run_page(folder, run, found, missing)]), folder.report)
+    except Exception as error:
+        _LOGGER.warning("the report cannot be written: %s; %s", _reason(error), again)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def _write(text: str, path: Path) -> None:
+    """Writes a file, whole or not at all; names that are not UTF-8 as their codes."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _answers(
+    folder: Workdir, run: Trained, config: Config | None
+) -> tuple[Answers | Writings | None, str | None]:
+    """What the network answers, kept or computed; or why that is not to be had."""
+    metrics = MetricsFile(folder.metrics)
+    if not metrics.lines:
+        raise UserError(f"{folder.path} has no metrics yet")
+    lines = metrics.of_split("validation")
+    step = run.config.best_step(lines) if lines else metrics.lines[-1]["step"]
+    kept = answers.load(folder.predictions)
+    if kept is not None and kept.step == step:
+        return kept, None
+    try:
+        trained = restore(folder.path, config)
+        splits = load_transformed(trained, folder)
+        found = answers.answer(trained, splits)
+    except ValueError as error:
+        _LOGGER.warning("the report of %s lacks answers: %s", folder.path, error)
+        return None, _NOT_READ
+    if found is not None:
+        with contextlib.suppress(OSError):
+            answers.save(found, folder.predictions)
+    return found, None
+
+
+def _compared(folders: Sequence[Workdir], runs: Sequence[page.RunPage]) -> list[charts.Chart]:
+    """A chart for each metric of validation (or training, where there is none), a line a run.
+
+    Runs without a validation split are marked where they stand beside others.
+    """
+    lines, labels, splits = [], [], set()
+    for folder, run in zip(folders, runs, strict=True):
+        metrics = MetricsFile(folder.metrics)
+        validation = metrics.of_split("validation")
+        lines.append(validation or metrics.of_split("train"))
+        labels.append(run.name if validation else f"{run.name} (training)")
+        splits.add("validation" if validation else "training")
+    if splits == {"training"}:
+        labels = [run.name for run in runs]
+    names = {name: None for found in lines for line in found for name in line}
+    drawn = []
+    for name in names:
+        series = [
+            charts.Series(
+                label,
+                [line["step"] for line in found if name in line],
+                [line[name] for line in found if name in line],
+            )
+            for label, found in zip(labels, lines, strict=True)
+        ]
+        if name not in ("step", "split", *LAST_CHARTS):
+            where = "training" if splits == {"training"} else "validation"
+            title = f"{title_of(name)} on {where}"
+            drawn.append(charts.line_chart(title, [one for one in series if one.x]))
+    return drawn
+
+
+def _differing(runs: Sequence[page.RunPage]) -> list[tuple[str, list[str]]]:
+    """Results, and the settings that are not the same in all runs, with a value for each run."""
+    results = [{**run.results, "parameters": f"{run.parameters:,}"} for run in runs]
+    rows = []
+    for facts, always in ((results, True), ([run.settings for run in runs], False)):
+        for name in {name: None for fact in facts for name in fact}:
+            values = [fact.get(name, "–") for fact in facts]
+            if always or len(set(values)) > 1:
+                rows.append((name, values))
+    return rows

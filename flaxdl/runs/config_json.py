@@ -1,0 +1,207 @@
+"""A config as JSON, stored under public names so that it survives refactoring.
+
+A class is stored as it is imported by users, such as `flaxdl.data.Tfds`, and not with the module
+that happens to define it. Names that earlier versions stored are in the tables below.
+"""
+
+import dataclasses
+import importlib
+import json
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flaxdl.checks import did_you_mean
+from flaxdl.config import python_number, setting_names
+from flaxdl.errors import UserError
+
+_PUBLIC_PACKAGES = ("flaxdl", "flaxdl.data", "flaxdl.layers", "flaxdl.models", "flaxdl.training")
+
+# Package → the modules that stood in place of it in class names until November 2026.
+_EARLIER_MODULES = {
+    "flaxdl": ("config",),
+    "flaxdl.data": (
+        "arrays",
+        "dates",
+        "documents",
+        "image_folder",
+        "images",
+        "source",
+        "text",
+        "text_pairs",
+        "text_table",
+        "tfds",
+        "transforms",
+    ),
+    "flaxdl.layers": (
+        "attention",
+        "convolution",
+        "dropout",
+        "linear",
+        "normalization",
+        "positions",
+        "recurrent",
+        "residual",
+        "transformer",
+    ),
+    "flaxdl.models": ("alexnet", "bert", "cnn", "lenet", "resnet", "rnn", "transformer", "vgg"),
+    "flaxdl.training": ("optimizers", "rewind", "selection", "tasks"),
+}
+_EARLIER_PREFIXES = {
+    f"{package}.{module}": package
+    for package, modules in _EARLIER_MODULES.items()
+    for module in modules
+}
+# Earlier name of a class → its name today.
+_EARLIER_CLASSES: dict[str, str] = {}
+# Class, earlier name of its field → the field's name today.
+_EARLIER_FIELDS: dict[tuple[str, str], str] = {}
+
+
+def to_json(value: Any, name: str = "") -> Any:
+    """A config, or any value in it, as JSON: dataclasses as their class name and fields.
+
+    Args:
+        value: the config or value.
+        name: its name in error messages, as in `model.activation`.
+
+    Raises:
+        UserError: naming the first field whose value has no JSON form, or is not a number.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        prefix = f"{name}." if name else ""
+        fields = {f: to_json(getattr(value, f), f"{prefix}{f}") for f in setting_names(value)}
+        return {"class": class_name(type(value)), **fields}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item, f"{name}[{number}]") for number, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {str(key): to_json(item, f"{name}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    value = python_number(value)
+    if isinstance(value, float) and math.isnan(value):
+        raise UserError(f"{name or 'a value of a config'} must be a number, got nan")
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise UserError(
+        f"{name}{': ' if name else ''}a config holds numbers, texts, tuples and dataclasses, "
+        f"got {value!r:.200} (a {type(value).__name__})"
+    )
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json`, for public classes of flaxdl and current names.
+
+    Raises:
+        UserError: if a value was of a class of the user's own, which needs the config file that
+            it came from.
+    """
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "class" not in value:
+        return {key: from_json(item) for key, item in value.items()}
+    fields = {name: from_json(item) for name, item in value.items() if name != "class"}
+    found = _public_classes().get(value["class"])
+    if found is None:
+        raise UserError(
+            f"config.json names {value['class']!r}, which is no public class of flaxdl; "
+            "give the config file that defines it with --config"
+        )
+    known = [field.name for field in dataclasses.fields(found)]
+    for name in fields:
+        if name not in known:
+            raise UserError(
+                f"config.json sets the field {name!r}, which {found.__name__} does not have"
+                f"{did_you_mean(name, known)}"
+            )
+    return found(**fields)
+
+
+def upgraded(value: Any, like: Any = None) -> Any:
+    """The JSON of a config that any version has written, as today's version would write it.
+
+    Earlier names are replaced. Fields that were added to a class since get what earlier runs did
+    without them: the field's default, or the value `earlier` of its metadata if that differs.
+
+    Args:
+        value: the JSON of a config, or of any value in it.
+        like: a config that may have classes of the user's own, which are looked up there.
+    """
+    if isinstance(value, list):
+        items = like if isinstance(like, (list, tuple)) and len(like) == len(value) else value
+        return [upgraded(item, other) for item, other in zip(value, items, strict=True)]
+    if not isinstance(value, dict):
+        return value
+    if not isinstance(value.get("class"), str):
+        return {name: upgraded(item, _part(like, str(name))) for name, item in value.items()}
+    cls = _current_name(value["class"])
+    record: dict[str, Any] = {"class": cls}
+    for earlier_name, item in value.items():
+        if earlier_name != "class":
+            name = _EARLIER_FIELDS.get((cls, str(earlier_name)), str(earlier_name))
+            record[name] = upgraded(item, _part(like, name))
+    is_own = dataclasses.is_dataclass(like) and class_name(type(like)) == cls
+    found: Any = type(like) if is_own else _public_classes().get(cls)
+    if found is None:  # no dataclass, or one of the user's own
+        return record
+    names = setting_names(found)
+    for added in dataclasses.fields(found):
+        if added.name in names and added.name not in record:
+            record |= _earlier_value(added)
+    return record
+
+
+def _current_name(name: str) -> str:
+    """Today's name of a class that any version has stored."""
+    module, _, own = name.rpartition(".")
+    name = f"{_EARLIER_PREFIXES.get(module, module)}.{own}"
+    return _EARLIER_CLASSES.get(name, name)
+
+
+def _part(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def _earlier_value(field: dataclasses.Field) -> dict[str, Any]:
+    """The value of a field in runs that began before it existed; nothing where it has none."""
+    if "earlier" in field.metadata:
+        return {field.name: to_json(field.metadata["earlier"])}
+    if field.default is not dataclasses.MISSING:
+        return {field.name: to_json(field.default)}
+    if field.default_factory is not dataclasses.MISSING:
+        return {field.name: to_json(field.default_factory())}
+    return {}
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ: lines such as `optimizer.learning_rate: 0.001 → 0.0003`."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("class") == new.get("class"):
+        return [
+            line
+            for key in [*old, *(key for key in new if key not in old)]
+            for line in differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if old == new else [f"{name}: {json.dumps(old)} → {json.dumps(new)}"]
+
+
+def class_name(kind: type) -> str:
+    """The public name of a class of flaxdl, or the module path of another one."""
+    for name, found in _public_classes().items():
+        if found is kind:
+            return name
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+@cache
+def _public_classes() -> dict[str, type]:
+    """The dataclasses that flaxdl's packages export, by name."""
+    return {
+        f"{package}.{name}": value
+        for package in _PUBLIC_PACKAGES
+        for name in importlib.import_module(package).__all__
+        if dataclasses.is_dataclass(value := getattr(importlib.import_module(package), name))
+        and isinstance(value, type)
+    }

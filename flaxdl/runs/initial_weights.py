@@ -1,0 +1,36 @@
+"""The state that a run starts from: parameters drawn at random, or the weights of `config.init`."""
+
+from typing import Any
+
+from flaxdl.errors import UserError
+from flaxdl.runs.restored import restore
+from flaxdl.runs.setup import Setup
+from flaxdl.runs.workdir import Workdir
+from flaxdl.training.distributed.sharding import create_on, put_on
+from flaxdl.training.state import TrainState
+from flaxdl.weights import load_weights, state_dict
+
+
+def initial_state(setup: Setup) -> TrainState:
+    """The state before the first step, with the weights that `config.init` asks for.
+
+    Raises:
+        UserError: if the weights cannot be found or read, or do not fit the model.
+    """
+    state = create_on(setup.mesh, setup.create_state)
+    init = setup.config.init
+    if init.weights is None:
+        return state
+    source: Any = init.weights  # a published name is no path
+    if Workdir(source).has_checkpoints:
+        try:
+            source = state_dict(restore(source).variables)
+        except ValueError as error:
+            raise UserError(
+                f"init.weights: the run {init.weights} cannot be read: {error}. "
+                "A file that `python -m flaxdl export` made of it will do as well"
+            ) from error
+    variables = {"params": state.params, **state.model_state}
+    ignore = getattr(setup.config.model, "ignored_keys", ())
+    loaded = put_on(setup.mesh, load_weights(variables, source, omit=init.omit, ignore=ignore))
+    return state.replace(params=loaded.pop("params"), model_state=loaded)

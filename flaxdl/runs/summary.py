@@ -1,0 +1,65 @@
+"""What a run is about to do, in a few lines."""
+
+from typing import Any
+
+import jax
+
+from flaxdl.data import Dataset, class_counts
+from flaxdl.runs.setup import Setup
+from flaxdl.training.freezing import split as split_frozen
+
+
+def summary(setup: Setup) -> str:
+    """The size of the model, of the data and of the work, and where it is done."""
+    return f"{_model(setup)}\n{_data(setup)}\n{_work(setup)}"
+
+
+def _model(setup: Setup) -> str:
+    config, params = setup.config, setup.shapes().params
+    count = _count(params)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    text = f"{type(config.model).__name__} with {count:,} parameters ({size / 2**20:,.1f} MiB)"
+    if config.freeze:
+        trained, _ = split_frozen(params, config.freeze)
+        at_first = "" if config.freeze_epochs is None else " at first"
+        text += f", {_count(trained):,} of them trained{at_first}"
+    return text
+
+
+def _data(setup: Setup) -> str:
+    counts = ", ".join(
+        f"{len(dataset):,} {name}"
+        for name, dataset in vars(setup.splits).items()
+        if isinstance(dataset, Dataset)
+    )
+    batches = setup.config.overfit_batches
+    text = f"{counts} examples"
+    if batches is not None:
+        text += f"; trains on {'1 batch' if batches == 1 else f'{batches} batches'} only"
+    by_class = class_counts.describe(setup.splits)
+    return text if by_class is None else f"{text}\n{by_class}"
+
+
+def _work(setup: Setup) -> str:
+    config = setup.config
+    return (
+        f"{setup.total_steps:,} steps of {config.batch_size:,} examples, {config.epochs:g} "
+        f"epoch{'' if config.epochs == 1 else 's'}; "
+        f"{config.precision} on {devices(setup)}"
+    )
+
+
+def devices(setup: Setup) -> str:
+    """How many devices of which kind a run uses, and how they are arranged."""
+    mesh = setup.mesh
+    text = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    if mesh.shape["data"] < mesh.size:
+        sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        text += f" ({sizes})"
+    if jax.process_count() > 1:
+        text += f" in {jax.process_count()} processes"
+    return text
+
+
+def _count(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

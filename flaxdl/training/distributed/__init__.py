@@ -1,0 +1,1 @@
+"""Several devices and processes: the mesh, what is placed where, and how processes agree."""

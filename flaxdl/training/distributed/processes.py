@@ -1,0 +1,203 @@
+"""Several processes as one run: how they find each other, what they agree on, which one writes.
+
+Each process runs the same program on its own devices. JAX's distributed runtime connects them, and
+ends the others within a minute when one of them dies.
+"""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from flaxdl.errors import UserError
+from flaxdl.training.distributed.rendezvous import Rendezvous
+
+_START_SECONDS = 60  # for which processes wait for each other
+_NOTICE_SECONDS = 10
+_NOTICE = "waiting for the other processes that this cluster has started"
+_HEARTBEAT_SECONDS = 30  # after which a silent process counts as dead
+_SHUTDOWN_SECONDS = 120  # for which a finished process waits for the others
+_METADATA_SERVER = "metadata.google.internal"
+
+_LOGGER = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distributed:
+    """Where the processes of a run find each other; on a cluster that JAX knows, left out.
+
+    JAX knows Cloud TPU, GKE, SLURM and Open MPI.
+    """
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, as all processes reach it."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which of them this one is, from 0."""
+
+    def __post_init__(self):
+        given = (self.coordinator, self.num_processes, self.process_id)
+        if any(value is not None for value in given) and None in given:
+            raise UserError(
+                "distributed takes coordinator, num_processes and process_id together, "
+                f"got {self.coordinator}, {self.num_processes} and {self.process_id}"
+            )
+        if self.num_processes is not None and not 0 <= (self.process_id or 0) < self.num_processes:
+            raise UserError(
+                f"distributed.process_id must be from 0 to num_processes - 1, got "
+                f"{self.process_id} of {self.num_processes}"
+            )
+        if self.coordinator is not None and not _is_port(self.coordinator.rpartition(":")[2]):
+            raise UserError(
+                f"distributed.coordinator must be HOST:PORT, with a port from 1 to 65535, got "
+                f"{self.coordinator!r}"
+            )
+
+    def connect(self) -> None:
+        """Connects the processes, if there are several; before anything else is computed.
+
+        After ten seconds a warning says who is missing; it is an error after a minute.
+
+        Raises:
+            UserError: if they do not find each other, two have the same id, or they do not agree
+                about how many there are.
+        """
+        if self.coordinator is None and not _is_on_cluster():
+            return
+        notice = threading.Timer(_NOTICE_SECONDS, _LOGGER.warning, [_NOTICE])
+        try:
+            if self.coordinator is None:
+                notice.start()
+            else:
+                assert self.num_processes is not None
+                assert self.process_id is not None
+                Rendezvous(self.coordinator, self.num_processes, self.process_id).meet()
+            jax.distributed.initialize(
+                self.coordinator,
+                self.num_processes,
+                self.process_id,
+                cluster_detection_method=None if self.coordinator is None else "deactivate",
+                initialization_timeout=_START_SECONDS,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"the processes of the run did not find each other: {error}") from error
+        finally:
+            notice.cancel()
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and 0 < int(text) < 2**16
+
+
+def _is_on_cluster() -> bool:
+    """Whether the environment says that this is one of several processes."""
+    # Of what srun and mpirun start, and not of the script that calls them: in one of sbatch
+    # SLURM_NTASKS is that of the whole job, and SLURM_PROCID is 0.
+    for count in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        if int(os.environ.get(count, 1)) > 1:
+            return True
+    if "MEGASCALE_COORDINATOR_ADDRESS" in os.environ:
+        return True
+    hosts = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+    return any("," in os.environ.get(name, "") for name in hosts) or _is_in_tpu_pod()
+
+
+def _is_in_tpu_pod() -> bool:
+    """Whether this is one of the machines of a Cloud TPU slice, which only their server tells."""
+    is_alone = "TPU_SKIP_MDS_QUERY" in os.environ or "COLAB_RELEASE_TAG" in os.environ
+    if is_alone or not _has_accelerator():
+        return False
+    import requests
+
+    server = os.environ.get("GCE_METADATA_IP", _METADATA_SERVER)
+    address = f"http://{server}/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+    try:
+        answer = requests.get(address, headers={"Metadata-Flavor": "Google"}, timeout=5)
+    except requests.RequestException:
+        return False  # a GPU machine of another kind
+    return answer.ok and "," in answer.text
+
+
+def _has_accelerator() -> bool:
+    return any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return jax.process_index() == 0
+
+
+def of_first(value: T) -> T:
+    """What process 0 gives for `value` (JSON), in all processes."""
+    return value if jax.process_count() == 1 else _from_all(value)[0]
+
+
+def together(function: Callable[[], T]) -> T:
+    """Calls a function in all processes; where it fails in one, it fails in all.
+
+    Raises:
+        UserError: in all processes, if it was raised in one.
+    """
+    if jax.process_count() == 1:
+        return function()
+    result, error = None, None
+    try:
+        result = function()
+    except ValueError as raised:
+        error = raised
+    messages = _from_all(None if error is None else str(error))
+    if error is not None:
+        raise error
+    for process, message in enumerate(messages):
+        if message is not None:
+            raise UserError(f"process {process} has stopped: {message}")
+    return result  # type: ignore[return-value]
+
+
+def check_agreement(value: Any, differences: Callable[[Any, Any], Sequence[str]]) -> None:
+    """Checks that all processes have the same value (JSON).
+
+    Args:
+        value: this process's.
+        differences: names what differs between two of them.
+
+    Raises:
+        UserError: in all processes, with what differs.
+    """
+    if jax.process_count() == 1:
+        return
+    first, *others = _from_all(value)
+    found = [
+        f"process {process}: {line}"
+        for process, other in enumerate(others, start=1)
+        for line in differences(first, other)
+    ]
+    if found:
+        raise UserError(
+            "all processes of a run must be started alike, but these differ from process 0:\n  "
+            + "\n  ".join(found)
+        )
+
+
+def _from_all(value: T) -> list[T]:
+    """The values (JSON) of all processes, in order."""
+    from jax.experimental import multihost_utils
+
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(text)))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(text)] = text
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
