@@ -16,7 +16,8 @@ from flaxdl.data import Arrays, Text
 from flaxdl.exporters.exporting import _example, export
 from flaxdl.exporters.hugging_face import export_hugging_face
 from flaxdl.exporters.stablehlo import PLATFORMS, _check_same, export_program, write_program
-from flaxdl.layers import MultiHeadAttention, cudnn_attention
+from flaxdl.layers import MultiHeadAttention
+from flaxdl.ops import cudnn_attention
 from flaxdl.models import (
     VGG11,
     AlexNet,
