@@ -21,10 +21,10 @@ from flaxdl.layers import (
     MultiHeadAttention,
     PackedMultiHeadAttention,
     causal_mask,
-    cudnn_attention,
     dot_product_attention,
     padding_mask,
 )
+from flaxdl.ops import cudnn_attention
 
 LENGTHS = np.array([6, 4])  # of the reference inputs: the last two keys of row 1 are padding
 KINDS = {

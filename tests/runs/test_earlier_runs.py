@@ -22,7 +22,7 @@ from flaxdl.runs.workdir import Workdir
 
 pytestmark = pytest.mark.eight_devices
 
-HERE = Path(__file__).parent / "earlier_runs"
+HERE = Path(__file__).parents[1] / "earlier_runs"
 RUNS = {path.stem: path.with_suffix("") for path in sorted(HERE.glob("*/*.json"))}
 FINISHED = {"digits_cnn", "text_table"}
 CUSTOM_MODELS = {"digits_cnn", "narrow_resnet"}  # need their config file
