@@ -7,8 +7,8 @@ set_cpu_flags()  # before anything starts JAX's backend
 from flaxdl.config import Config, Init  # noqa: E402
 from flaxdl.config_files import load_config  # noqa: E402
 from flaxdl.run import Result, train  # noqa: E402
+from flaxdl.runs.evaluation import evaluate  # noqa: E402
 from flaxdl.runs.prediction import Prediction, Sampling, Writing, predict  # noqa: E402
-from flaxdl.runs.restored import evaluate  # noqa: E402
 from flaxdl.version import __version__  # noqa: E402
 
 __all__ = [

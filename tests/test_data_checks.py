@@ -11,7 +11,7 @@ from flaxdl import Config
 from flaxdl.data import Arrays, Images, Transform
 from flaxdl.layers import Linear
 from flaxdl.runs.setup import set_up
-from flaxdl.runs.summary import summary
+from flaxdl.runs.summary import summarize
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training import Classification, Selection, Task
 
@@ -96,7 +96,7 @@ def test_set_up_warns_once_of_each(caplog):
         "the validation split has only 6 examples, so the choice of the best checkpoint is noisy",
     ]
     line = "train / validation by class: 0 27 / 3, 1 0 / 0, 2 27 / 3"
-    assert line in summary(setup).split("\n")
+    assert line in summarize(setup).split("\n")
 
 
 def test_inputs_without_a_transform_are_checked(caplog):

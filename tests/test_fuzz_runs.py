@@ -21,7 +21,7 @@ from flaxdl.models import SimpleCNN
 from flaxdl.runs.config_json import to_json
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.checkpoints.manifest import damage_of, write_manifest
-from flaxdl.training.metrics import MetricsFile
+from flaxdl.training.writers.metrics_file import MetricsFile
 
 CASES = int(os.environ.get("FLAXDL_FUZZ_CASES", "100"))
 SEED = int(os.environ.get("FLAXDL_FUZZ_SEED", "0"))

@@ -31,8 +31,8 @@ from flaxdl.runs.setup import _check_heads, set_up
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training import SGD, AdamW, Cosine, Diverged, Interrupted, Selection
 from flaxdl.training.loop import Loop
-from flaxdl.training.metrics import MetricsFile
 from flaxdl.training.writers.console import ConsoleWriter
+from flaxdl.training.writers.metrics_file import MetricsFile
 
 WALL_CLOCK = {"examples_per_second"}
 

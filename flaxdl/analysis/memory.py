@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 
 from flaxdl.errors import UserError
-from flaxdl.runs.setup import Setup
+from flaxdl.runs.plan import Plan
 from flaxdl.training.distributed.sharding import shardings, split_by_example
 
 
@@ -44,23 +44,23 @@ class Memory:
         return state + self.batch + (self.temporary or 0)
 
 
-def memory_of(setup: Setup) -> Memory:
+def memory_of(plan: Plan) -> Memory:
     """Compiles the training step of a run, and says what it will take on each device."""
-    state = setup.shapes()
+    state = plan.shapes()
     batch = {
         name: jax.ShapeDtypeStruct(
-            (setup.config.batch_size, *x.shape[1:]), x.dtype, sharding=split_by_example(setup.mesh)
+            (plan.config.batch_size, *x.shape[1:]), x.dtype, sharding=split_by_example(plan.mesh)
         )
-        for name, x in setup.examples.items()
+        for name, x in plan.examples.items()
     }
-    train = jax.jit(setup.steps.train, donate_argnums=0, out_shardings=shardings(state, setup.mesh))
+    train = jax.jit(plan.steps.train, donate_argnums=0, out_shardings=shardings(state, plan.mesh))
     try:
         analysis: Any = train.lower(state, batch).compile().memory_analysis()
         temporary = analysis.temp_size_in_bytes
     except jax.errors.JaxRuntimeError:
         temporary = None
     parameters, optimizer = _bytes(state.params), _bytes(state.optimizer_state)
-    statistics = setup.mesh.local_devices[0].memory_stats() or {}
+    statistics = plan.mesh.local_devices[0].memory_stats() or {}
     return Memory(
         parameters=parameters,
         optimizer=optimizer,
@@ -71,15 +71,15 @@ def memory_of(setup: Setup) -> Memory:
     )
 
 
-def memory_table(setup: Setup, memory: Memory) -> Table:
+def memory_table(plan: Plan, memory: Memory) -> Table:
     """The figures as a table for `rich.print`, and below it what would make them smaller."""
-    fsdp = setup.mesh.shape["fsdp"]
+    fsdp = plan.mesh.shape["fsdp"]
     shared = f", split over {fsdp} devices" if fsdp > 1 else ""
     table = Table(
         box=box.SIMPLE_HEAD,
         show_footer=True,
         caption_justify="left",
-        caption="Less of it: " + "; ".join(switches(setup)),
+        caption="Less of it: " + "; ".join(switches(plan)),
     )
     of = "" if memory.available is None else f" of {_mebibytes(memory.available)}"
     table.add_column("on each device", "total")
@@ -95,9 +95,9 @@ def memory_table(setup: Setup, memory: Memory) -> Table:
     return table
 
 
-def switches(setup: Setup) -> list[str]:
+def switches(plan: Plan) -> list[str]:
     """The flags that would make the step smaller, and what they make smaller."""
-    config, groups = setup.config, setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+    config, groups = plan.config, plan.mesh.shape["data"] * plan.mesh.shape["fsdp"]
     found = []
     if config.batch_size // config.accumulate_steps > groups:
         found.append(
@@ -108,7 +108,7 @@ def switches(setup: Setup) -> list[str]:
         found.append("--model.remat True (activations)")
     if config.precision in ("float32", "tensorfloat32"):
         found.append("--precision bfloat16 (activations)")
-    if setup.mesh.shape["data"] > 1 and config.parallel == "jit":
+    if plan.mesh.shape["data"] > 1 and config.parallel == "jit":
         found.append(f"--mesh.fsdp {groups} (parameters, optimizer)")
     if config.optimizer.momentum_dtype == "float32":
         found.append("--optimizer.momentum-dtype bfloat16 (optimizer)")
@@ -118,7 +118,7 @@ def switches(setup: Setup) -> list[str]:
 
 
 @contextmanager
-def memory_explained(setup: Setup) -> Iterator[None]:
+def memory_explained(plan: Plan) -> Iterator[None]:
     """Within, a step that does not fit into the memory of a device is the user's mistake.
 
     Raises:
@@ -129,17 +129,17 @@ def memory_explained(setup: Setup) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(_out_of_memory(setup)) from error
+        raise UserError(_out_of_memory(plan)) from error
 
 
-def _out_of_memory(setup: Setup) -> str:
-    memory = memory_of(setup)
+def _out_of_memory(plan: Plan) -> str:
+    memory = memory_of(plan)
     temporary = "unknown" if memory.temporary is None else f"{_mebibytes(memory.temporary)} MiB"
     return (
         f"the training step does not fit into the memory of a device: parameters "
         f"{_mebibytes(memory.parameters)} MiB, optimizer {_mebibytes(memory.optimizer)} MiB, "
         f"batch {_mebibytes(memory.batch)} MiB, activations and other temporary results "
-        f"{temporary}. What helps:\n  " + "\n  ".join(switches(setup))
+        f"{temporary}. What helps:\n  " + "\n  ".join(switches(plan))
     )
 
 

@@ -5,10 +5,10 @@ from contextlib import closing
 import jax
 
 from flaxdl.analysis.memory import memory_explained
+from flaxdl.runs.evaluation import measure
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.setup import Setup
 from flaxdl.training.distributed.parallel import compile_train
-from flaxdl.training.distributed.sharding import put_batch, replicated
 from flaxdl.training.loop import Diverged
 
 _MOST_SKIPPED = 20  # halvings of the loss scale, which starts at 2**16
@@ -43,11 +43,6 @@ def dry_run(setup: Setup) -> dict[str, dict[str, float]]:
     metrics = {"train": state.sums.means()}
     splits = [name for name in ("validation", "test") if getattr(setup.splits, name) is not None]
     for split in splits[:1]:
-        add = jax.jit(setup.steps.evaluate, out_shardings=replicated(setup.mesh))
-        sums = state.sums.emptied()
         with closing(setup.evaluation_batches(split)) as batches:
-            for batch in batches:
-                # Simulated devices share threads, so that steps must not overlap.
-                sums = jax.block_until_ready(add(state, sums, put_batch(batch, setup.mesh)))
-        metrics[split] = sums.means()
+            metrics[split] = measure(setup, state, batches)
     return metrics

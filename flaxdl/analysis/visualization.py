@@ -14,7 +14,7 @@ from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
 from flaxdl.errors import UserError
 from flaxdl.models import Seq2SeqTransformer, translate
-from flaxdl.runs.restored import Trained, restore
+from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
 from flaxdl.training.precision import matmul_precision
 
@@ -91,7 +91,7 @@ def visualize(
                 return pictures.draw_token_heat(steps, heat[: len(steps)], title)
 
 
-def _read(trained: Trained, item: str) -> dict[str, Any]:
+def _read(trained: RestoredRun, item: str) -> dict[str, Any]:
     """A batch of the one input; an encoder-decoder gets what it writes itself as its targets."""
     shapes = {name: example.shape[1:] for name, example in trained.examples.items()}
     batch = trained.transform.read([item], shapes)
@@ -113,7 +113,7 @@ def _read(trained: Trained, item: str) -> dict[str, Any]:
 
 
 def _draw_attention(
-    trained: Trained, batch: dict[str, Any], maps: dict[str, np.ndarray]
+    trained: RestoredRun, batch: dict[str, Any], maps: dict[str, np.ndarray]
 ) -> "Figure":
     """Attention over the real tokens; that of a decoder to the text it reads, not to itself."""
     read = _steps(trained, batch)
@@ -130,7 +130,7 @@ def _picture(batch: dict[str, Any]) -> np.ndarray:
     return pictures.as_picture(np.asarray(batch["inputs"][0]))
 
 
-def _steps(trained: Trained, batch: dict[str, Any]) -> list[str]:
+def _steps(trained: RestoredRun, batch: dict[str, Any]) -> list[str]:
     """What the steps of a sequence are called: its tokens, or their numbers."""
     inputs = np.asarray(batch["inputs"][0])
     length = int(batch["lengths"][0]) if "lengths" in batch else len(inputs)
@@ -139,14 +139,14 @@ def _steps(trained: Trained, batch: dict[str, Any]) -> list[str]:
     return [str(step) for step in range(length)]
 
 
-def _tokens(trained: Trained, ids: np.ndarray) -> list[str]:
+def _tokens(trained: RestoredRun, ids: np.ndarray) -> list[str]:
     transform = trained.transform
     if isinstance(transform, FittedText | FittedTextPairs):
         return [transform.vocabulary.id_to_token(int(number)) or "?" for number in ids]
     return [str(number) for number in ids]
 
 
-def _answer(trained: Trained, batch: dict[str, Any]) -> str:
+def _answer(trained: RestoredRun, batch: dict[str, Any]) -> str:
     """The most probable class, and how probable it is."""
     logits = jax.jit(trained.steps.predict)(trained.state, batch)
     probabilities = np.asarray(jax.nn.softmax(logits))[0]

@@ -10,7 +10,7 @@ import tyro
 from flaxdl.config_files import load_config
 from flaxdl.errors import UserError
 from flaxdl.pretrained import evaluate_published
-from flaxdl.runs import restored as trained
+from flaxdl.runs import evaluation
 from flaxdl.training.writers.console import describe
 
 
@@ -44,7 +44,7 @@ def command(
     if workdir is not None and of_published == (None, None, None):
         value = None if config is None else load_config(config)
         name = split or "test"
-        metrics = trained.evaluate(workdir, name, config=value)
+        metrics = evaluation.evaluate(workdir, name, config=value)
     elif weights is not None and data is not None and of_run == (None, None, None):
         size = 64 if batch_size is None else batch_size
         name, metrics = weights, evaluate_published(weights, data, batch_size=size)

@@ -13,7 +13,7 @@ from flaxdl.config_files import load_config
 from flaxdl.errors import UserError
 from flaxdl.runs.items import Unreadable, read_items, summary
 from flaxdl.runs.prediction import Sampling, predict_each
-from flaxdl.runs.restored import Trained, restore
+from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
 
 _LOGGER = logging.getLogger(__name__)
@@ -75,13 +75,13 @@ def command(
         raise UserError(summary(unreadable, total))
 
 
-def _columns(run: Trained) -> tuple[str, ...]:
+def _columns(run: RestoredRun) -> tuple[str, ...]:
     if isinstance(run.config.task, LanguageModeling | SequenceToSequence):
         return ("item", "text", "error")
     return ("item", "label", "probability", "error")
 
 
-def _hint_at_files(items: Sequence[str], run: Trained) -> None:
+def _hint_at_files(items: Sequence[str], run: RestoredRun) -> None:
     if not run.transform.file_suffixes and (files := [x for x in items if os.path.isfile(x)]):
         _LOGGER.warning(
             "%s is taken as a text; to predict the lines of that file, use --from-file", files[0]

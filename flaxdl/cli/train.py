@@ -17,10 +17,10 @@ from flaxdl.cli.printing import print_answers
 from flaxdl.config import Config
 from flaxdl.config_files import list_configs
 from flaxdl.errors import UserError
-from flaxdl.runs import prediction
 from flaxdl.runs.config_json import differences, to_json
+from flaxdl.runs.prediction import predict_with
 from flaxdl.runs.setup import set_up
-from flaxdl.runs.summary import summary
+from flaxdl.runs.summary import summarize
 from flaxdl.training.distributed.processes import Distributed, is_first
 from flaxdl.training.tasks import LanguageModeling
 from flaxdl.training.writers.console import describe
@@ -89,7 +89,7 @@ def train(arguments: Sequence[str], program: str) -> None:
             rich.print(found.table())
             print(f"the whole trace is in {found.folder}")
         return
-    run.train(
+    result = run.train(
         given.config,
         workdir,
         accept_changes=given.accept_changes,
@@ -98,7 +98,7 @@ def train(arguments: Sequence[str], program: str) -> None:
     )
     task = given.config.task
     if isinstance(task, LanguageModeling) and task.prompt is not None:
-        written = prediction.predict(workdir, [task.prompt], config=given.config)
+        written = predict_with(result.run, [task.prompt])
         if is_first():
             print_answers(written)
 
@@ -106,7 +106,7 @@ def train(arguments: Sequence[str], program: str) -> None:
 def _dry_run(config: Config) -> None:
     setup = set_up(config)
     if is_first():
-        print(summary(setup))
+        print(summarize(setup))
     for split, metrics in dry_run(setup).items():
         if is_first():
             print(f"{split:<10}  {describe(metrics)}")

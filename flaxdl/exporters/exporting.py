@@ -1,6 +1,8 @@
-"""Trained networks for other programs: PyTorch's names, a Hugging Face folder, StableHLO."""
+"""RestoredRun networks for other programs: PyTorch's names, a Hugging Face folder, StableHLO."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,7 +14,7 @@ from flaxdl.errors import UserError
 from flaxdl.exporters.hugging_face import export_hugging_face
 from flaxdl.exporters.stablehlo import write_program
 from flaxdl.filesystem.paths import local_path
-from flaxdl.runs.restored import Trained, restore
+from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.weights import export_weights
 
 
@@ -79,11 +81,15 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path} cannot be written: {error}") from error
 
 
-def _export_run(trained: Trained, path: Path) -> None:
+def _export_run(trained: RestoredRun, path: Path) -> None:
     shapes = {
         name: shape for name, shape in trained.examples.items() if name not in ("label", "weight")
     }
-    write_program(trained.steps.predict, trained.state, _example(shapes), path)
+    steps = replace(trained.steps, mesh=None)  # the program runs on one device
+    state = trained.state.replace(optimizer_state=())
+    is_shared = trained.mesh.shape["data"] < trained.mesh.size
+    with jax.default_device(jax.devices("cpu")[0]) if is_shared else nullcontext():
+        write_program(steps.predict, state, _example(shapes), path)
 
 
 def _example(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:

@@ -11,11 +11,11 @@ from flax.traverse_util import flatten_dict
 from flaxdl.report import charts, page, scores
 from flaxdl.report.predictions import Answers, Writings
 from flaxdl.runs.config_json import to_json
-from flaxdl.runs.restored import Trained
+from flaxdl.runs.plan import Plan
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.freezing import split as split_frozen
-from flaxdl.training.metrics import MetricsFile
 from flaxdl.training.times import load_times
+from flaxdl.training.writers.metrics_file import MetricsFile
 from flaxdl.weights.names import pytorch_key
 
 LAST_CHARTS = ("learning_rate", "gradient_norm", "examples_per_second")
@@ -25,7 +25,7 @@ _PLACES = re.compile(r"[\\/]|^~|^[A-Za-z]:")  # what makes a text look like a pa
 
 def run_page(
     folder: Workdir,
-    run: Trained,
+    plan: Plan,
     found: Answers | Writings | None,
     missing: str | None,
 ) -> page.RunPage:
@@ -33,37 +33,37 @@ def run_page(
 
     Args:
         folder: where the run is kept.
-        run: its best checkpoint.
+        plan: the run.
         found: what its network answers.
         missing: why there are no answers, where there could be.
     """
     metrics = MetricsFile(folder.metrics)
     seconds, devices = load_times(folder.times)
-    sizes = [leaf.size for leaf in jax.tree.leaves(run.state.params)]
+    sizes = [leaf.size for leaf in jax.tree.leaves(plan.shapes().params)]
     return page.RunPage(
         name=folder.path.resolve().name,
-        model=type(run.config.model).__name__,
+        model=type(plan.config.model).__name__,
         parameters=sum(sizes),
-        results=_results(run, metrics, sum(seconds.values())),
-        charts=_charts(run, metrics),
-        settings=settings(to_json(run.config), shorten=True),
+        results=_results(plan, metrics, sum(seconds.values())),
+        charts=_charts(plan, metrics),
+        settings=settings(to_json(plan.config), shorten=True),
         versions=folder.versions(),
         seconds=seconds,
         devices=devices,
-        classes=_classes(found, run.classes) if isinstance(found, Answers) else None,
-        frozen=_frozen(run),
+        classes=_classes(found, plan.classes) if isinstance(found, Answers) else None,
+        frozen=_frozen(plan),
         missing=missing,
         **(_samples(found) if isinstance(found, Writings) else {}),
     )
 
 
-def _results(run: Trained, metrics: MetricsFile, seconds: float) -> dict[str, str]:
+def _results(plan: Plan, metrics: MetricsFile, seconds: float) -> dict[str, str]:
     """The figures at the top: those of the best checkpoint, and what they took."""
     test, validation = metrics.of_split("test"), metrics.of_split("validation")
     if test:
         line = test[-1]
     elif validation:
-        best = run.config.best_step(validation)
+        best = plan.config.best_step(validation)
         line = next(line for line in validation if line["step"] == best)
     else:
         line = metrics.lines[-1]
@@ -92,7 +92,7 @@ def _figure(name: str, value: float | None) -> str:
     return f"{value:.2%}" if name in _FRACTIONS else f"{value:.4g}"
 
 
-def _charts(run: Trained, metrics: MetricsFile) -> list[charts.Chart]:
+def _charts(plan: Plan, metrics: MetricsFile) -> list[charts.Chart]:
     """A chart for each metric, those of training and validation together."""
     splits = ("train", "validation")
     names = {
@@ -107,7 +107,7 @@ def _charts(run: Trained, metrics: MetricsFile) -> list[charts.Chart]:
         *(name for name in LAST_CHARTS if name in names),
     ]
     lines = metrics.of_split("validation")
-    best = run.config.best_step(lines)
+    best = plan.config.best_step(lines)
     drawn = []
     for name in ordered:
         series = [
@@ -118,7 +118,7 @@ def _charts(run: Trained, metrics: MetricsFile) -> list[charts.Chart]:
             )
             for split in splits
         ]
-        mark = (best, "best checkpoint") if best and name == run.config.selection.metric else None
+        mark = (best, "best checkpoint") if best and name == plan.config.selection.metric else None
         drawn.append(charts.line_chart(title_of(name), [one for one in series if one.x], best=mark))
     return drawn
 
@@ -186,13 +186,13 @@ def _samples(found: Writings) -> dict[str, Any]:
     }
 
 
-def _frozen(run: Trained) -> page.Frozen | None:
-    config = run.config
+def _frozen(plan: Plan) -> page.Frozen | None:
+    config = plan.config
     if config.init.weights is None and not config.freeze:
         return None
     leaves: dict[Any, Any] = {}
     if config.freeze:
-        _, frozen = split_frozen(run.state.params, config.freeze)
+        _, frozen = split_frozen(plan.shapes().params, config.freeze)
         leaves = {path: leaf for path, leaf in flatten_dict(frozen).items() if leaf is not None}
     return page.Frozen(
         source=None if config.init.weights is None else _shortened(config.init.weights),

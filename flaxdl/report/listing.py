@@ -15,8 +15,8 @@ from flaxdl.filesystem.paths import local_path
 from flaxdl.report.build import LAST_CHARTS, settings
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.checkpoints.folder import CheckpointFolder
-from flaxdl.training.metrics import MetricsFile
 from flaxdl.training.overfitting import is_learned
+from flaxdl.training.writers.metrics_file import MetricsFile
 
 _NO_SCORES = ("step", "split", "skipped_batches", *LAST_CHARTS)
 

@@ -6,6 +6,7 @@ N: examples that were answered, M: those that are shown.
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.runs.prediction import Writing, predict_with
-from flaxdl.runs.restored import Trained
+from flaxdl.runs.restored import RestoredRun
+from flaxdl.training.distributed.sharding import put_batch, replicated, shared_size
 from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
 
 _MOST_ANSWERED = 10_000  # of a larger split, evenly spread over it
@@ -67,7 +69,7 @@ class Writings:
     """Among how many texts those that came out wrong were looked for."""
 
 
-def answer(trained: Trained, splits: Splits) -> Answers | Writings | None:
+def answer(trained: RestoredRun, splits: Splits) -> Answers | Writings | None:
     """Lets a network answer the test split, or the validation split where there is no other.
 
     Args:
@@ -115,13 +117,13 @@ def load(path: Path) -> Answers | Writings | None:
         return None
 
 
-def _classify(trained: Trained, split: str, dataset: Dataset) -> Answers | None:
+def _classify(trained: RestoredRun, split: str, dataset: Dataset) -> Answers | None:
     available = len(dataset)
     if available > _MOST_ANSWERED:
         places = np.linspace(0, available - 1, _MOST_ANSWERED).astype(np.int64)
         dataset = Subset(dataset, places)
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=replicated(trained.mesh))
     def most_probable(state: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
         logits = trained.steps.predict(state, batch)
         probabilities = jax.nn.softmax(logits.astype(jnp.float32))
@@ -130,12 +132,14 @@ def _classify(trained: Trained, split: str, dataset: Dataset) -> Answers | None:
     answered: list[tuple[np.ndarray, ...]] = []  # batch by batch: label, answer, confidence
     mistakes: list[tuple[float, int, np.ndarray]] = []
     batch_size = min(len(dataset), trained.config.batch_size, _MOST_AT_ONCE)
+    batch_size = shared_size(batch_size, trained.mesh)
     first = 0  # the number of the batch's first example
     with closing(evaluation_batches(dataset, trained.transform, batch_size=batch_size)) as batches:
         for batch in batches:
             if "label" not in batch:
                 return None
-            predicted, confidence = jax.device_get(most_probable(trained.state, batch))
+            placed = put_batch(batch, trained.mesh)
+            predicted, confidence = jax.device_get(most_probable(trained.state, placed))
             rows = np.flatnonzero(batch["weight"] > 0)  # those that can be read, each once
             wrong = rows[predicted[rows] != batch["label"][rows]]
             mistakes += [
@@ -158,7 +162,7 @@ def _classify(trained: Trained, split: str, dataset: Dataset) -> Answers | None:
     )
 
 
-def _shown(trained: Trained, inputs: Sequence[np.ndarray]) -> np.ndarray:
+def _shown(trained: RestoredRun, inputs: Sequence[np.ndarray]) -> np.ndarray:
     """Inputs as pictures of one size, or as texts; none where they are neither."""
     if not inputs:
         return np.zeros(0, np.uint8)
@@ -180,7 +184,7 @@ def _smaller(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
-def _continue(trained: Trained, split: str, dataset: Dataset) -> Writings | None:
+def _continue(trained: RestoredRun, split: str, dataset: Dataset) -> Writings | None:
     """A sample: the config's prompt continued, or the beginning of the first text."""
     transform, task = trained.transform, trained.config.task
     assert isinstance(task, LanguageModeling)
@@ -193,7 +197,7 @@ def _continue(trained: Trained, split: str, dataset: Dataset) -> Writings | None
     return _writings(trained, split, [prompt], [])
 
 
-def _rewrite(trained: Trained, split: str, dataset: Dataset) -> Writings | None:
+def _rewrite(trained: RestoredRun, split: str, dataset: Dataset) -> Writings | None:
     """Some texts rewritten, those that come out wrong first."""
     transform = trained.transform
     if not isinstance(transform, FittedTextPairs):
@@ -204,7 +208,7 @@ def _rewrite(trained: Trained, split: str, dataset: Dataset) -> Writings | None:
 
 
 def _writings(
-    trained: Trained, split: str, items: Sequence[str], expected: Sequence[str]
+    trained: RestoredRun, split: str, items: Sequence[str], expected: Sequence[str]
 ) -> Writings:
     texts = [one.text for one in predict_with(trained, items) if isinstance(one, Writing)]
     order = range(len(items))

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -17,9 +18,12 @@ from flaxdl.report import charts, page
 from flaxdl.report import predictions as answers
 from flaxdl.report.build import LAST_CHARTS, run_page, title_of
 from flaxdl.report.predictions import Answers, Writings
-from flaxdl.runs.restored import Trained, load_transformed, outline, restore
+from flaxdl.runs.evaluation import load_transformed
+from flaxdl.runs.plan import Plan
+from flaxdl.runs.restored import RestoredRun, read_plan, restore
 from flaxdl.runs.workdir import Workdir
-from flaxdl.training.metrics import MetricsFile
+from flaxdl.training.writers.metrics_file import MetricsFile
+from flaxdl.training.writers.writer import Writer
 
 _LOGGER = logging.getLogger(__name__)
 _NOT_READ = (
@@ -61,9 +65,9 @@ def write_report(
     path = local_path(path)
     runs = []
     for folder in folders:
-        run = outline(folder.path, config)
-        found, missing = _answers(folder, run, config)
-        shown = run_page(folder, run, found, missing)
+        plan = read_plan(folder.path, config)
+        found, missing = _answers(folder, plan, config)
+        shown = run_page(folder, plan, found, missing)
         if shown.name in {other.name for other in runs}:
             shown = replace(shown, name=f"{shown.name} ({len(runs) + 1})")
         runs.append(shown)
@@ -78,16 +82,33 @@ def write_report(
     return path
 
 
-def report_run(folder: Workdir, run: Trained, splits: Splits) -> None:
-    """Writes the report of a run that has just ended; a failure is only warned of.
+class ReportWriter(Writer):
+    """Writes the report of a run when it has finished; a failure is only warned of.
 
-    Where several processes have trained together the network is not asked, which would take all.
+    It is not written again if nothing was measured since. If several processes have trained
+    together the network is not asked, which would take all of them.
 
     Args:
-        folder: where it is kept.
-        run: the best checkpoint.
-        splits: the data, transformed.
+        folder: where the run is kept.
+        splits: its data, transformed.
     """
+
+    def __init__(self, folder: Workdir, splits: Splits):
+        self._folder = folder
+        self._splits = splits
+        self._is_due = not folder.report.exists()
+
+    def line(self, line: dict[str, Any]) -> None:
+        """Notes that there is something new to report."""
+        self._is_due = True
+
+    def finish(self, run: RestoredRun) -> None:
+        """Writes `report.html`."""
+        if self._is_due:
+            _report(self._folder, run, self._splits)
+
+
+def _report(folder: Workdir, run: RestoredRun, splits: Splits) -> None:
     again = f"`python -m flaxdl report --workdir {folder.path}` tries again"
     found, missing = None, _NOT_ASKED
     if jax.process_count() == 1:
@@ -115,21 +136,20 @@ def _write(text: str, path: Path) -> None:
 
 
 def _answers(
-    folder: Workdir, run: Trained, config: Config | None
+    folder: Workdir, plan: Plan, config: Config | None
 ) -> tuple[Answers | Writings | None, str | None]:
     """What the network answers, kept or computed; or why that is not to be had."""
     metrics = MetricsFile(folder.metrics)
     if not metrics.lines:
         raise UserError(f"{folder.path} has no metrics yet")
     lines = metrics.of_split("validation")
-    step = run.config.best_step(lines) if lines else metrics.lines[-1]["step"]
+    step = plan.config.best_step(lines) if lines else metrics.lines[-1]["step"]
     kept = answers.load(folder.predictions)
     if kept is not None and kept.step == step:
         return kept, None
     try:
-        trained = restore(folder.path, config)
-        splits = load_transformed(trained, folder)
-        found = answers.answer(trained, splits)
+        run = restore(folder.path, config)
+        found = answers.answer(run, load_transformed(run, folder))
     except ValueError as error:
         _LOGGER.warning("the report of %s lacks answers: %s", folder.path, error)
         return None, _NOT_READ

@@ -1,6 +1,5 @@
 """What a user wants predicted: files, folders of files, texts, and lists of them."""
 
-from flaxdl.errors import UserError
 import logging
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from flaxdl.data import Transform
 from flaxdl.data.class_folders import is_data_folder
+from flaxdl.errors import UserError
 from flaxdl.filesystem.paths import local_path
 
 _LOGGER = logging.getLogger(__name__)

@@ -1,9 +1,9 @@
 """What a trained model makes of new files and texts; the data set is not needed."""
 
-from flaxdl.errors import UserError
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,10 +15,12 @@ from flaxdl.backend.malloc import return_freed_memory
 from flaxdl.config import Config
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
-from flaxdl.runs.items import Unreadable, expand_items, summary
+from flaxdl.errors import UserError
 from flaxdl.models import Seq2SeqTransformer, TransformerLM, generate, translate
+from flaxdl.runs.items import Unreadable, expand_items, summary
+from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
-from flaxdl.runs.restored import Trained, restore
+from flaxdl.training.distributed.sharding import put_batch, replicated, shared_size
 from flaxdl.training.precision import matmul_precision, to_compute_dtype
 from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
 
@@ -99,7 +101,7 @@ def predict(
 
 
 def predict_with(
-    trained: Trained, items: Sequence[str], *, sampling: Sampling = Sampling()
+    trained: RestoredRun, items: Sequence[str], *, sampling: Sampling = Sampling()
 ) -> list[Prediction] | list[Writing]:
     """What `predict` gives, with a trained network that is at hand.
 
@@ -114,7 +116,7 @@ def predict_with(
 
 
 def predict_each(
-    trained: Trained, items: Sequence[str], *, sampling: Sampling = Sampling()
+    trained: RestoredRun, items: Sequence[str], *, sampling: Sampling = Sampling()
 ) -> Iterator[Prediction | Writing | Unreadable]:
     """Yields the prediction for each item, or why it has none, in the order of the items.
 
@@ -133,6 +135,7 @@ def predict_each(
     answer = _answering(trained, sampling)
     expanded = expand_items(items, trained.transform)
     size = min(trained.config.batch_size, _MOST_AT_ONCE, len(expanded))
+    size = shared_size(size, trained.mesh)
     for start in range(0, len(expanded), size or 1):
         some = expanded[start : start + size]
         batch, faults = _read(trained, some, sampling)
@@ -145,7 +148,7 @@ Answering = Callable[[Sequence[str], Batch, int], Sequence[Prediction | Writing]
 """Gives the predictions for items, a batch that begins with their rows, and the first's number."""
 
 
-def _answering(trained: Trained, sampling: Sampling) -> Answering:
+def _answering(trained: RestoredRun, sampling: Sampling) -> Answering:
     match trained.config.task:
         case LanguageModeling():
             return _continuing(trained, sampling)
@@ -156,7 +159,7 @@ def _answering(trained: Trained, sampling: Sampling) -> Answering:
 
 
 def _read(
-    trained: Trained, items: Sequence[str | Unreadable], sampling: Sampling
+    trained: RestoredRun, items: Sequence[str | Unreadable], sampling: Sampling
 ) -> tuple[Batch, list[Unreadable | None]]:
     """A batch of the items that can be read, and for each item why it cannot."""
     faults = [item if isinstance(item, Unreadable) else None for item in items]
@@ -175,7 +178,7 @@ def _read(
     return {name: np.concatenate([part[name] for part in parts]) for name in names}, faults
 
 
-def _checked(trained: Trained, items: Sequence[str], sampling: Sampling) -> Batch:
+def _checked(trained: RestoredRun, items: Sequence[str], sampling: Sampling) -> Batch:
     """The items as a batch that the model can take."""
     shapes = {name: example.shape[1:] for name, example in trained.examples.items()}
     batch = trained.transform.read(items, shapes)
@@ -196,18 +199,19 @@ def _filled_up(batch: Batch, size: int) -> Batch:
     return {name: rows[np.minimum(np.arange(size), len(rows) - 1)] for name, rows in batch.items()}
 
 
-def _classifying(trained: Trained) -> Answering:
+def _classifying(trained: RestoredRun) -> Answering:
     classes = trained.classes
     if classes is None:
         raise UserError("the run holds no classifier: its data have no classes")
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=replicated(trained.mesh))
     def probabilities_of(state: Any, batch: Any) -> jax.Array:
         logits = trained.steps.predict(state, batch)
         return jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
     def classify(items: Sequence[str], batch: Batch, first: int) -> list[Prediction]:
-        probabilities = np.asarray(probabilities_of(trained.state, batch))[: len(items)]
+        placed = put_batch(dict(batch), trained.mesh)
+        probabilities = np.asarray(probabilities_of(trained.state, placed))[: len(items)]
         return [
             Prediction(item, {classes[i]: float(row[i]) for i in np.argsort(-row)})
             for item, row in zip(items, probabilities, strict=True)
@@ -216,7 +220,7 @@ def _classifying(trained: Trained) -> Answering:
     return classify
 
 
-def _continuing(trained: Trained, sampling: Sampling) -> Answering:
+def _continuing(trained: RestoredRun, sampling: Sampling) -> Answering:
     model, text = trained.config.model, trained.transform
     if not (isinstance(model, TransformerLM) and isinstance(text, FittedText)):
         raise UserError(
@@ -248,7 +252,7 @@ def _continuing(trained: Trained, sampling: Sampling) -> Answering:
     return continue_
 
 
-def _rewriting(trained: Trained) -> Answering:
+def _rewriting(trained: RestoredRun) -> Answering:
     model, pairs = trained.config.model, trained.transform
     if not (isinstance(model, Seq2SeqTransformer) and isinstance(pairs, FittedTextPairs)):
         raise UserError(
@@ -274,7 +278,7 @@ def _rewriting(trained: Trained) -> Answering:
     return rewrite
 
 
-def _variables(trained: Trained) -> dict[str, Any]:
+def _variables(trained: RestoredRun) -> dict[str, Any]:
     """The variables in the precision that the run computes in."""
     params = to_compute_dtype(trained.state.params, trained.config.precision)
     return {"params": params, **trained.state.model_state}

@@ -1,15 +1,20 @@
-"""What a run is about to do, in a few lines."""
+"""A run in a few lines: what it is about to do, and what has come of it."""
 
 from typing import Any
 
 import jax
 
 from flaxdl.data import Dataset, class_counts
+from flaxdl.runs.plan import Plan
 from flaxdl.runs.setup import Setup
+from flaxdl.runs.workdir import Workdir
 from flaxdl.training.freezing import split as split_frozen
+from flaxdl.training.overfitting import verdict
+from flaxdl.training.writers.console import describe
+from flaxdl.training.writers.metrics_file import MetricsFile
 
 
-def summary(setup: Setup) -> str:
+def summarize(setup: Setup) -> str:
     """The size of the model, of the data and of the work, and where it is done."""
     return f"{_model(setup)}\n{_data(setup)}\n{_work(setup)}"
 
@@ -49,9 +54,9 @@ def _work(setup: Setup) -> str:
     )
 
 
-def devices(setup: Setup) -> str:
+def devices(plan: Plan) -> str:
     """How many devices of which kind a run uses, and how they are arranged."""
-    mesh = setup.mesh
+    mesh = plan.mesh
     text = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
     if mesh.shape["data"] < mesh.size:
         sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
@@ -59,6 +64,23 @@ def devices(setup: Setup) -> str:
     if jax.process_count() > 1:
         text += f" in {jax.process_count()} processes"
     return text
+
+
+def outcome(plan: Plan, folder: Workdir, metrics: MetricsFile, *, is_new: bool) -> str:
+    """The metrics at the end of a run, and a verdict if it was to overfit a few batches.
+
+    Args:
+        plan: the run.
+        folder: where it is kept.
+        metrics: its metrics.
+        is_new: whether any of them were measured just now.
+    """
+    last, batches = metrics.lines[-1], plan.config.overfit_batches
+    is_of_best = last["split"] == "test" and metrics.of_split("validation")
+    which = "best checkpoint, step" if is_of_best else "step"
+    finished = "finished" if is_new else "was already finished"
+    text = f"{folder.path} {finished}: {last['split']} {describe(last)} ({which} {last['step']})"
+    return text if batches is None else f"{text}\n{verdict(metrics.of_split('train'), batches)}"
 
 
 def _count(params: Any) -> int:

@@ -5,7 +5,6 @@ tells there that an id meant another token in pretraining; so both are checked w
 meet.
 """
 
-from flaxdl.errors import UserError
 import inspect
 import logging
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.data.tokenizer_files import has_tokenizer, read_tokenizer
 from flaxdl.data.vocabulary import CHARACTERS
+from flaxdl.errors import UserError
 from flaxdl.filesystem.paths import local_path
 from flaxdl.weights import hub
 

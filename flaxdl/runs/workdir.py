@@ -1,6 +1,5 @@
 """The folder of a run: its files, and the config and data that it belongs to."""
 
-from flaxdl.errors import UserError
 import contextlib
 import json
 import logging
@@ -10,14 +9,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from flaxdl.filesystem.atomic import atomic_write, sync, sync_folder
 from flaxdl.config import Config
-from flaxdl.runs.config_json import differences, from_json, to_json, upgraded
 from flaxdl.data import Transform, facts
+from flaxdl.errors import UserError
+from flaxdl.filesystem.atomic import atomic_write, sync, sync_folder
 from flaxdl.filesystem.locks import is_held, locked
 from flaxdl.filesystem.paths import local_path
+from flaxdl.runs.config_json import differences, from_json, to_json, upgraded
 from flaxdl.training.checkpoints.folder import CheckpointFolder, check_path
 from flaxdl.training.distributed.processes import is_first
+from flaxdl.training.distributed.sharding import MeshShape
 
 _LOGGER = logging.getLogger(__name__)
 _RECORDED_VERSIONS = ("flaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -156,7 +157,8 @@ class Workdir:
             UserError: if the folder cannot be written.
         """
         versions = self.versions() if self._config.exists() else recorded_versions()
-        values = {"config": to_json(config), "data": data, "versions": versions}
+        mesh = to_json(config.mesh)  # no part of the config, since it may change on resume
+        values = {"config": to_json(config), "data": data, "mesh": mesh, "versions": versions}
         text = json.dumps(values, indent=2) + "\n"
         if self._config.exists() and self._config.read_text() == text:
             return
@@ -216,6 +218,25 @@ class Workdir:
         if not isinstance(config, Config):
             raise UserError(f"{self._config} cannot be read: it holds a {type(config).__name__}")
         return config
+
+    def mesh_shape(self) -> MeshShape:
+        """The arrangement of devices that the run was trained on last.
+
+        Runs of earlier versions did not record it.
+
+        Raises:
+            UserError: if there is no run, or the record cannot be read.
+        """
+        record = self._read().get("mesh")
+        if record is None:
+            return MeshShape()
+        try:
+            shape = from_json(upgraded(record))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{self._config} cannot be read: mesh: {error}") from error
+        if not isinstance(shape, MeshShape):
+            raise UserError(f"{self._config} cannot be read: mesh must be a MeshShape")
+        return shape
 
     def versions(self) -> dict[str, str]:
         """The versions with which the run began, as far as they are recorded.

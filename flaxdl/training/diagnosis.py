@@ -1,6 +1,7 @@
-"""Where in a step the first value appeared that is not finite."""
+"""Diagnosis of a run that has diverged: where the first value appeared that is not finite."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import flax.linen as nn
@@ -8,10 +9,44 @@ import jax
 import jax.numpy as jnp
 
 from flaxdl.ops.reductions import global_norm
+from flaxdl.training.distributed.parallel import look_up
+from flaxdl.training.distributed.sharding import put_batch
 from flaxdl.training.freezing import inference_where_frozen, merge, split
 from flaxdl.training.precision import matmul_precision
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
+
+
+def describe_divergence(setup: Any, session: Any, state: TrainState) -> str:
+    """Describes what has diverged, how the loss developed, and what often helps.
+
+    Args:
+        setup: the run, a `loop.Run`.
+        session: its files, a `loop.Session`.
+        state: the state after too many skipped steps.
+    """
+    step, bad_steps = int(state.step), int(state.bad_steps)
+    where = ""
+    if jax.process_count() == 1:
+        with closing(setup.fed_batches(step - 1 + int(state.skipped))) as batches:
+            batch = look_up(setup.data_on_devices, put_batch(next(batches), setup.mesh))
+        before = state.replace(step=state.step - 1)  # of skipped steps nothing else is left
+        where = first_not_finite(setup.steps.behind(step), before, batch)
+        where = f"In the last of them, the first such value is in {where}. "
+    losses = [line["loss"] for line in session.metrics.of_split("train")][-10:]
+    shown = ", ".join("not finite" if loss is None else f"{loss:.4g}" for loss in losses)
+    saved = max(session.checkpoints.steps(), default=None)
+    checkpoint = (
+        "There is no checkpoint yet"
+        if saved is None
+        else f"The last good checkpoint is that of step {saved}"
+    )
+    return (
+        f"loss, gradients or statistics were not finite for {bad_steps} steps in a row, from "
+        f"step {step - bad_steps + 1} to {step}. {where}Losses up to there: {shown}. "
+        f"{checkpoint}; a smaller --optimizer.learning-rate, or --optimizer.clip-norm, often "
+        "helps"
+    )
 
 
 def first_not_finite(steps: Steps, state: TrainState, batch: Mapping[str, jax.Array]) -> str:

@@ -2,16 +2,15 @@
 
 Everything due after a step (a line of metrics, an evaluation, a checkpoint) is decided from the
 step number and from what `metrics.jsonl` already holds. A run that was stopped anywhere therefore
-goes on from its newest checkpoint as if nothing had happened.
+resumes from its newest checkpoint as if nothing had happened.
 """
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Protocol
 
 import jax
@@ -19,19 +18,19 @@ import numpy as np
 
 from flaxdl.errors import SaveError
 from flaxdl.training.checkpoints.manager import Checkpoints
-from flaxdl.training.diagnosis import first_not_finite
-from flaxdl.training.distributed.parallel import Parallel, compile_train, look_up
+from flaxdl.training.diagnosis import describe_divergence
+from flaxdl.training.distributed.parallel import TrainStep, compile_train
 from flaxdl.training.distributed.sharding import create_on, put_batch, replicated
 from flaxdl.training.interruption import Interrupted, Interruption
-from flaxdl.training.metrics import MetricsFile, MetricSums, Split
+from flaxdl.training.metrics import MetricSums
 from flaxdl.training.overfitting import is_learned
-from flaxdl.training.rewind import Rewind
-from flaxdl.training.selection import Selection
+from flaxdl.training.rewind import LossSpike, can_roll_back, last_due_before, roll_back
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 from flaxdl.training.times import Times
+from flaxdl.training.writers.metrics_file import MetricsFile
+from flaxdl.training.writers.writer import Writer
 
-_LOGGER = logging.getLogger(__name__)
 _MOST_REWINDS = 3  # to one checkpoint
 
 
@@ -39,169 +38,220 @@ class Diverged(RuntimeError):
     """Loss or gradients were not finite for too many steps in a row, or rose again and again."""
 
 
-class _Spike(Exception):
-    """The loss has jumped; the state that has seen it comes along."""
+class Run(Protocol):
+    """What is trained; `flaxdl.runs.setup.Setup` is one."""
 
-    def __init__(self, state: TrainState):
-        self.step, self.skipped = int(state.step), int(state.skipped)
+    @property
+    def config(self) -> Any:
+        """A `flaxdl.Config`."""
+        ...
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The devices."""
+        ...
+
+    @cached_property
+    def steps(self) -> Steps:
+        """The pure functions."""
+        ...
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the run."""
+        ...
+
+    @property
+    def log_every(self) -> int:
+        """Steps between two training lines."""
+        ...
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between two evaluations, each followed by a checkpoint."""
+        ...
+
+    @property
+    def evaluated_splits(self) -> Sequence[str]:
+        """Those of `validation` and `test` that are measured."""
+        ...
+
+    @cached_property
+    def data_on_devices(self) -> Mapping[str, jax.Array] | None:
+        """The examples that training batches refer to by index; None if batches hold them."""
+        ...
+
+    def fed_batches(self, start_step: int) -> Generator[dict[str, np.ndarray]]:
+        """This process's rows of the endless training batches from a step on."""
+        ...
+
+    def evaluation_batches(self, split: str) -> Generator[dict[str, np.ndarray]]:
+        """This process's rows of batches with each example of a split once."""
+        ...
+
+    def shapes(self, step: int) -> TrainState:
+        """The state after so many steps, as shapes with their places on the devices."""
+        ...
 
 
-class Writer(Protocol):
-    """Somewhere metrics go besides `metrics.jsonl`: the console, TensorBoard."""
+class Session(Protocol):
+    """Where a run is kept while it trains; `flaxdl.runs.session.Session` is one."""
 
-    def progress(self, step: int) -> None:
-        """A step was started; called often, so cheap."""
-
-    def line(self, line: dict[str, Any]) -> None:
-        """A line of metrics was written."""
-
-    def close(self) -> None:
-        """The run is over."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loop:
-    """A run's loop over its steps; `run` trains from any state to the end."""
-
-    steps: Steps
-    mesh: jax.sharding.Mesh
-    parallel: Parallel
-    """How a training step is computed on the devices of the mesh."""
-    batch_size: int
-    training_batches: Callable[[int], Generator[dict[str, np.ndarray]]]
-    """This process's rows of the endless training batches from a number on."""
-    data: Mapping[str, jax.Array] | None
-    """The examples whose numbers these batches hold, or None where they hold the examples."""
-    steps_per_call: int
-    """Steps that are handed out at once, where nothing is due in between."""
-    evaluation_batches: Callable[[Split], Generator[dict[str, np.ndarray]]]
-    """This process's rows of batches with each example of a split once."""
-    has_validation: bool
-    log_every: int
-    """Steps between two training lines."""
-    evaluate_every: int
-    """Steps between two evaluations, each followed by a checkpoint."""
-    max_bad_steps: int
-    """Steps in a row that may be skipped for non-finite numbers."""
-    rewind: Rewind
-    selection: Selection
-    overfit_batches: int | None
-    """The number of batches that are learned by heart, which ends the run; None for all data."""
     metrics: MetricsFile
     checkpoints: Checkpoints
-    shapes: Callable[[int], TrainState]
-    """The state after so many steps, as shapes with their places on the devices."""
-    writers: Sequence[Writer]
     interruption: Interruption
     times: Times
 
-    @cached_property
-    def _evaluate(self) -> Callable[..., MetricSums]:
-        place = replicated(self.mesh)
-        evaluate = jax.jit(self.steps.evaluate, donate_argnums=1, out_shardings=place)
-        return self.times.compiled(evaluate)
+
+@dataclass(frozen=True)
+class Loop:
+    """A run's loop over its steps; `run` trains from any state to the end."""
+
+    setup: Run
+    session: Session
+    writers: Sequence[Writer] = ()
 
     def run(self, state: TrainState) -> TrainState:
         """Trains to the last step, or until the selection ends the run.
 
         Raises:
             Diverged: after `max_bad_steps` skipped steps in a row, or if the loss jumps again each
-                time that the run goes back to a checkpoint.
+                time that the run is rolled back to a checkpoint.
             Interrupted: after a signal, once the state is saved.
             SaveError: if the last state could not be written.
         """
+        times, checkpoints = self.session.times, self.session.checkpoints
         rewinds: Counter[int] = Counter()  # how often, by step of the checkpoint
-        while True:
-            try:
-                state = self._train(state)
-                break
-            except _Spike as spike:
-                start = self._due_before(spike.step)
-                rewinds[start] += 1
-                if rewinds[start] > _MOST_REWINDS:
-                    raise Diverged(
-                        f"the loss has jumped once more at step {spike.step}, after the run went "
-                        f"back to step {start} and on with other batches {_MOST_REWINDS} times; "
-                        "a smaller --optimizer.learning-rate, or --optimizer.clip-norm, often helps"
-                    ) from None
-                state = self._before(spike, start)
-        with self.times.spent("saving"):
-            self.checkpoints.save(state)  # again, if it failed
-            self.checkpoints.wait()
+        with times.spent("training"):
+            while True:
+                try:
+                    state = self._train(state)
+                    break
+                except LossSpike as spike:
+                    start = last_due_before(spike.step, self.setup.evaluate_every)
+                    rewinds[start] += 1
+                    if rewinds[start] > _MOST_REWINDS:
+                        raise Diverged(
+                            f"the loss has jumped once more at step {spike.step}, after the run "
+                            f"went back to step {start} and on with other batches {_MOST_REWINDS} "
+                            "times; a smaller --optimizer.learning-rate, or "
+                            "--optimizer.clip-norm, often helps"
+                        ) from None
+                    state = roll_back(self.setup, self.session, spike, start)
+            with times.spent("saving"):
+                checkpoints.save(state)  # again, if it failed
+                checkpoints.wait()
         return state
 
     def _train(self, state: TrainState) -> TrainState:
-        step, skipped = int(state.step), int(state.skipped)
-        compile_for = partial(
-            compile_train,
-            mesh=self.mesh,
-            parallel=self.parallel,
-            data=self.data,
-            compiled=self.times.compiled,
-        )
-        train = compile_for(self.steps.behind(step), state=state)
-        batches = self.training_batches(step + skipped)
-        window_start, window_steps = time.perf_counter(), 0
-        try:
+        setup, step = self.setup, int(state.step)
+        train = self._compiled(setup.steps.behind(step), state)
+        pace = _Pace()
+        with closing(setup.fed_batches(step + int(state.skipped))) as batches:
             while True:
-                if self._is_due(step, self.log_every):
-                    if not self.metrics.has(step, "train"):
-                        jax.block_until_ready(state)  # steps that were handed out are not done
-                        seconds = time.perf_counter() - window_start
-                        self._log_training(state, step, window_steps, seconds)
-                        state = state.replace(sums=state.sums.emptied())
-                    window_start, window_steps = time.perf_counter(), 0
-                    if self._is_learned():
-                        break
-                if self._is_due(step, self.evaluate_every):
+                if self._is_due(step, setup.log_every):
+                    state = self._log_training(state, step, pace)
+                if self._is_due(step, setup.evaluate_every):
                     jax.block_until_ready(state)
-                    paused = time.perf_counter()
-                    if self.has_validation and not self.metrics.has(step, "validation"):
-                        self.write(step, "validation", self.evaluate(state, "validation"))
-                    with self.times.spent("saving"):
-                        self._save(state)
-                    window_start += time.perf_counter() - paused
-                    if self.is_over():
-                        break
-                if step >= self.steps.total_steps:  # beyond it if the run was made shorter
-                    break
+                    with pace.paused():
+                        self._evaluate_and_save(state, step)
+                if self._is_at_the_end(step):
+                    return state
                 self._stop_if_asked(state)
                 for writer in self.writers:
                     writer.progress(step)
                 # Before the thaw, since a run that is stopped while it waits saves what it has.
                 count = self._steps_at_once(step)
                 batch = self._next_together(batches, count, state)
-                if step == self.steps.thaw_step:
-                    state = create_on(self.mesh, self.steps.thaw, state)
-                    train = compile_for(self.steps.thawed, state=state)
+                if step == setup.steps.thaw_step:
+                    state = create_on(setup.mesh, setup.steps.thaw, state)
+                    train = self._compiled(setup.steps.thawed, state)
                 state = self._in_turn(train(state, batch))
-                step, window_steps = step + count, window_steps + count
-        finally:
-            batches.close()
-        return state
+                step, pace.steps = step + count, pace.steps + count
 
-    def _is_learned(self) -> bool:
-        if self.overfit_batches is None:
-            return False
-        return is_learned(self.metrics.of_split("train"), self.overfit_batches)
+    def _compiled(self, steps: Steps, state: TrainState) -> TrainStep:
+        return compile_train(
+            steps,
+            self.setup.mesh,
+            self.setup.config.parallel,
+            state,
+            data=self.setup.data_on_devices,
+            compiled=self.session.times.compiled,
+        )
 
-    def is_over(self) -> bool:
-        """Whether the selection ends the run; what was frozen gets its time to learn first."""
-        lines = self.metrics.of_split("validation")
-        return self.selection.is_over(lines, self.steps.task, after=self.steps.thaw_step or 0)
+    def _is_due(self, step: int, interval: int) -> bool:
+        return step > 0 and (step % interval == 0 or step >= self.setup.total_steps)
 
-    def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
+    def _is_at_the_end(self, step: int) -> bool:
+        setup = self.setup
+        is_due = any(self._is_due(step, n) for n in (setup.log_every, setup.evaluate_every))
+        return is_due and has_ended(setup, self.session.metrics, step)
+
+    def _log_training(self, state: TrainState, step: int, pace: "_Pace") -> TrainState:
+        """Writes a line of training metrics, if it is not written yet, and empties the sums."""
+        metrics, config = self.session.metrics, self.setup.config
+        if metrics.has(step, "train"):
+            pace.restart()
+            return state
+        jax.block_until_ready(state)  # steps that were handed out are not done
+        values = state.sums.means() | {
+            "learning_rate": float(state.learning_rate),
+            "gradient_norm": float(state.gradient_norm),
+        }
+        if skipped := int(state.skipped):
+            values["skipped_batches"] = skipped
+        if pace.steps:
+            values["examples_per_second"] = pace.steps * config.batch_size / pace.seconds
+        self.write(step, "train", values)
+        if state.has_diverged(config.max_bad_steps):
+            raise Diverged(describe_divergence(self.setup, self.session, state))
+        is_spike = config.rewind.is_spike(metrics.of_split("train"))
+        if is_spike and can_roll_back(self.session.checkpoints, step, self.setup.evaluate_every):
+            raise LossSpike(state)
+        pace.restart()
+        return state.replace(sums=state.sums.emptied())
+
+    def _evaluate_and_save(self, state: TrainState, step: int) -> None:
+        is_measured = self.session.metrics.has(step, "validation")
+        if "validation" in self.setup.evaluated_splits and not is_measured:
+            self.write(step, "validation", self.evaluate(state, "validation"))
+        with self.session.times.spent("saving"):
+            self._save(state)
+
+    def evaluate(self, state: TrainState, split: str) -> dict[str, float]:
         """The metrics of a whole split, every example counted once.
 
         Raises:
             Interrupted: after a signal, once the state is saved.
         """
-        sums = state.sums.emptied()
-        with self.times.spent("evaluating"), closing(self.evaluation_batches(split)) as batches:
+        sums, mesh = state.sums.emptied(), self.setup.mesh
+        batches = self.setup.evaluation_batches(split)
+        with self.session.times.spent("evaluating"), closing(batches):
             while (batch := self._next(batches, state)) is not None:
-                sums = self._in_turn(self._evaluate(state, sums, put_batch(batch, self.mesh)))
+                sums = self._in_turn(self._evaluate(state, sums, put_batch(batch, mesh)))
                 self._stop_if_asked(state)
             return sums.means()
+
+    @cached_property
+    def _evaluate(self) -> Callable[..., MetricSums]:
+        place = replicated(self.setup.mesh)
+        evaluate = jax.jit(self.setup.steps.evaluate, donate_argnums=1, out_shardings=place)
+        return self.session.times.compiled(evaluate)
+
+    def test(self, state: TrainState) -> None:
+        """Measures the test split, if there is one and it is not measured yet.
+
+        Raises:
+            Interrupted: after a signal, once the state is saved.
+        """
+        if "test" in self.setup.evaluated_splits and not self.session.metrics.of_split("test"):
+            self.write(int(state.step), "test", self.evaluate(state, "test"))
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Writes a line of metrics to `metrics.jsonl` and to all writers."""
+        line = self.session.metrics.append(step, split, values)
+        for writer in self.writers:
+            writer.line(line)
 
     def _in_turn(self, results: Any) -> Any:
         """Waits for the results on CPUs, where steps that overlap lose more than they gain.
@@ -210,114 +260,29 @@ class Loop:
         one can hold all threads while they wait for the others of their kind. And a step whose
         state is not there yet is left to another thread, which `compute_in_calling_thread` avoids.
         """
-        if self.mesh.devices.flat[0].platform == "cpu":
+        if self.setup.mesh.devices.flat[0].platform == "cpu":
             # All results of one device are there together, and one is looked at in less time.
-            is_state_of_one = isinstance(results, TrainState) and self.mesh.size == 1
+            is_state_of_one = isinstance(results, TrainState) and self.setup.mesh.size == 1
             jax.block_until_ready(results.step if is_state_of_one else results)
         return results
 
     def _steps_at_once(self, step: int) -> int:
         """How many steps to hand out: one where something is due before a call would end."""
-        after = step + self.steps_per_call
-        dues = [(step // n + 1) * n for n in (self.log_every, self.evaluate_every)]
-        dues.append(self.steps.total_steps)
-        if self.steps.thaw_step is not None and self.steps.thaw_step > step:
-            dues.append(self.steps.thaw_step)
-        return self.steps_per_call if after <= min(dues) else 1
-
-    def _is_due(self, step: int, interval: int) -> bool:
-        return step > 0 and (step % interval == 0 or step >= self.steps.total_steps)
-
-    def _log_training(self, state: TrainState, step: int, steps: int, seconds: float) -> None:
-        values = state.sums.means() | {
-            "learning_rate": float(state.learning_rate),
-            "gradient_norm": float(state.gradient_norm),
-        }
-        if skipped := int(state.skipped):
-            values["skipped_batches"] = skipped
-        if steps:
-            values["examples_per_second"] = steps * self.batch_size / seconds
-        self.write(step, "train", values)
-        if state.has_diverged(self.max_bad_steps):
-            raise Diverged(self._what_diverged(state, step))
-        if self.rewind.is_spike(self.metrics.of_split("train")) and self._can_rewind(step):
-            raise _Spike(state)
-
-    def _due_before(self, step: int) -> int:
-        """The last step before this one whose checkpoint was due, 0 if none was.
-
-        Others, of runs that were stopped, are not gone back to: the run would come to another end
-        than one that was never stopped.
-        """
-        return (step - 1) // self.evaluate_every * self.evaluate_every
-
-    def _can_rewind(self, step: int) -> bool:
-        self.checkpoints.settle()
-        start = self._due_before(step)
-        if start in self.checkpoints.steps():
-            return True
-        _LOGGER.warning(
-            "the loss has jumped at step %d, but there is no checkpoint of step %d to go back to",
-            step,
-            start,
-        )
-        return False
-
-    def _before(self, spike: _Spike, start: int) -> TrainState:
-        """The state of the checkpoint of step `start`, to go on behind the batches of the spike."""
-        _LOGGER.warning(
-            "the loss has jumped at step %d: going back to step %d, and on without the batches "
-            "in between",
-            spike.step,
-            start,
-        )
-        self.checkpoints.remove_after(start)
-        self.metrics.rewind(start, keep_test=False)
-        state = self.checkpoints.restore(self.shapes(start), start)
-        skipped = np.int32(spike.skipped + spike.step - start)
-        return state.replace(skipped=jax.device_put(skipped, state.skipped.sharding))
-
-    def _save(self, state: TrainState) -> None:
-        due = int(state.step) // self.evaluate_every * self.evaluate_every
-        self.checkpoints.save(state, also_keep=None if self.rewind.factor is None else due)
-
-    def _what_diverged(self, state: TrainState, step: int) -> str:
-        where = ""
-        if jax.process_count() == 1:
-            with closing(self.training_batches(step - 1 + int(state.skipped))) as batches:
-                batch = look_up(self.data, put_batch(next(batches), self.mesh))
-            before = state.replace(step=state.step - 1)  # of skipped steps nothing else is left
-            where = first_not_finite(self.steps.behind(step), before, batch)
-            where = f"In the last of them, the first such value is in {where}. "
-        bad_steps = int(state.bad_steps)
-        losses = [line["loss"] for line in self.metrics.of_split("train")][-10:]
-        shown = ", ".join("not finite" if loss is None else f"{loss:.4g}" for loss in losses)
-        saved = max(self.checkpoints.steps(), default=None)
-        checkpoint = (
-            "There is no checkpoint yet"
-            if saved is None
-            else f"The last good checkpoint is that of step {saved}"
-        )
-        return (
-            f"loss, gradients or statistics were not finite for {bad_steps} steps in a row, from "
-            f"step {step - bad_steps + 1} to {step}. {where}Losses up to there: {shown}. "
-            f"{checkpoint}; a smaller --optimizer.learning-rate, or --optimizer.clip-norm, often "
-            "helps"
-        )
-
-    def write(self, step: int, split: Split, values: dict[str, float]) -> None:
-        """Writes a line of metrics to `metrics.jsonl` and to all writers."""
-        line = self.metrics.append(step, split, values)
-        for writer in self.writers:
-            writer.line(line)
+        setup = self.setup
+        after = step + setup.config.steps_per_call
+        dues = [(step // n + 1) * n for n in (setup.log_every, setup.evaluate_every)]
+        dues.append(setup.total_steps)
+        if setup.steps.thaw_step is not None and setup.steps.thaw_step > step:
+            dues.append(setup.steps.thaw_step)
+        return setup.config.steps_per_call if after <= min(dues) else 1
 
     def _next(self, batches: Iterator[Any], state: TrainState) -> Any:
-        """The next batch, None behind the last; a signal does not wait for it."""
-        with self.times.spent("waiting for data"):
+        """The next batch, None after the last; a signal does not wait for it."""
+        with self.session.times.spent("waiting for data"):
             if jax.process_count() > 1:  # they have to stop at the same step
                 return next(batches, None)
             try:
-                with self.interruption.at_once():
+                with self.session.interruption.at_once():
                     return next(batches, None)
             except Interrupted:
                 self._stop_if_asked(state)
@@ -330,21 +295,63 @@ class Loop:
         several = [self._next(batches, state) for _ in range(count)]
         return {name: np.stack([batch[name] for batch in several]) for name in several[0]}
 
+    def _save(self, state: TrainState) -> None:
+        due = int(state.step) // self.setup.evaluate_every * self.setup.evaluate_every
+        may_roll_back = self.setup.config.rewind.factor is not None
+        self.session.checkpoints.save(state, also_keep=due if may_roll_back else None)
+
     def _stop_if_asked(self, state: TrainState) -> None:
-        received = self.interruption.poll()
+        received = self.session.interruption.poll()
         if received is None:
             return
         self._save(state)
         failure = None
         try:
-            self.checkpoints.wait()
-            self.metrics.finish()
+            self.session.checkpoints.wait()
+            self.session.metrics.finish()
         except SaveError as error:
             failure = error
         # At the end the state may be the best one, which is older than the newest checkpoint.
-        newest = max(self.checkpoints.steps(), default=0)
+        newest = max(self.session.checkpoints.steps(), default=0)
         if failure is None:
             where = f"saved at step {newest}; run the same command to resume"
         else:
             where = f"{failure}; the same command resumes from step {newest}"
         raise Interrupted(received, f"{received.name}: {where}")
+
+
+class _Pace:
+    """Steps and seconds since the last line of training metrics."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts counting from here."""
+        self.steps, self._start = 0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Time so far, without pauses."""
+        return time.perf_counter() - self._start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time within does not count."""
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
+
+
+def has_ended(setup: Run, metrics: MetricsFile, step: int) -> bool:
+    """Whether a run has ended at a step: the last one, or an earlier one as its config says.
+
+    What was frozen gets its time to learn before the selection may end the run.
+    """
+    config, batches = setup.config, setup.config.overfit_batches
+    if step >= setup.total_steps:  # beyond it if the run was made shorter
+        return True
+    if batches is not None and is_learned(metrics.of_split("train", until=step), batches):
+        return True
+    evaluations = metrics.of_split("validation", until=step)
+    return config.selection.is_over(evaluations, config.task, after=setup.steps.thaw_step or 0)

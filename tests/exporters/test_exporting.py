@@ -17,7 +17,6 @@ from flaxdl.exporters.exporting import _example, export
 from flaxdl.exporters.hugging_face import export_hugging_face
 from flaxdl.exporters.stablehlo import PLATFORMS, _check_same, export_program, write_program
 from flaxdl.layers import MultiHeadAttention
-from flaxdl.ops import cudnn_attention
 from flaxdl.models import (
     VGG11,
     AlexNet,
@@ -34,6 +33,7 @@ from flaxdl.models import (
     TransformerClassifier,
     TransformerLM,
 )
+from flaxdl.ops import cudnn_attention
 from flaxdl.pretrained import load_published
 from flaxdl.runs.restored import restore
 from flaxdl.training import AdamW

@@ -13,7 +13,7 @@ from flaxdl.models import LeNet5
 from flaxdl.report.listing import list_runs
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training import AdamW, Selection
-from flaxdl.training.metrics import MetricsFile
+from flaxdl.training.writers.metrics_file import MetricsFile
 
 pytestmark = pytest.mark.quick
 

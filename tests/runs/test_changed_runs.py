@@ -21,7 +21,7 @@ from flaxdl.layers import Linear
 from flaxdl.models import TextRNN
 from flaxdl.training import Interrupted
 from flaxdl.training.checkpoints.manager import Checkpoints
-from flaxdl.training.metrics import MetricsFile
+from flaxdl.training.writers.metrics_file import MetricsFile
 
 STATE = damage.CREATE().replace(step=jax.numpy.int32(3))
 STEPS = 12  # of eight images each: three epochs of the 38 of 50 images that are for training

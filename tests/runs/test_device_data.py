@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from helpers.small_runs import interrupt_at, small_config, train
 
-from flaxdl.runs import device_data
 from flaxdl.config import Config
 from flaxdl.config_files import load_config
 from flaxdl.data import Arrays, Images, Transform
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.models import SimpleCNN
+from flaxdl.runs import device_data
 from flaxdl.runs.setup import set_up
 from flaxdl.training import SGD, Diverged, Interrupted
 from flaxdl.training.distributed.parallel import look_up

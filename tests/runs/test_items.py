@@ -12,12 +12,12 @@ import pytest
 from helpers.small_runs import small_config
 from PIL import Image
 
-from flaxdl.runs import prediction
 from flaxdl.data import Images, Text, TextPairs, Transform
+from flaxdl.runs import prediction
 from flaxdl.runs.items import Unreadable, expand_items, read_items, summary
 from flaxdl.runs.prediction import Prediction, Sampling, predict_each, predict_with
+from flaxdl.runs.restored import RestoredRun
 from flaxdl.runs.setup import set_up
-from flaxdl.runs.restored import Trained
 
 pytestmark = pytest.mark.quick
 
@@ -53,7 +53,7 @@ def classifier():
     setup = set_up(small_config(model=Linear(), transform=Counted()))
     state = jax.jit(setup.create_state)()
     classes = tuple("abcd")
-    return Trained(setup.config, setup.transform, classes, setup.examples, setup.steps, state)
+    return RestoredRun.extended(replace(setup, classes=classes), state=state)
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import pytest
 
 import flaxdl
 from flaxdl import Config, Sampling
-from flaxdl.runs import prediction
 from flaxdl.cli import main
 from flaxdl.data import Dates, Documents, Text, TextPairs
-from flaxdl.runs.items import Unreadable
 from flaxdl.layers import Embedding
 from flaxdl.models import Seq2SeqTransformer, TransformerLM
+from flaxdl.runs import prediction
+from flaxdl.runs.items import Unreadable
 from flaxdl.runs.prediction import predict_each
 from flaxdl.runs.restored import restore
 from flaxdl.training import AdamW, LanguageModeling, SequenceToSequence

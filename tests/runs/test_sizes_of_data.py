@@ -13,7 +13,6 @@ from helpers.small_runs import quadrant_source, small_config
 import flaxdl
 from flaxdl import Config
 from flaxdl.cli import main
-from flaxdl.runs.config_json import from_json
 from flaxdl.data import Arrays, Text, TextTable
 from flaxdl.models import (
     VGG11,
@@ -30,8 +29,9 @@ from flaxdl.models import (
     TransformerClassifier,
     TransformerLM,
 )
+from flaxdl.runs.config_json import from_json
+from flaxdl.runs.restored import read_plan
 from flaxdl.runs.setup import set_up
-from flaxdl.runs.restored import outline
 from flaxdl.runs.workdir import Workdir
 
 FROM_DATA = SimpleCNN(num_classes=None)
@@ -122,7 +122,7 @@ def test_the_identity_of_a_run_has_none(tmp_path):
     folder.check_config(config, accept_changes=False)
     with pytest.raises(ValueError, match=r"model\.num_classes: null → 4"):
         folder.check_config(setup.config, accept_changes=False)
-    run = outline(tmp_path)  # as predict, evaluate, export and report do
+    run = read_plan(tmp_path)  # as predict, evaluate, export and report do
     assert run.config.model == SimpleCNN(num_classes=4)
     assert run.state.params["classifier.4"]["kernel"].shape == (256, 4)
 

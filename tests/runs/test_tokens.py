@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from flaxdl import Config, Init
-from flaxdl.runs.config_json import to_json
 from flaxdl.data import ArrayDataset, Arrays, Images, Text, TextTable
 from flaxdl.models import (
     BertForSequenceClassification,
@@ -14,6 +13,7 @@ from flaxdl.models import (
     TextRNN,
     TransformerLM,
 )
+from flaxdl.runs.config_json import to_json
 from flaxdl.runs.setup import set_up
 from flaxdl.runs.tokens import check_tokens, fit_transform, with_tokenizer
 

@@ -9,7 +9,8 @@ import pytest
 
 from flaxdl.errors import SaveError
 from flaxdl.training import Classification, LanguageModeling, Selection, SequenceToSequence, Task
-from flaxdl.training.metrics import MetricsFile, MetricSums
+from flaxdl.training.metrics import MetricSums
+from flaxdl.training.writers.metrics_file import MetricsFile
 
 pytestmark = pytest.mark.quick
 

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingCo
 from rich.table import Column
 from rich.text import Text
 
+from flaxdl.training.writers.writer import Writer
+
 _FORMATS = {
     "learning_rate": "lr {:.2e}",
     "gradient_norm": "norm {:.3g}",
@@ -63,7 +65,7 @@ class _WithRoom:
         yield from console.render(self._renderable, options.update(width=width))
 
 
-class ConsoleWriter:
+class ConsoleWriter(Writer):
     """Writes lines of metrics to the console, and a live progress line if it is a terminal.
 
     There a line of training only moves the live line; the last one before a line of another split

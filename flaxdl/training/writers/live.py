@@ -3,11 +3,13 @@
 import io
 from typing import Any
 
+from flaxdl.training.writers.writer import Writer
+
 _COLOURS = {"train": "#0072b2", "validation": "#d55e00", "test": "#009e73"}  # for all eyes
 _MARKS = {"train": "", "validation": "o", "test": "*"}
 
 
-class LiveCurve:
+class LiveCurve(Writer):
     """Draws loss and accuracy below a notebook's cell, anew with every line of metrics.
 
     >>> flaxdl.train(config, "runs/mine", writers=[LiveCurve()])
@@ -23,17 +25,11 @@ class LiveCurve:
         self._lines: list[dict[str, Any]] = []
         self._place = display(self._drawn(), display_id=True)
 
-    def progress(self, step: int) -> None:
-        """Nothing is drawn between lines."""
-
     def line(self, line: dict[str, Any]) -> None:
         """Draws the curves with one more point."""
         self._lines.append(line)
         if self._place is not None:  # outside IPython there is none
             self._place.update(self._drawn())
-
-    def close(self) -> None:
-        """The last picture stays."""
 
     def _drawn(self) -> Any:
         from IPython.display import Image

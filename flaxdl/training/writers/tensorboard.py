@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flaxdl.training.writers.writer import Writer
+
 _LOGGER = logging.getLogger(__name__)
 
 
-class TensorBoardWriter:
+class TensorBoardWriter(Writer):
     """Writes every number of a line as the scalar `SPLIT/METRIC`.
 
     Events are for looking at: where they cannot be written, a warning says so once, and the run
@@ -42,9 +44,6 @@ class TensorBoardWriter:
             self._write(step=step + 1, session_log=log(status=log.START))
         except OSError as error:
             self._give_up(error)
-
-    def progress(self, step: int) -> None:
-        """Nothing is written between lines."""
 
     def line(self, line: dict[str, Any]) -> None:
         """One scalar for each metric."""

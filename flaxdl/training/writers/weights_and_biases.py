@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from flaxdl.errors import UserError
+from flaxdl.training.writers.writer import Writer
 
 
-class WeightsAndBiasesWriter:
+class WeightsAndBiasesWriter(Writer):
     """Sends every number of a line to a project as `SPLIT/METRIC`, over the axis `step`.
 
     A run that goes on in the same folder goes on there too. Without network, `WANDB_MODE=offline`
@@ -45,9 +46,6 @@ class WeightsAndBiasesWriter:
         # An axis of our own, since wandb's takes nothing earlier than what it has, such as the
         # steps that a resumed run measures again or the line of test, which is of the best step.
         self._run.define_metric("*", step_metric="step")
-
-    def progress(self, step: int) -> None:
-        """Nothing is sent between lines."""
 
     def line(self, line: dict[str, Any]) -> None:
         """One point of each metric."""
