@@ -1,26 +1,56 @@
-"""The classic architectures of deep learning in Flax, number for number what PyTorch computes."""
+"""The classic architectures of deep learning in Flax, number for number what PyTorch computes.
+
+Everything a user needs to train, evaluate and use networks is here; models, layers, data sources
+and training recipes are in `flaxdl.models`, `flaxdl.layers`, `flaxdl.data` and `flaxdl.training`.
+"""
 
 from flaxdl.backend.xla_flags import set_cpu_flags
 
 set_cpu_flags()  # before anything starts JAX's backend
 
+from flaxdl.analysis.learning_rate import LearningRateCurve, find_learning_rate  # noqa: E402
+from flaxdl.analysis.visualization import visualize  # noqa: E402
 from flaxdl.config import Config, Init  # noqa: E402
 from flaxdl.config_files import load_config  # noqa: E402
+from flaxdl.errors import SaveError, UserError  # noqa: E402
+from flaxdl.exporters.exporting import export  # noqa: E402
+from flaxdl.pretrained import evaluate_pretrained, load_pretrained  # noqa: E402
 from flaxdl.run import Result, train  # noqa: E402
 from flaxdl.runs.evaluation import evaluate  # noqa: E402
 from flaxdl.runs.prediction import Prediction, Sampling, Writing, predict  # noqa: E402
+from flaxdl.runs.restored import RestoredRun, restore  # noqa: E402
+from flaxdl.training import Diverged, Interrupted  # noqa: E402
+from flaxdl.training.writers import LiveCurve, Writer  # noqa: E402
 from flaxdl.version import __version__  # noqa: E402
+from flaxdl.weights import export_weights, load_weights, state_dict  # noqa: E402
 
 __all__ = [
     "Config",
+    "Diverged",
     "Init",
+    "Interrupted",
+    "LearningRateCurve",
+    "LiveCurve",
     "Prediction",
+    "RestoredRun",
     "Result",
     "Sampling",
+    "SaveError",
+    "UserError",
+    "Writer",
     "Writing",
     "__version__",
     "evaluate",
+    "evaluate_pretrained",
+    "export",
+    "export_weights",
+    "find_learning_rate",
     "load_config",
+    "load_pretrained",
+    "load_weights",
     "predict",
+    "restore",
+    "state_dict",
     "train",
+    "visualize",
 ]

@@ -70,7 +70,7 @@ _BERT_HEADS = {
 _BERT_NAMES = ("BertModel", *(kind.__name__ for kind in _BERT_HEADS.values()))
 
 
-def published_model(name: str) -> nn.Module:
+def pretrained_model(name: str) -> nn.Module:
     """The model that published weights fit into.
 
     Args:
@@ -105,14 +105,14 @@ def published_model(name: str) -> nn.Module:
     return [*kinds, Bert][0].from_hugging_face(description)
 
 
-def load_published(name: str) -> tuple[nn.Module, dict[str, Any]]:
+def load_pretrained(name: str) -> tuple[nn.Module, dict[str, Any]]:
     """The model and its variables, with all published weights.
 
-    >>> model, variables = load_published("resnet18")
+    >>> model, variables = load_pretrained("resnet18")
     >>> logits = model.apply(variables, images)
 
     Args:
-        name: as `published_model` takes it. That of an ImageNet checkpoint means the published
+        name: as `pretrained_model` takes it. That of an ImageNet checkpoint means the published
             weights, whatever is called like it in the working directory.
 
     Raises:
@@ -121,10 +121,10 @@ def load_published(name: str) -> tuple[nn.Module, dict[str, Any]]:
     if name in PUBLISHED:
         checkpoint = PUBLISHED[name]
         path = download(checkpoint.url, cache_folder() / checkpoint.file, checkpoint.sha256)
-        model = published_model(name)
+        model = pretrained_model(name)
     else:
         path = locate(name)
-        model = published_model(str(path))
+        model = pretrained_model(str(path))
     if isinstance(model, BertOptions):
         example = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     else:
@@ -134,7 +134,7 @@ def load_published(name: str) -> tuple[nn.Module, dict[str, Any]]:
     return model, load_weights(shapes, path, ignore=getattr(model, "ignored_keys", ()))
 
 
-def evaluate_published(name: str, data: str | Path, *, batch_size: int = 64) -> dict[str, float]:
+def evaluate_pretrained(name: str, data: str | Path, *, batch_size: int = 64) -> dict[str, float]:
     """The metrics of a published ImageNet model on a folder of images, preprocessed as published.
 
     Args:
@@ -169,7 +169,7 @@ def evaluate_published(name: str, data: str | Path, *, batch_size: int = 64) -> 
         size=checkpoint.crop,
         shorter_side=checkpoint.resize,
     )
-    model, variables = load_published(name)
+    model, variables = load_pretrained(name)
     variables = jax.device_put(variables)
     task = Classification()
 

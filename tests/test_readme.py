@@ -62,7 +62,7 @@ def test_its_python_runs(tmp_path, monkeypatch):
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     for block in blocks:
         names: dict = {}
-        if "load_published" not in block:  # which downloads; `load_weights` has tests of its own
+        if "load_pretrained" not in block:  # which downloads; `load_weights` has tests of its own
             exec(block.replace("epochs=20", "epochs=2").replace("warmup_steps=4", ""), names)
         if "result" in names:
             assert names["logits"].shape == (8, 5)

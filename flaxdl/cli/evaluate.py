@@ -9,7 +9,7 @@ import tyro
 
 from flaxdl.config_files import load_config
 from flaxdl.errors import UserError
-from flaxdl.pretrained import evaluate_published
+from flaxdl.pretrained import evaluate_pretrained
 from flaxdl.runs import evaluation
 from flaxdl.training.writers.console import describe
 
@@ -47,7 +47,7 @@ def command(
         metrics = evaluation.evaluate(workdir, name, config=value)
     elif weights is not None and data is not None and of_run == (None, None, None):
         size = 64 if batch_size is None else batch_size
-        name, metrics = weights, evaluate_published(weights, data, batch_size=size)
+        name, metrics = weights, evaluate_pretrained(weights, data, batch_size=size)
     else:
         raise UserError(
             "evaluate takes either --workdir, with --split and --config, "

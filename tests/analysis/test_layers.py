@@ -42,7 +42,7 @@ def test_simple_cnn_by_hand():
         (ResNet152(), 11_513_626_624, 1451),
     ],
 )
-def test_published_models(model, multiply_adds, receptive_field):
+def test_pretrained_models(model, multiply_adds, receptive_field):
     rows = inspect(model, images(224))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images(224))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))

@@ -59,6 +59,9 @@ class Stop:
     def line(self, line):
         """Ignores the metrics."""
 
+    def finish(self, run):
+        """Ignores the end."""
+
     def close(self):
         """Has nothing to close."""
 

@@ -34,7 +34,7 @@ from flaxdl.models import (
     TransformerLM,
 )
 from flaxdl.ops import cudnn_attention
-from flaxdl.pretrained import load_published
+from flaxdl.pretrained import load_pretrained
 from flaxdl.runs.restored import restore
 from flaxdl.training import AdamW
 from flaxdl.weights import load_weights, state_dict
@@ -382,7 +382,7 @@ def test_real_weights_and_their_tokenizer_go_through_us_unchanged(tmp_path):
     from tokenizers import Tokenizer
 
     original = Path(package.__file__).parent / "model"
-    model, variables = load_published(str(original))
+    model, variables = load_pretrained(str(original))
     assert type(model) is Bert
     tokenizer = Tokenizer.from_file(str(original / "tokenizer.json"))
     export_hugging_face(model, variables, tmp_path / "bert", tokenizer=tokenizer, max_length=32)

@@ -10,7 +10,7 @@ from flaxdl.data import Arrays, Images, Transform
 from flaxdl.exporters.hugging_face import export_hugging_face
 from flaxdl.filesystem.paths import local_path
 from flaxdl.models import Bert, SimpleCNN
-from flaxdl.pretrained import evaluate_published
+from flaxdl.pretrained import evaluate_pretrained
 from flaxdl.report.listing import list_runs
 from flaxdl.runs.workdir import Workdir
 
@@ -50,7 +50,7 @@ def test_files_are_read_from_the_home_folder(home):
     np.save(home / "x.npy", np.ones(3))
     assert Transform().read(["~/x.npy"], {"inputs": (3,)})["inputs"].sum() == 3
     with pytest.raises(ValueError, match=f"{home}/imagenet"):
-        evaluate_published("resnet18", "~/imagenet")
+        evaluate_pretrained("resnet18", "~/imagenet")
     with pytest.raises(ValueError, match=f"there is no folder {home}/runs"):
         list_runs("~/runs")
 

@@ -192,8 +192,9 @@ def _train(config, workdir, flags, cache, log, phase):
 
     jax.config.update("jax_compilation_cache_dir", cache)
 
-    from flaxdl import run
     from flaxdl.cli import leave, main
+    from flaxdl.report.write import ReportWriter
+    from flaxdl.runs.session import Session
     from flaxdl.training.loop import Loop
     from flaxdl.training.writers.console import ConsoleWriter
 
@@ -216,14 +217,14 @@ def _train(config, workdir, flags, cache, log, phase):
         phase.value = b"compiling" if self._first is None else b"training"
         self._first = step
 
-    original_report = run.report_run
+    original_finish = ReportWriter.finish
 
-    def report_run(*args, **kwargs):
+    def finish(*args):
         phase.value = b"reporting"  # until the process ends
-        original_report(*args, **kwargs)
+        original_finish(*args)
 
-    run.report_run = report_run
+    ReportWriter.finish = finish
     ConsoleWriter._first, ConsoleWriter.progress = None, progress
-    wrapped(run, "set_up", b"preparing data")
+    wrapped(Session, "set_up", b"preparing data")
     wrapped(Loop, "evaluate", b"evaluating")
     leave(main(["train", "--config", str(config), "--workdir", str(workdir), *flags]))

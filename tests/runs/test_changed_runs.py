@@ -21,6 +21,7 @@ from flaxdl.layers import Linear
 from flaxdl.models import TextRNN
 from flaxdl.training import Interrupted
 from flaxdl.training.checkpoints.manager import Checkpoints
+from flaxdl.training.writers import Writer
 from flaxdl.training.writers.metrics_file import MetricsFile
 
 STATE = damage.CREATE().replace(step=jax.numpy.int32(3))
@@ -55,17 +56,11 @@ def write_image(path, seed):
     Image.fromarray(pixels).save(path)
 
 
-class NoFurther:
+class NoFurther(Writer):
     """A writer that ends a run which trains beyond its end."""
 
     def progress(self, step):
         assert step < STEPS
-
-    def line(self, line):
-        pass
-
-    def close(self):
-        pass
 
 
 class StopAt(NoFurther):

@@ -122,9 +122,9 @@ def test_the_identity_of_a_run_has_none(tmp_path):
     folder.check_config(config, accept_changes=False)
     with pytest.raises(ValueError, match=r"model\.num_classes: null → 4"):
         folder.check_config(setup.config, accept_changes=False)
-    run = read_plan(tmp_path)  # as predict, evaluate, export and report do
-    assert run.config.model == SimpleCNN(num_classes=4)
-    assert run.state.params["classifier.4"]["kernel"].shape == (256, 4)
+    plan = read_plan(tmp_path)  # as predict, evaluate, export and report do
+    assert plan.config.model == SimpleCNN(num_classes=4)
+    assert plan.shapes().params["classifier.4"]["kernel"].shape == (256, 4)
 
 
 def test_a_run_from_training_to_prediction(tmp_path):
