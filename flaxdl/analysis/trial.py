@@ -44,5 +44,5 @@ def dry_run(setup: Setup) -> dict[str, dict[str, float]]:
     splits = [name for name in ("validation", "test") if getattr(setup.splits, name) is not None]
     for split in splits[:1]:
         with closing(setup.evaluation_batches(split)) as batches:
-            metrics[split] = measure(setup, state, batches)
+            metrics[split] = measure(setup.steps, state, batches, mesh=setup.mesh)
     return metrics

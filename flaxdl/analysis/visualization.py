@@ -148,7 +148,7 @@ def _tokens(trained: RestoredRun, ids: np.ndarray) -> list[str]:
 
 def _answer(trained: RestoredRun, batch: dict[str, Any]) -> str:
     """The most probable class, and how probable it is."""
-    logits = jax.jit(trained.steps.predict)(trained.state, batch)
+    logits = jax.jit(trained.inference.predict)(trained.state, batch)
     probabilities = np.asarray(jax.nn.softmax(logits))[0]
     label = int(probabilities.argmax())
     name = trained.classes[label] if trained.classes else label

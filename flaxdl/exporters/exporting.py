@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -85,11 +84,10 @@ def _export_run(trained: RestoredRun, path: Path) -> None:
     shapes = {
         name: shape for name, shape in trained.examples.items() if name not in ("label", "weight")
     }
-    steps = replace(trained.steps, mesh=None)  # the program runs on one device
     state = trained.state.replace(optimizer_state=())
     is_shared = trained.mesh.shape["data"] < trained.mesh.size
     with jax.default_device(jax.devices("cpu")[0]) if is_shared else nullcontext():
-        write_program(steps.predict, state, _example(shapes), path)
+        write_program(trained.inference.predict, state, _example(shapes), path)
 
 
 def _example(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:

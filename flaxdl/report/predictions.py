@@ -125,7 +125,7 @@ def _classify(trained: RestoredRun, split: str, dataset: Dataset) -> Answers | N
 
     @partial(jax.jit, out_shardings=replicated(trained.mesh))
     def most_probable(state: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        logits = trained.steps.predict(state, batch)
+        logits = trained.inference.predict(state, batch)
         probabilities = jax.nn.softmax(logits.astype(jnp.float32))
         return jnp.argmax(logits, axis=-1), jnp.max(probabilities, axis=-1)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from flaxdl.config import Config
 from flaxdl.data import Splits, facts
@@ -17,6 +18,7 @@ from flaxdl.runs.setup import load_splits, split_batches
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.distributed.sharding import put_batch, replicated, shared_size
 from flaxdl.training.state import TrainState
+from flaxdl.training.steps import Steps
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -39,24 +41,25 @@ def evaluate(
     splits = load_transformed(run, Workdir(workdir))
     size = shared_size(run.config.batch_size, run.mesh)
     with closing(split_batches(run, splits, split, batch_size=size)) as batches:
-        return measure(run, run.state, batches)
+        return measure(run.inference, run.state, batches, mesh=run.mesh)
 
 
 def measure(
-    plan: Plan, state: TrainState, batches: Iterable[dict[str, np.ndarray]]
+    steps: Steps, state: TrainState, batches: Iterable[dict[str, np.ndarray]], *, mesh: Mesh
 ) -> dict[str, float]:
     """The metrics of a state over batches, every example counted once.
 
     Args:
-        plan: the run.
-        state: its state.
+        steps: the functions of the run.
+        state: its state, on the devices of the mesh.
         batches: this process's rows of them, as `split_batches` yields them.
+        mesh: the devices.
     """
-    add = jax.jit(plan.steps.evaluate, out_shardings=replicated(plan.mesh))
+    add = jax.jit(steps.evaluate, out_shardings=replicated(mesh))
     sums = state.sums.emptied()
     for batch in batches:
         # Simulated devices share threads, so that steps must not overlap.
-        sums = jax.block_until_ready(add(state, sums, put_batch(batch, plan.mesh)))
+        sums = jax.block_until_ready(add(state, sums, put_batch(batch, mesh)))
     return sums.means()
 
 

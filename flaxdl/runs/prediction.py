@@ -206,7 +206,7 @@ def _classifying(trained: RestoredRun) -> Answering:
 
     @partial(jax.jit, out_shardings=replicated(trained.mesh))
     def probabilities_of(state: Any, batch: Any) -> jax.Array:
-        logits = trained.steps.predict(state, batch)
+        logits = trained.inference.predict(state, batch)
         return jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
     def classify(items: Sequence[str], batch: Batch, first: int) -> list[Prediction]:

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from flaxdl.training.checkpoints.folder import CorruptCheckpoint
 from flaxdl.training.checkpoints.manager import Checkpoints
 from flaxdl.training.distributed.sharding import make_mesh
 from flaxdl.training.state import TrainState
+from flaxdl.training.steps import Steps
 from flaxdl.training.writers.metrics_file import MetricsFile
 
 _LOGGER = logging.getLogger(__name__)
@@ -34,6 +36,15 @@ class RestoredRun(Plan):
     def model(self) -> nn.Module:
         """The network, with the sizes that its data decided."""
         return self.config.model
+
+    @cached_property
+    def inference(self) -> Steps:
+        """The pure functions, for `evaluate` and `predict` alone.
+
+        Parameters are used where they are: each device computes with its part, and a model that
+        was trained sharded is never whole on one of them.
+        """
+        return replace(self.steps, mesh=None)
 
     @property
     def variables(self) -> dict[str, Any]:
