@@ -25,21 +25,21 @@ class Deep(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        x = Linear(128, name="first")(x.reshape(len(x), -1))
+        x = Linear(128, name="first")(x.reshape(x.shape[0], -1))
         for number in range(16):
             x = x + nn.relu(Linear(128, name=f"hidden.{number}")(x))
         return Linear(4, name="last")(x)
 
 
-def config(mesh=MeshShape()):
-    return small_config(model=Deep(), transform=Images(), epochs=2.0, mesh=mesh)
+def config(**mesh):
+    return small_config(model=Deep(), transform=Images(), epochs=2.0, mesh=MeshShape(**mesh))
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A run that was trained with fsdp = 8."""
     folder = tmp_path_factory.mktemp("sharded")
-    flaxdl.train(config(MeshShape(fsdp=8)), folder / "run", report=False)
+    flaxdl.train(config(fsdp=8), folder / "run", report=False)
     for number, image in enumerate(quadrant_source().arrays["test_inputs"][:5]):
         Image.fromarray(image[..., 0]).save(folder / f"{number}.png")
     return folder / "run"
@@ -117,7 +117,7 @@ def test_it_is_exported(workdir, tmp_path):
 
 
 def test_the_mesh_is_recorded_and_follows_the_last_session(tmp_path):
-    small = replace(config(MeshShape(fsdp=2)), epochs=1.0)
+    small = replace(config(fsdp=2), epochs=1.0)
     flaxdl.train(small, tmp_path, report=False)
     record = json.loads((tmp_path / "config.json").read_text())
     assert record["mesh"] == {
