@@ -108,9 +108,8 @@ def _announced(setup: Setup, session: Session) -> Console:
     console.print(summarize(setup))
     start, total_steps = session.start, setup.total_steps
     if start > total_steps:
-        console.print(
-            f"the newest checkpoint, of step {start}, is after the last step {total_steps}"
-        )
+        where = f"after the last step {total_steps}"
+        console.print(f"the newest checkpoint is of step {start}, {where}")
     elif start:
         console.print(f"resuming from step {start} of {total_steps}")
     if start and is_first() and not session.is_over:

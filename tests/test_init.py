@@ -17,6 +17,7 @@ from flaxdl import Init
 from flaxdl.data import Arrays, Transform
 from flaxdl.exporters.hugging_face import export_hugging_face
 from flaxdl.models import Bert, BertForPreTraining, BertForSequenceClassification
+from flaxdl.runs import initial_weights
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.restored import restore
 from flaxdl.runs.setup import set_up
@@ -101,7 +102,7 @@ def test_a_bert_is_fine_tuned_from_any_kind_of_checkpoint(tmp_path, monkeypatch)
     )
     setup = set_up(config)
     state = create_on(setup.mesh, setup.create_state)
-    monkeypatch.setattr(flaxdl.run, "create_on", lambda *_: state)  # compiled once
+    monkeypatch.setattr(initial_weights, "create_on", lambda *_: state)  # compiled once
     initial = state_dict({"params": state.params})
     rng = np.random.default_rng(0)
     fine_tuned = BertForSequenceClassification(num_classes=3, **BERT)
