@@ -10,7 +10,7 @@ from pathlib import Path
 import pdoc
 import pdoc.render
 
-ROOMS = (
+PACKAGES = (
     "flaxdl",
     "flaxdl.layers",
     "flaxdl.layers.recurrent",
@@ -20,17 +20,18 @@ ROOMS = (
     "flaxdl.weights",
     "flaxdl.data",
     "flaxdl.training",
-    "flaxdl.report",
+    "flaxdl.training.writers",
     "flaxdl.pretrained",
-    "flaxdl.exporters.exporting",
+    "flaxdl.exporters.hugging_face",
+    "flaxdl.exporters.stablehlo",
 )
 
 
 def write(folder: Path) -> None:
-    """Writes a page for each of the rooms that others may use, and for what their classes share."""
+    """Writes a page for each package that others may use, and for what their classes share."""
     template = Path(__file__).parent / "api_template"
     pdoc.render.configure(docformat="google", template_directory=template)
-    pdoc.pdoc(*ROOMS, output_directory=folder)
+    pdoc.pdoc(*PACKAGES, output_directory=folder)
 
 
 if __name__ == "__main__":
