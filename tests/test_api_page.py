@@ -62,10 +62,10 @@ def test_no_link_leads_nowhere(api):
 def test_every_public_name_has_a_place(api):
     script, pages = api
     anchors = {path.stem: page.anchors for path, page in pages.items()}
-    for room in script.ROOMS:
-        module = importlib.import_module(room)
+    for package in script.PACKAGES:
+        module = importlib.import_module(package)
         for name in getattr(module, "__all__", ()):
             if not name.startswith("_"):
-                assert name in anchors[room.rpartition(".")[2]], f"{room}.{name}"
+                assert name in anchors[package.rpartition(".")[2]], f"{package}.{name}"
     assert "ResNet.__call__" in anchors["models"]
     assert "SimpleCNN.parent" not in anchors["models"]
