@@ -31,13 +31,8 @@ from jax.experimental import topologies
 
 from flaxdl.models import BertForSequenceClassification, ResNet50
 from flaxdl.training import SGD, AdamW, Classification, Steps
-from flaxdl.training.distributed.sharding import (
-    MeshShape,
-    make_mesh,
-    shapes_on,
-    shardings,
-    split_by_example,
-)
+from flaxdl.training.distributed.mesh import MeshShape, make_mesh, split_by_example
+from flaxdl.training.distributed.placement import shapes_on, shardings
 
 RESULTS = Path(__file__).parent / "results" / "slices.json"
 _COLLECTIVE = re.compile(

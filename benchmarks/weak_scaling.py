@@ -38,7 +38,8 @@ def measure(*, fsdp: bool) -> dict[str, float]:
     from flaxdl.config import load_config
     from flaxdl.runs.setup import set_up
     from flaxdl.training.distributed.parallel import compile_train
-    from flaxdl.training.distributed.sharding import MeshShape, create_on, put_batch, shardings
+    from flaxdl.training.distributed.mesh import MeshShape
+    from flaxdl.training.distributed.placement import create_on, put_batch, shardings
 
     count = jax.device_count()
     mesh = MeshShape(fsdp=count if fsdp else 1)

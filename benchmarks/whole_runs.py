@@ -39,7 +39,7 @@ from flaxdl.data.sizing import centre
 from flaxdl.models import ResNet18
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.setup import set_up
-from flaxdl.training.distributed.sharding import put_batch
+from flaxdl.training.distributed.placement import put_batch
 
 HERE = Path(__file__).parent
 DIGITS = HERE.parent / "configs" / "digits_cnn.py"

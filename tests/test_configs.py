@@ -28,7 +28,7 @@ from flaxdl.runs.config_json import from_json, to_json
 from flaxdl.runs.setup import set_up
 from flaxdl.runs.tokens import check_tokens
 from flaxdl.training import Cosine
-from flaxdl.training.distributed.sharding import make_mesh
+from flaxdl.training.distributed.mesh import make_mesh
 from flaxdl.weights import export_weights
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))

@@ -22,7 +22,7 @@ from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.restored import restore
 from flaxdl.runs.setup import set_up
 from flaxdl.training import Classification, Interrupted, Selection
-from flaxdl.training.distributed.sharding import create_on
+from flaxdl.training.distributed.placement import create_on
 from flaxdl.training.writers.console import ConsoleWriter
 from flaxdl.weights import export_weights, state_dict
 

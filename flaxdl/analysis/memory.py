@@ -17,7 +17,8 @@ from rich.table import Table
 
 from flaxdl.errors import UserError
 from flaxdl.runs.plan import Plan
-from flaxdl.training.distributed.sharding import shardings, split_by_example
+from flaxdl.training.distributed.mesh import split_by_example
+from flaxdl.training.distributed.placement import shardings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.setup import set_up
 from flaxdl.training.distributed.processes import is_first, together
-from flaxdl.training.distributed.sharding import put_batch, shardings
+from flaxdl.training.distributed.placement import put_batch, shardings
 
 STEPS = 5  # that are traced
 _WARM_UP = 2  # steps before them

@@ -22,7 +22,8 @@ from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.runs.prediction import Writing, predict_with
 from flaxdl.runs.restored import RestoredRun
-from flaxdl.training.distributed.sharding import put_batch, replicated, shared_size
+from flaxdl.training.distributed.mesh import replicated, shared_size
+from flaxdl.training.distributed.placement import put_batch
 from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
 
 _MOST_ANSWERED = 10_000  # of a larger split, evenly spread over it

@@ -16,7 +16,8 @@ from flaxdl.runs.plan import Plan
 from flaxdl.runs.restored import restore
 from flaxdl.runs.setup import load_splits, split_batches
 from flaxdl.runs.workdir import Workdir
-from flaxdl.training.distributed.sharding import put_batch, replicated, shared_size
+from flaxdl.training.distributed.mesh import replicated, shared_size
+from flaxdl.training.distributed.placement import put_batch
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 

@@ -6,7 +6,7 @@ from flaxdl.errors import UserError
 from flaxdl.runs.restored import restore
 from flaxdl.runs.setup import Setup
 from flaxdl.runs.workdir import Workdir
-from flaxdl.training.distributed.sharding import create_on, put_on
+from flaxdl.training.distributed.placement import create_on, put_on
 from flaxdl.training.state import TrainState
 from flaxdl.weights import load_weights, state_dict
 

@@ -10,7 +10,7 @@ import jax
 from flaxdl.config import Config
 from flaxdl.data import Transform
 from flaxdl.errors import UserError
-from flaxdl.training.distributed.sharding import shapes_on
+from flaxdl.training.distributed.placement import shapes_on
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 

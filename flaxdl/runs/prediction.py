@@ -20,7 +20,8 @@ from flaxdl.models import Seq2SeqTransformer, TransformerLM, generate, translate
 from flaxdl.runs.items import Unreadable, expand_items, summary
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
-from flaxdl.training.distributed.sharding import put_batch, replicated, shared_size
+from flaxdl.training.distributed.mesh import replicated, shared_size
+from flaxdl.training.distributed.placement import put_batch
 from flaxdl.training.precision import matmul_precision, to_compute_dtype
 from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
 

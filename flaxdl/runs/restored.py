@@ -18,7 +18,7 @@ from flaxdl.runs.plan import Plan, with_sizes_of_data
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.checkpoints.folder import CorruptCheckpoint
 from flaxdl.training.checkpoints.manager import Checkpoints
-from flaxdl.training.distributed.sharding import make_mesh
+from flaxdl.training.distributed.mesh import make_mesh
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 from flaxdl.training.writers.metrics_file import MetricsFile

@@ -18,7 +18,7 @@ from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.config_json import differences, from_json, to_json, upgraded
 from flaxdl.training.checkpoints.folder import CheckpointFolder, check_path
 from flaxdl.training.distributed.processes import is_first
-from flaxdl.training.distributed.sharding import MeshShape
+from flaxdl.training.distributed.mesh import MeshShape
 
 _LOGGER = logging.getLogger(__name__)
 _RECORDED_VERSIONS = ("flaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -1,6 +1,6 @@
 """The trainer: tasks, optimizers, the step, checkpoints and the loop."""
 
-from flaxdl.training.distributed.sharding import MeshShape
+from flaxdl.training.distributed.mesh import MeshShape
 from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Diverged, Loop
 from flaxdl.training.optimizers import (

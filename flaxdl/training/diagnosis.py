@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from flaxdl.ops.reductions import global_norm
 from flaxdl.training.distributed.parallel import look_up
-from flaxdl.training.distributed.sharding import put_batch
+from flaxdl.training.distributed.placement import put_batch
 from flaxdl.training.freezing import inference_where_frozen, merge, split
 from flaxdl.training.precision import matmul_precision
 from flaxdl.training.state import TrainState

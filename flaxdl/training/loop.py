@@ -20,7 +20,8 @@ from flaxdl.errors import SaveError
 from flaxdl.training.checkpoints.manager import Checkpoints
 from flaxdl.training.diagnosis import describe_divergence
 from flaxdl.training.distributed.parallel import TrainStep, compile_train
-from flaxdl.training.distributed.sharding import create_on, put_batch, replicated
+from flaxdl.training.distributed.mesh import replicated
+from flaxdl.training.distributed.placement import create_on, put_batch
 from flaxdl.training.interruption import Interrupted, Interruption
 from flaxdl.training.metrics import MetricSums
 from flaxdl.training.overfitting import is_learned

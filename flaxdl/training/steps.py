@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxdl.ops.reductions import global_norm
-from flaxdl.training.distributed.sharding import gathered
+from flaxdl.training.distributed.placement import gathered
 from flaxdl.training.freezing import inference_where_frozen, merge, split
 from flaxdl.training.layer_decay import learning_rate_factors
 from flaxdl.training.metrics import MetricSums

@@ -12,7 +12,7 @@ from flaxdl.analysis.trial import dry_run
 from flaxdl.cli import main
 from flaxdl.layers import Linear
 from flaxdl.runs.setup import set_up
-from flaxdl.training.distributed.sharding import MeshShape
+from flaxdl.training.distributed.mesh import MeshShape
 
 pytestmark = [pytest.mark.eight_devices, pytest.mark.usefixtures("own_cache")]
 

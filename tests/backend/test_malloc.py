@@ -42,7 +42,8 @@ BATCH = (
     STEP
     + """
 import numpy as np
-from flaxdl.training.distributed.sharding import make_mesh, put_batch
+from flaxdl.training.distributed.mesh import make_mesh
+from flaxdl.training.distributed.placement import put_batch
 mesh = make_mesh(devices=jax.devices()[:1])
 whole = np.ones(2 ** 20, np.float32)
 begin = 1 + (-whole.ctypes.data % 64) // 4

@@ -11,7 +11,8 @@ import numpy as np
 from flaxdl.layers import BatchNorm, Linear
 from flaxdl.training import AdamW, Classification, Steps
 from flaxdl.training.checkpoints.manager import Checkpoints
-from flaxdl.training.distributed.sharding import create_on, make_mesh, shapes_on
+from flaxdl.training.distributed.mesh import make_mesh
+from flaxdl.training.distributed.placement import create_on, shapes_on
 
 EXAMPLES = {
     "inputs": jax.ShapeDtypeStruct((1, 8), np.float32),

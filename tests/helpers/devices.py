@@ -26,7 +26,8 @@ from flaxdl.layers import BatchNorm, Conv, Dropout, Linear, adaptive_avg_pool
 from flaxdl.models import SimpleRNN, TransformerClassifier
 from flaxdl.training import SGD, AdamW, Classification, Cosine, Steps
 from flaxdl.training.distributed.parallel import compile_train
-from flaxdl.training.distributed.sharding import MeshShape, create_on, make_mesh, put_on
+from flaxdl.training.distributed.mesh import MeshShape, make_mesh
+from flaxdl.training.distributed.placement import create_on, put_on
 
 BATCH_SIZE = 16
 STEPS = 50

@@ -8,7 +8,8 @@ import numpy as np
 
 from flaxdl.layers import BatchNorm, Dropout, Linear
 from flaxdl.training import AdamW, Classification, Steps
-from flaxdl.training.distributed.sharding import create_on, put_batch, replicated
+from flaxdl.training.distributed.mesh import replicated
+from flaxdl.training.distributed.placement import create_on, put_batch
 from helpers.small_runs import bright_quadrants
 
 

@@ -13,7 +13,8 @@ from flaxdl.layers import BatchNorm, Dropout, Linear
 from flaxdl.models import SimpleRNN
 from flaxdl.training import AdamW, Classification, Steps
 from flaxdl.training.diagnosis import first_not_finite
-from flaxdl.training.distributed.sharding import create_on, make_mesh, put_batch, replicated
+from flaxdl.training.distributed.mesh import make_mesh, replicated
+from flaxdl.training.distributed.placement import create_on, put_batch
 
 
 @jax.custom_vjp

@@ -16,7 +16,7 @@ from flaxdl.models import SimpleCNN
 from flaxdl.runs.setup import set_up
 from flaxdl.training import SGD, Classification, Diverged, Interrupted, Rewind
 from flaxdl.training.distributed.parallel import compile_train
-from flaxdl.training.distributed.sharding import create_on, put_on
+from flaxdl.training.distributed.placement import create_on, put_on
 
 EPOCH = 4  # steps
 

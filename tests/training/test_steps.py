@@ -20,13 +20,8 @@ from flaxdl.layers import Dropout, Linear
 from flaxdl.models import SimpleCNN
 from flaxdl.ops.reductions import sum_of_squares
 from flaxdl.training import SGD, AdamW, Classification
-from flaxdl.training.distributed.sharding import (
-    check_batch_size,
-    create_on,
-    make_mesh,
-    put_batch,
-    replicated,
-)
+from flaxdl.training.distributed.mesh import check_batch_size, make_mesh, replicated
+from flaxdl.training.distributed.placement import create_on, put_batch
 from flaxdl.training.precision import LossScale
 
 pytestmark = pytest.mark.eight_devices

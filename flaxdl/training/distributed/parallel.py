@@ -15,7 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxdl.errors import UserError
-from flaxdl.training.distributed.sharding import put_batch, replicated, shardings
+from flaxdl.training.distributed.mesh import replicated
+from flaxdl.training.distributed.placement import put_batch, shardings
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 

@@ -10,7 +10,8 @@ import pytest
 from flaxdl.models import SimpleCNN
 from flaxdl.training import SGD, Adam, AdamW, Classification, Steps
 from flaxdl.training.checkpoints.manager import Checkpoints
-from flaxdl.training.distributed.sharding import create_on, make_mesh, shapes_on
+from flaxdl.training.distributed.mesh import make_mesh
+from flaxdl.training.distributed.placement import create_on, shapes_on
 
 EXAMPLES = {
     "inputs": jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32),

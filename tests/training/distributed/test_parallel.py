@@ -24,15 +24,8 @@ from flaxdl.models import (
 )
 from flaxdl.training import SGD, AdamW, Classification, LanguageModeling, Steps
 from flaxdl.training.distributed.parallel import check_parallel, compile_train
-from flaxdl.training.distributed.sharding import (
-    MeshShape,
-    create_on,
-    make_mesh,
-    process_rows,
-    put_batch,
-    shapes_on,
-    shardings,
-)
+from flaxdl.training.distributed.mesh import MeshShape, make_mesh, process_rows
+from flaxdl.training.distributed.placement import create_on, put_batch, shapes_on, shardings
 
 pytestmark = pytest.mark.eight_devices
 
