@@ -32,7 +32,7 @@ from jax.experimental import topologies
 from flaxdl.models import BertForSequenceClassification, ResNet50
 from flaxdl.training import SGD, AdamW, Classification, Steps
 from flaxdl.training.distributed.mesh import MeshShape, make_mesh, split_by_example
-from flaxdl.training.distributed.placement import shapes_on, shardings
+from flaxdl.training.distributed.placement import Placement, shapes_on, shardings
 
 RESULTS = Path(__file__).parent / "results" / "slices.json"
 _COLLECTIVE = re.compile(
@@ -90,13 +90,14 @@ def measure(topology: str, shape: MeshShape, batch: dict[str, Any], settings: An
         "weight": jax.ShapeDtypeStruct((size,), jnp.float32),
     }
     one = {name: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
-    state = shapes_on(mesh, partial(steps.initial_state, one))
+    placement = Placement.of(steps.model, mesh)
+    state = shapes_on(placement, partial(steps.initial_state, one))
     placed = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split_by_example(mesh))
         for name, x in batch.items()
     }
     start = time.perf_counter()
-    train = jax.jit(steps.train, donate_argnums=0, out_shardings=shardings(state, mesh))
+    train = jax.jit(steps.train, donate_argnums=0, out_shardings=shardings(state, placement))
     compiled = train.lower(state, placed).compile()
     seconds = time.perf_counter() - start
     memory: Any = compiled.memory_analysis()

@@ -37,16 +37,16 @@ def measure(*, fsdp: bool) -> dict[str, float]:
 
     from flaxdl.config import load_config
     from flaxdl.runs.setup import set_up
-    from flaxdl.training.distributed.parallel import compile_train
     from flaxdl.training.distributed.mesh import MeshShape
+    from flaxdl.training.distributed.parallel import compile_train
     from flaxdl.training.distributed.placement import create_on, put_batch, shardings
 
     count = jax.device_count()
     mesh = MeshShape(fsdp=count if fsdp else 1)
     setup = set_up(replace(load_config(CONFIG), batch_size=EXAMPLES * count, mesh=mesh))
-    state = create_on(setup.mesh, setup.create_state)
+    state = create_on(setup.placement, setup.create_state)
     train = compile_train(setup.steps, setup.mesh, "jit", state)
-    places = shardings(state, setup.mesh)
+    places = shardings(state, setup.placement)
     train_alone = jax.jit(setup.steps.train, donate_argnums=0, out_shardings=places)
     alone, within = [], []
     with closing(setup.training_batches()) as batches:

@@ -11,8 +11,8 @@ import numpy as np
 
 from flaxdl.data import Source, Transform
 from flaxdl.errors import UserError
-from flaxdl.training.distributed.parallel import Parallel
 from flaxdl.training.distributed.mesh import MeshShape
+from flaxdl.training.distributed.parallel import Parallel
 from flaxdl.training.optimizers import AdamW, Optimizer
 from flaxdl.training.precision import Precision
 from flaxdl.training.rewind import Rewind

@@ -101,7 +101,7 @@ def test_a_bert_is_fine_tuned_from_any_kind_of_checkpoint(tmp_path, monkeypatch)
         batch_size=4,
     )
     setup = set_up(config)
-    state = create_on(setup.mesh, setup.create_state)
+    state = create_on(setup.placement, setup.create_state)
     monkeypatch.setattr(initial_weights, "create_on", lambda *_: state)  # compiled once
     initial = state_dict({"params": state.params})
     rng = np.random.default_rng(0)

@@ -54,7 +54,8 @@ def memory_of(plan: Plan) -> Memory:
         )
         for name, x in plan.examples.items()
     }
-    train = jax.jit(plan.steps.train, donate_argnums=0, out_shardings=shardings(state, plan.mesh))
+    places = shardings(state, plan.placement)
+    train = jax.jit(plan.steps.train, donate_argnums=0, out_shardings=places)
     try:
         analysis: Any = train.lower(state, batch).compile().memory_analysis()
         temporary = analysis.temp_size_in_bytes

@@ -19,8 +19,8 @@ from flaxdl.errors import UserError
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.setup import set_up
-from flaxdl.training.distributed.processes import is_first, together
 from flaxdl.training.distributed.placement import put_batch, shardings
+from flaxdl.training.distributed.processes import is_first, together
 
 STEPS = 5  # that are traced
 _WARM_UP = 2  # steps before them
@@ -86,7 +86,8 @@ def profile(config: Config, workdir: str | Path) -> Profile:
     setup = set_up(config)
     state, folder = initial_state(setup), local_path(workdir) / "profile"
     place = partial(put_batch, mesh=setup.mesh)
-    train = jax.jit(setup.steps.train, donate_argnums=0, out_shardings=shardings(state, setup.mesh))
+    places = shardings(state, setup.placement)
+    train = jax.jit(setup.steps.train, donate_argnums=0, out_shardings=places)
     with closing(setup.training_batches()) as batches:
         step = train.lower(state, place(next(batches))).compile()
         for _ in range(_WARM_UP):

@@ -7,7 +7,7 @@ Masks are described in `flaxdl.ops.masks`.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -140,6 +140,8 @@ class MultiHeadAttention(nn.Module):
     dropout: float = 0.0
     """Share of the attention weights that is zeroed in training."""
 
+    tensor_axes: ClassVar[dict[str, int]] = {"*W_[qkv].*": 0, "*W_o.weight": 1}
+
     @nn.compact
     def __call__(
         self,
@@ -183,6 +185,8 @@ class PackedMultiHeadAttention(nn.Module):
     """Number of parts that these features are split into."""
     dropout: float = 0.0
     """Share of the attention weights that is zeroed in training."""
+
+    tensor_axes: ClassVar[dict[str, int]] = {"*out_proj.weight": 1}
 
     @nn.compact
     def __call__(

@@ -32,8 +32,6 @@ class BatchNorm(nn.Module):
     """The share of the running statistics that each batch replaces (PyTorch's sense)."""
     epsilon: float = 1e-5
     """Added to the variance before its root is taken."""
-    per_device: bool = False
-    """Under `pmap` or `shard_map`, let each device keep statistics of its own examples alone."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
@@ -79,7 +77,7 @@ class BatchNorm(nn.Module):
     def _number_of_devices(self) -> int:
         """Returns how many devices share the batch under `pmap` or `shard_map`."""
         try:
-            return 1 if self.per_device else jax.lax.axis_size("data")
+            return jax.lax.axis_size("data")
         except NameError:  # no such axis is bound: under jit, one array holds the whole batch
             return 1
 

@@ -9,7 +9,7 @@ to the last, trains without warm-up, and wants one norm after the last layer.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -50,6 +50,12 @@ class TransformerLayer(nn.Module):
 class TransformerBlock(TransformerLayer):
     """The document's block: self-attention, then two linear maps with a GELU between them."""
 
+    tensor_axes: ClassVar[dict[str, int]] = {
+        **MultiHeadAttention.tensor_axes,
+        "*ff.0.*": 0,
+        "*ff.2.weight": 1,
+    }
+
     @nn.compact
     def __call__(
         self, inputs: jax.Array, mask: jax.Array | None = None, train: bool = False
@@ -83,6 +89,12 @@ class TransformerEncoderLayer(TransformerLayer):
 
     activation: Literal["relu", "gelu"] = "relu"
     """What lies between the two linear maps; the GELU is the exact one."""
+
+    tensor_axes: ClassVar[dict[str, int]] = {
+        **PackedMultiHeadAttention.tensor_axes,
+        "*linear1.*": 0,
+        "*linear2.weight": 1,
+    }
 
     def attend(
         self,

@@ -6,6 +6,8 @@ Krizhevsky, Sutskever and Hinton, 2012, on a single device.
 Legend: B batch, H height, W width, C channels, K classes.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 
@@ -24,6 +26,8 @@ class AlexNet(nn.Module):
     """Number of logits per image; None takes it from the data of a run."""
     dropout: float = 0.5
     """Share of the inputs of the first two linear layers dropped in training."""
+
+    tensor_axes: ClassVar[dict[str, int]] = {"classifier.1.*": 0, "classifier.4.weight": 1}
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:

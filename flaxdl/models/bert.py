@@ -8,7 +8,7 @@ Legend: B batch, T tokens, D features, V vocabulary, C classes.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import flax.linen as nn
 import jax
@@ -20,12 +20,30 @@ from flaxdl.layers import Dropout, Embedding, token_mask
 from flaxdl.layers.attention import attend
 from flaxdl.layers.initializers import constant, normal
 from flaxdl.models.bert_options import BertOptions
+from flaxdl.models.options import shared_options
 from flaxdl.models.sizes import known_size
 from flaxdl.ops.bias import add_shared
 
 
+class BertInputs(TypedDict, total=False):
+    """Keyword arguments of all BERT models, besides `train`."""
+
+    token_types: jax.Array | None
+    """int32[B, T], 0 in the first sentence, 1 in the second; 0 everywhere if None."""
+    mask: jax.Array | None
+    """bool[B, T], which tokens are real; an alternative to lengths."""
+    lengths: jax.Array | None
+    """int32[B], how many tokens of each text are real; all if neither is given."""
+
+
 class BertLayer(BertOptions, kw_only=True):
     """One layer of the encoder: post-norm self-attention and feed-forward."""
+
+    tensor_axes: ClassVar[dict[str, int]] = {
+        "*attention.self.*": 0,
+        "*intermediate.dense.*": 0,
+        "*output.dense.weight": 1,  # `attention.output.dense` as well
+    }
 
     @nn.compact
     def __call__(
@@ -55,6 +73,7 @@ class Bert(BertOptions, kw_only=True):
     """The encoder with its pooler: Hugging Face's `BertModel`."""
 
     ignored_keys = ("cls.*",)
+    tensor_axes: ClassVar[dict[str, int]] = {**BertLayer.tensor_axes, "*embeddings.weight": 0}
 
     def setup(self) -> None:
         """Creates embeddings, layers and pooler."""
@@ -74,9 +93,8 @@ class Bert(BertOptions, kw_only=True):
         self.embedding_dropout = Dropout(self.dropout)
         # Static is `train`; the module itself is argument 0.
         Layer = nn.remat(BertLayer, static_argnums=3) if self.remat else BertLayer
-        self.layers = [
-            Layer(**self.options, name=f"encoder.layer.{i}") for i in range(self.num_layers)
-        ]
+        options = shared_options(self, BertLayer)
+        self.layers = [Layer(**options, name=f"encoder.layer.{i}") for i in range(self.num_layers)]
         self.pooler = self.linear(self.hidden_size, "pooler.dense")
 
     @nn.nowrap
@@ -85,28 +103,19 @@ class Bert(BertOptions, kw_only=True):
         return {**super().to_hugging_face(), "architectures": ["BertModel"]}
 
     def __call__(
-        self,
-        tokens: jax.Array,
-        *,
-        token_types: jax.Array | None = None,
-        mask: jax.Array | None = None,
-        lengths: jax.Array | None = None,
-        train: bool = False,
+        self, tokens: jax.Array, *, train: bool = False, **inputs: Unpack[BertInputs]
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the features of every token [B, T, D], and of the text as a whole [B, D].
 
         Args:
             tokens: int32[B, T], the first of each text being [CLS].
-            token_types: int32[B, T], 0 in the first sentence, 1 in the second; 0 everywhere if
-                None.
-            mask: bool[B, T], which tokens are real; or
-            lengths: int32[B], how many of them; all of them if neither is given.
             train: whether dropout is on; it draws from the stream "dropout".
+            inputs: token types, and which tokens are real; see `BertInputs`.
 
         Raises:
             UserError: if shapes do not fit, tokens are not integers or more than `max_length`.
         """
-        x = self.encode(tokens, token_types=token_types, mask=mask, lengths=lengths, train=train)
+        x = self.encode(tokens, train=train, **inputs)
         return x, jnp.tanh(self.pooler(x[:, 0]))
 
     def encode(
@@ -157,21 +166,17 @@ class BertForMaskedLM(BertOptions, kw_only=True):
 
     supported = BertOptions.supported | {"tie_word_embeddings": (True,)}
     ignored_keys = ("cls.seq_relationship.*", "bert.pooler.*")
+    tensor_axes = Bert.tensor_axes
 
     @nn.compact
     def __call__(
-        self,
-        tokens: jax.Array,
-        *,
-        token_types: jax.Array | None = None,
-        mask: jax.Array | None = None,
-        lengths: jax.Array | None = None,
-        train: bool = False,
+        self, tokens: jax.Array, *, train: bool = False, **inputs: Unpack[BertInputs]
     ) -> jax.Array:
-        """Maps tokens int32[B, T] to logits [B, T, V]; keywords are those of `Bert`."""
-        bert = Bert(**self.options, name="bert")
-        head = BertPredictionHead(**self.options, name="cls.predictions")
-        x = bert.encode(tokens, token_types=token_types, mask=mask, lengths=lengths, train=train)
+        """Maps tokens int32[B, T] to logits [B, T, V]; the keywords are `BertInputs`."""
+        options = shared_options(self, Bert)
+        bert = Bert(**options, name="bert")
+        head = BertPredictionHead(**options, name="cls.predictions")
+        x = bert.encode(tokens, train=train, **inputs)
         return head(x, bert.word_embeddings.embedding)
 
 
@@ -179,24 +184,20 @@ class BertForPreTraining(BertOptions, kw_only=True):
     """Predicts masked tokens, and whether the second sentence follows the first."""
 
     supported = BertOptions.supported | {"tie_word_embeddings": (True,)}
+    tensor_axes = Bert.tensor_axes
 
     @nn.compact
     def __call__(
-        self,
-        tokens: jax.Array,
-        *,
-        token_types: jax.Array | None = None,
-        mask: jax.Array | None = None,
-        lengths: jax.Array | None = None,
-        train: bool = False,
+        self, tokens: jax.Array, *, train: bool = False, **inputs: Unpack[BertInputs]
     ) -> tuple[jax.Array, jax.Array]:
-        """Maps tokens int32[B, T] to logits [B, T, V] and [B, 2]; keywords are those of `Bert`.
+        """Maps tokens int32[B, T] to logits [B, T, V] and [B, 2]; the keywords are `BertInputs`.
 
         The first of the two classes says that the sentence follows.
         """
-        bert = Bert(**self.options, name="bert")
-        head = BertPredictionHead(**self.options, name="cls.predictions")
-        x, pooled = bert(tokens, token_types=token_types, mask=mask, lengths=lengths, train=train)
+        options = shared_options(self, Bert)
+        bert = Bert(**options, name="bert")
+        head = BertPredictionHead(**options, name="cls.predictions")
+        x, pooled = bert(tokens, train=train, **inputs)
         is_next = self.linear(2, "cls.seq_relationship")(pooled)
         return head(x, bert.word_embeddings.embedding), is_next
 
@@ -211,20 +212,15 @@ class BertForSequenceClassification(BertOptions, kw_only=True):
 
     supported = BertOptions.supported | {"problem_type": (None, "single_label_classification")}
     ignored_keys = ("cls.*",)
+    tensor_axes = Bert.tensor_axes
 
     @nn.compact
     def __call__(
-        self,
-        tokens: jax.Array,
-        *,
-        token_types: jax.Array | None = None,
-        mask: jax.Array | None = None,
-        lengths: jax.Array | None = None,
-        train: bool = False,
+        self, tokens: jax.Array, *, train: bool = False, **inputs: Unpack[BertInputs]
     ) -> jax.Array:
-        """Maps tokens int32[B, T] to logits [B, C]; keywords are those of `Bert`."""
-        bert = Bert(**self.options, name="bert")
-        _, pooled = bert(tokens, token_types=token_types, mask=mask, lengths=lengths, train=train)
+        """Maps tokens int32[B, T] to logits [B, C]; the keywords are `BertInputs`."""
+        bert = Bert(**shared_options(self, Bert), name="bert")
+        _, pooled = bert(tokens, train=train, **inputs)
         rate = self.dropout if self.classifier_dropout is None else self.classifier_dropout
         pooled = Dropout(rate, name="dropout")(pooled, train)
         return self.linear(known_size("num_classes", self.num_classes), "classifier")(pooled)

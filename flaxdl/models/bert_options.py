@@ -1,6 +1,5 @@
 """The options of BERT, and how they are read from a Hugging Face configuration."""
 
-import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
@@ -126,12 +125,6 @@ class BertOptions(nn.Module, kw_only=True):
             "tie_word_embeddings": True,
             "dtype": "float32",
         }
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options as keyword arguments of another part."""
-        fields = {field.name for field in dataclasses.fields(BertOptions)} - {"parent", "name"}
-        return {name: getattr(self, name) for name in fields}
 
     @nn.nowrap
     def activate(self, x: jax.Array) -> jax.Array:

@@ -3,6 +3,8 @@
 Legend: B batch, H height, W width, C channels, K classes.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 
@@ -21,6 +23,8 @@ class SimpleCNN(nn.Module):
     """Number of logits per image; None takes it from the data of a run."""
     dropout: float = 0.5
     """Share of the hidden units dropped in training."""
+
+    tensor_axes: ClassVar[dict[str, int]] = {"classifier.1.*": 0, "classifier.4.weight": 1}
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:

@@ -3,7 +3,7 @@
 Legend: B batch, T time, I input size, E embedding size, H hidden size, C classes.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -83,6 +83,8 @@ class TextRNN(nn.Module):
     """Share of what each recurrent layer hands to the next that is zeroed in training."""
     pooling: Literal["last_step", "final_states"] = "last_step"
     """What is classified: the last real time step, as in the document, or each direction's end."""
+
+    tensor_axes: ClassVar[dict[str, int]] = {"embedding.weight": 0}
 
     @nn.compact
     def __call__(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from flaxdl.checks import check_choice, check_shape
 from flaxdl.layers import Linear, causal_mask, padding_mask, token_mask
+from flaxdl.models.options import shared_options
 from flaxdl.models.sizes import known_size
 from flaxdl.models.transformer_stack import Decoder, Encoder, TransformerOptions
 
@@ -45,7 +46,7 @@ class TransformerClassifier(TransformerOptions, kw_only=True):
         check_choice("pooling", self.pooling, ("mean", "first"))
         check_shape("tokens", tokens, "B T")
         keep = token_mask(tokens, lengths, mask)
-        encoder = Encoder(vocab_size=self.vocab_size, **self.stack_options, name="encoder")
+        encoder = Encoder(**shared_options(self, Encoder), name="encoder")
         x = encoder(tokens, keep, train)
         if self.pooling == "first":
             features = x[:, 0]
@@ -86,7 +87,7 @@ class TransformerLM(TransformerOptions, kw_only=True):
         mask = causal_mask(tokens.shape[1])
         if lengths is not None:
             mask = mask & padding_mask(lengths, tokens.shape[1])
-        encoder = Encoder(vocab_size=self.vocab_size, **self.stack_options, name="encoder")
+        encoder = Encoder(**shared_options(self, Encoder), name="encoder")
         x = encoder(tokens, mask, train, position)
         return Linear(known_size("vocab_size", self.vocab_size), name="fc")(x)
 
@@ -105,8 +106,8 @@ class Seq2SeqTransformer(TransformerOptions, kw_only=True):
         target_vocab_size = self.target_vocab_size
         if target_vocab_size is None:
             target_vocab_size = known_size("vocab_size", self.vocab_size)
-        self.encoder = Encoder(vocab_size=self.vocab_size, **self.stack_options)
-        self.decoder = Decoder(vocab_size=target_vocab_size, **self.stack_options)
+        self.encoder = Encoder(**shared_options(self, Encoder))
+        self.decoder = Decoder(**{**shared_options(self, Decoder), "vocab_size": target_vocab_size})
         self.fc = Linear(target_vocab_size)
 
     def __call__(

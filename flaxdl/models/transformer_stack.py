@@ -3,7 +3,7 @@
 Legend: B batch, T tokens, S target tokens, D features.
 """
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from flaxdl.layers import (
     TransformerDecoderLayer,
     TransformerEncoderLayer,
 )
+from flaxdl.models.options import shared_options
 from flaxdl.models.sizes import known_size
 
 
@@ -46,28 +47,10 @@ class TransformerOptions(nn.Module, kw_only=True):
     remat: bool = False
     """Whether layers keep only their input for the backward pass, and are computed anew there."""
 
-    @property
-    def layer_options(self) -> dict[str, Any]:
-        """The keyword arguments of a layer."""
-        return {
-            "hidden_size": self.hidden_size,
-            "num_heads": self.num_heads,
-            "feed_forward_size": self.feed_forward_size,
-            "dropout": self.dropout,
-            "activation": self.activation,
-            "norm_first": self.norm_first,
-        }
-
-    @property
-    def stack_options(self) -> dict[str, Any]:
-        """The keyword arguments of an encoder or decoder, but for its vocabulary."""
-        return {
-            **self.layer_options,
-            "num_layers": self.num_layers,
-            "positions": self.positions,
-            "max_length": self.max_length,
-            "remat": self.remat,
-        }
+    tensor_axes: ClassVar[dict[str, int]] = {
+        **TransformerEncoderLayer.tensor_axes,
+        "*embedding.weight": 0,
+    }
 
     def embed(self, tokens: jax.Array, train: bool, position: jax.Array | None) -> jax.Array:
         """Maps int32[B, T] to [B, T, D], with the positions from `position` (or 0) on.
@@ -97,11 +80,11 @@ class Encoder(TransformerOptions, kw_only=True):
         """Maps tokens int32[B, T] to [B, T, D]."""
         check_shape("tokens", tokens, "B T")
         x = self.embed(tokens, train, position)
-        Layer = TransformerEncoderLayer
+        Layer, options = TransformerEncoderLayer, shared_options(self, TransformerEncoderLayer)
         if self.remat:
             Layer = nn.remat(Layer, static_argnums=3)  # train; the module itself is 0
         for i in range(self.num_layers):
-            layer = Layer(**self.layer_options, name=f"layers.{i}")
+            layer = Layer(**options, name=f"layers.{i}")
             x = layer(x, mask, train, position)
         return LayerNorm(name="norm")(x)
 
@@ -122,10 +105,10 @@ class Decoder(TransformerOptions, kw_only=True):
         """Maps tokens int32[B, S], and what the encoder made of others [B, T, D], to [B, S, D]."""
         check_shape("targets", tokens, "B S", B=memory.shape[0])
         x = self.embed(tokens, train, position)
-        Layer = TransformerDecoderLayer
+        Layer, options = TransformerDecoderLayer, shared_options(self, TransformerDecoderLayer)
         if self.remat:
             Layer = nn.remat(Layer, static_argnums=5)  # train; the module itself is 0
         for i in range(self.num_layers):
-            layer = Layer(**self.layer_options, name=f"layers.{i}")
+            layer = Layer(**options, name=f"layers.{i}")
             x = layer(x, memory, mask, memory_mask, train, position)
         return LayerNorm(name="norm")(x)

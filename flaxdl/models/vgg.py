@@ -5,6 +5,8 @@ Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image 
 Legend: B batch, H height, W width, C channels, K classes.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 
@@ -27,6 +29,8 @@ class VGG(nn.Module):
     """Whether BatchNorm follows each convolution."""
     dropout: float = 0.5
     """Share of the hidden units of the classifier dropped in training."""
+
+    tensor_axes: ClassVar[dict[str, int]] = {"classifier.0.*": 0, "classifier.3.weight": 1}
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:

@@ -6,8 +6,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from flaxdl.data import Dataset, Transform
 from flaxdl.data.pipeline import finite_without_weight
-from flaxdl.training.distributed.processes import of_first
 from flaxdl.training.distributed.mesh import replicated
+from flaxdl.training.distributed.processes import of_first
 
 _SHARE = 1 / 16  # of a device's memory that the data may take
 

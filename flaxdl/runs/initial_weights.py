@@ -6,7 +6,7 @@ from flaxdl.errors import UserError
 from flaxdl.runs.restored import restore
 from flaxdl.runs.setup import Setup
 from flaxdl.runs.workdir import Workdir
-from flaxdl.training.distributed.placement import create_on, put_on
+from flaxdl.training.distributed.placement import create_on, put_like
 from flaxdl.training.state import TrainState
 from flaxdl.weights import load_weights, state_dict
 
@@ -17,7 +17,7 @@ def initial_state(setup: Setup) -> TrainState:
     Raises:
         UserError: if the weights cannot be found or read, or do not fit the model.
     """
-    state = create_on(setup.mesh, setup.create_state)
+    state = create_on(setup.placement, setup.create_state)
     init = setup.config.init
     if init.weights is None:
         return state
@@ -32,5 +32,6 @@ def initial_state(setup: Setup) -> TrainState:
             ) from error
     variables = {"params": state.params, **state.model_state}
     ignore = getattr(setup.config.model, "ignored_keys", ())
-    loaded = put_on(setup.mesh, load_weights(variables, source, omit=init.omit, ignore=ignore))
+    loaded = load_weights(variables, source, omit=init.omit, ignore=ignore)
+    loaded = put_like(variables, loaded)
     return state.replace(params=loaded.pop("params"), model_state=loaded)

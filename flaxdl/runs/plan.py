@@ -10,7 +10,7 @@ import jax
 from flaxdl.config import Config
 from flaxdl.data import Transform
 from flaxdl.errors import UserError
-from flaxdl.training.distributed.placement import shapes_on
+from flaxdl.training.distributed.placement import Placement, shapes_on
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 
@@ -73,6 +73,11 @@ class Plan:
             normalize=self.transform.normalize,
         )
 
+    @property
+    def placement(self) -> Placement:
+        """Where the state is stored."""
+        return Placement.of(self.config.model, self.mesh)
+
     @cached_property
     def create_state(self) -> Callable[[], TrainState]:
         """Makes the state before the first step; one function, which JAX traces once."""
@@ -81,8 +86,9 @@ class Plan:
     def shapes(self, step: int = 0) -> TrainState:
         """The state after so many steps, as shapes with their places on the devices."""
         if self.steps.is_thawed_at(step - 1):
-            return shapes_on(self.mesh, partial(self.steps.thawed.initial_state, self.examples))
-        return shapes_on(self.mesh, self.create_state)
+            create = partial(self.steps.thawed.initial_state, self.examples)
+            return shapes_on(self.placement, create)
+        return shapes_on(self.placement, self.create_state)
 
     def check(self) -> Any:
         """Checks that model, examples and task fit together; nothing is computed.

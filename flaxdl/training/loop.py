@@ -21,7 +21,7 @@ from flaxdl.training.checkpoints.manager import Checkpoints
 from flaxdl.training.diagnosis import describe_divergence
 from flaxdl.training.distributed.parallel import TrainStep, compile_train
 from flaxdl.training.distributed.mesh import replicated
-from flaxdl.training.distributed.placement import create_on, put_batch
+from flaxdl.training.distributed.placement import Placement, create_on, put_batch
 from flaxdl.training.interruption import Interrupted, Interruption
 from flaxdl.training.metrics import MetricSums
 from flaxdl.training.overfitting import is_learned
@@ -165,7 +165,8 @@ class Loop:
                 count = self._steps_at_once(step)
                 batch = self._next_together(batches, count, state)
                 if step == setup.steps.thaw_step:
-                    state = create_on(setup.mesh, setup.steps.thaw, state)
+                    placement = Placement.of(setup.steps.model, setup.mesh)
+                    state = create_on(placement, setup.steps.thaw, state)
                     train = self._compiled(setup.steps.thawed, state)
                 state = self._in_turn(train(state, batch))
                 step, pace.steps = step + count, pace.steps + count

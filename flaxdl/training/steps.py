@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxdl.ops.reductions import global_norm
-from flaxdl.training.distributed.placement import gathered
+from flaxdl.training.distributed.placement import Placement, gathered
 from flaxdl.training.freezing import inference_where_frozen, merge, split
 from flaxdl.training.layer_decay import learning_rate_factors
 from flaxdl.training.metrics import MetricSums
@@ -89,9 +89,9 @@ class Steps:
             examples: shapes and dtypes of a batch as the data pipeline gives it, of any size.
 
         Raises:
-            UserError: if the model refuses the shapes, a pattern of the optimizer or of `freeze`
-                matches no parameter, nothing is left to train, or the task's metrics lack a loss
-                or have a name that is taken.
+            UserError: if the model refuses the shapes, a pattern of the optimizer, of `freeze` or
+                of the model's `tensor_axes` matches no parameter, nothing is left to train, or
+                the task's metrics lack a loss or have a name that is taken.
         """
         batch = {  # as JAX takes it: 64-bit numbers of a user's own data become 32-bit ones
             name: jnp.zeros(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
@@ -100,6 +100,8 @@ class Steps:
         inputs, keywords = self._model_arguments(batch)
         variables = dict(self._initialize(batch))
         params = variables.pop("params")
+        if self.mesh is not None:
+            Placement.of(self.model, self.mesh).check(params)
         trainable, _ = split(params, self.freeze)
         outputs = self.model.apply({"params": params, **variables}, inputs, **keywords)
         metrics = self.task.metrics(outputs, batch)
@@ -254,7 +256,9 @@ class Steps:
     ) -> tuple[Any, Any]:
         """Outputs and new model state; in training mode where a key for dropout is given."""
         inputs, keywords = to_compute_dtype(self._model_arguments(batch), self.precision)
-        params = gathered(to_compute_dtype(params, self.precision), self.mesh)
+        params = to_compute_dtype(params, self.precision)
+        if self.mesh is not None:
+            params = gathered(params, Placement.of(self.model, self.mesh))
         variables = {"params": params, **model_state}
         if key is None:
             return self.model.apply(variables, inputs, train=False, **keywords), model_state

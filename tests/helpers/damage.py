@@ -12,7 +12,7 @@ from flaxdl.layers import BatchNorm, Linear
 from flaxdl.training import AdamW, Classification, Steps
 from flaxdl.training.checkpoints.manager import Checkpoints
 from flaxdl.training.distributed.mesh import make_mesh
-from flaxdl.training.distributed.placement import create_on, shapes_on
+from flaxdl.training.distributed.placement import Placement, create_on, shapes_on
 
 EXAMPLES = {
     "inputs": jax.ShapeDtypeStruct((1, 8), np.float32),
@@ -33,12 +33,12 @@ STEPS = Steps(
     model=Small(), task=Classification(), optimizer=AdamW(), total_steps=9, precision="float16"
 )
 CREATE = partial(STEPS.initial_state, EXAMPLES)
+PLACEMENT = Placement(make_mesh(devices=jax.devices()[:1]))
 
 
 def save_two(folder):
     """Saves checkpoints of steps 1 and 2 and returns the states in them."""
-    mesh = make_mesh(devices=jax.devices()[:1])
-    state = create_on(mesh, CREATE)
+    state = create_on(PLACEMENT, CREATE)
     states = [state.replace(step=state.step + step) for step in (1, 2)]
     with closing(Checkpoints(folder)) as checkpoints:
         for state in states:
@@ -79,8 +79,7 @@ def recover(sound, work, before, random):
     with closing(Checkpoints(work)) as checkpoints:
         assert checkpoints.recover() == 1, done
         assert sorted(path.name for path in work.iterdir()) == ["1", "damaged"], done
-        shapes = shapes_on(make_mesh(devices=jax.devices()[:1]), CREATE)
-        restored = checkpoints.restore(shapes, 1)
+        restored = checkpoints.restore(shapes_on(PLACEMENT, CREATE), 1)
     jax.tree.map(np.testing.assert_array_equal, restored, before)
     shutil.rmtree(work)
     return done

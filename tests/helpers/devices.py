@@ -13,6 +13,7 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import ClassVar
 
 if __name__ == "__main__":
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={sys.argv[1]}"
@@ -25,9 +26,9 @@ import numpy as np
 from flaxdl.layers import BatchNorm, Conv, Dropout, Linear, adaptive_avg_pool
 from flaxdl.models import SimpleRNN, TransformerClassifier
 from flaxdl.training import SGD, AdamW, Classification, Cosine, Steps
-from flaxdl.training.distributed.parallel import compile_train
 from flaxdl.training.distributed.mesh import MeshShape, make_mesh
-from flaxdl.training.distributed.placement import create_on, put_on
+from flaxdl.training.distributed.parallel import compile_train
+from flaxdl.training.distributed.placement import Placement, create_on, put_like
 
 BATCH_SIZE = 16
 STEPS = 50
@@ -37,6 +38,8 @@ class NormalizedCnn(nn.Module):
     """Convolution, BatchNorm, dropout, and a linear layer large enough to be split."""
 
     dropout: float = 0.3
+
+    tensor_axes: ClassVar[dict[str, int]] = {"classifier.1.*": 0, "classifier.4.weight": 1}
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -142,10 +145,10 @@ def train(case, optimizer, *, count, wide):
         model=model, task=Classification(), optimizer=optimizer, total_steps=STEPS, mesh=mesh
     )
     first = batch_of(case, 0)
-    state = create_on(mesh, partial(steps.initial_state, first))
+    state = create_on(Placement.of(model, mesh), partial(steps.initial_state, first))
     if wide:
         values = (state.params, state.model_state, state.optimizer_state)
-        values = put_on(mesh, widened(jax.device_get(values)))
+        values = put_like(values, widened(jax.device_get(values)))
         state = state.replace(params=values[0], model_state=values[1], optimizer_state=values[2])
     before = jax.device_get(state.params)
     # One device is the reference for both ways.

@@ -1,4 +1,4 @@
-"""Steps of a small network on small images, and trees of arrays compared."""
+"""Steps of a small network on small images or texts, and trees of arrays compared."""
 
 from functools import partial
 
@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from flaxdl.layers import BatchNorm, Dropout, Linear
+from flaxdl.models import BertForSequenceClassification
 from flaxdl.training import AdamW, Classification, Steps
 from flaxdl.training.distributed.mesh import replicated
-from flaxdl.training.distributed.placement import create_on, put_batch
+from flaxdl.training.distributed.placement import Placement, create_on, put_batch
 from helpers.small_runs import bright_quadrants
 
 
@@ -32,6 +33,22 @@ def quadrant_batch(count=16, seed=0):
     return {"inputs": inputs, "label": labels, "weight": np.ones(count, np.float32)}
 
 
+def small_bert(**changes):
+    sizes = {"hidden_size": 64, "num_heads": 8, "num_layers": 2, "feed_forward_size": 256}
+    return BertForSequenceClassification(
+        vocab_size=128, num_classes=4, max_length=16, **(sizes | changes)
+    )
+
+
+def text_batch(count=16, length=16):
+    rng = np.random.default_rng(0)
+    return {
+        "inputs": rng.integers(1, 64, (count, length)).astype(np.int32),
+        "label": rng.integers(0, 4, count).astype(np.int32),
+        "weight": np.ones(count, np.float32),
+    }
+
+
 def make_steps(**changes):
     settings = {
         "model": NormalizedMlp(),
@@ -44,7 +61,8 @@ def make_steps(**changes):
 
 def train_on(mesh, steps, batches, state=None):
     first = put_batch(batches[0], mesh)
-    state = create_on(mesh, partial(steps.initial_state, first)) if state is None else state
+    if state is None:
+        state = create_on(Placement(mesh), partial(steps.initial_state, first))
     train = jax.jit(steps.train, donate_argnums=0, out_shardings=replicated(mesh))
     for batch in batches:
         # Simulated devices share threads: steps in flight starve each other's collectives.

@@ -143,19 +143,6 @@ def test_gradients_are_those_of_the_global_batch():
     assert_close(jax.jit(jax.grad(share))(BATCH), jax.grad(loss)(jnp.asarray(BATCH)), 1e-5)
 
 
-def test_statistics_per_device_are_an_option():
-    batch_norm = BatchNorm(per_device=True)
-    variables = batch_norm.init(jax.random.key(0), BATCH)
-    step = jax.pmap(lambda v, x: normalize(batch_norm, v, x), "data", in_axes=(None, 0))
-    outputs, updates = step(variables, BATCH[:, None])
-    for device, example in enumerate(BATCH):
-        alone, alone_updates = normalize(batch_norm, variables, example[None])
-        assert_close(outputs[device], alone, 1e-6)
-        assert_close(
-            updates["batch_stats"]["var"][device], alone_updates["batch_stats"]["var"], 1e-6
-        )
-
-
 @pytest.mark.parametrize("layer", [BatchNorm(), LayerNorm()])
 def test_refuses_another_number_of_channels(layer):
     variables = layer.init(jax.random.key(0), jnp.ones((2, 4)))

@@ -14,7 +14,7 @@ from flaxdl.models import SimpleRNN
 from flaxdl.training import AdamW, Classification, Steps
 from flaxdl.training.diagnosis import first_not_finite
 from flaxdl.training.distributed.mesh import make_mesh, replicated
-from flaxdl.training.distributed.placement import create_on, put_batch
+from flaxdl.training.distributed.placement import Placement, create_on, put_batch
 
 
 @jax.custom_vjp
@@ -51,7 +51,7 @@ def batch(seed, factor=1.0):
 
 
 def initial(steps=STEPS):
-    return create_on(MESH, partial(steps.initial_state, batch(0)))
+    return create_on(Placement(MESH), partial(steps.initial_state, batch(0)))
 
 
 WORDS = {
@@ -107,7 +107,7 @@ def test_a_layer_behind_a_scan_is_named():
     model = SimpleRNN(hidden_size=4, num_classes=4, cell="lstm")
     steps = Steps(model=model, task=Classification(), optimizer=AdamW(), total_steps=1)
     series = dict(batch(1)) | {"inputs": batch(1)["inputs"][..., 0]}
-    state = create_on(MESH, partial(steps.initial_state, series))
+    state = create_on(Placement(MESH), partial(steps.initial_state, series))
     assert first_not_finite(steps, state, series) == "nowhere when it is repeated"
     state = with_parameter(state, "fc", "kernel", 3e38)
     state = with_parameter(state, "fc", "bias", 3e38)

@@ -16,7 +16,7 @@ from flaxdl.models import SimpleCNN
 from flaxdl.runs.setup import set_up
 from flaxdl.training import SGD, Classification, Diverged, Interrupted, Rewind
 from flaxdl.training.distributed.parallel import compile_train
-from flaxdl.training.distributed.placement import create_on, put_on
+from flaxdl.training.distributed.placement import create_on, put_like
 
 EPOCH = 4  # steps
 
@@ -73,7 +73,7 @@ def test_a_spike_is_many_times_the_median_of_the_lines_before():
 def test_the_run_is_that_without_the_batches_of_the_spikes(whole):
     workdir, result = whole
     setup = set_up(config())
-    state = create_on(setup.mesh, setup.create_state)
+    state = create_on(setup.placement, setup.create_state)
     one_step = compile_train(setup.steps, setup.mesh, "jit", state)
     with closing(setup.training_batches()) as batches:
         batches = list(itertools.islice(batches, 40))
@@ -87,7 +87,7 @@ def test_the_run_is_that_without_the_batches_of_the_spikes(whole):
         if step > 3 and losses[-1] > 2 * np.median(losses[-11:-1]):
             rewinds += 1
             start = (step - 1) // 3 * 3
-            state, losses = put_on(setup.mesh, states[start]), losses[:start]
+            state, losses = put_like(state, states[start]), losses[:start]
         elif step % 3 == 0:
             states[step] = jax.device_get(state)
     assert rewinds == 3

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxdl.errors import UserError
 from flaxdl.training.distributed.mesh import replicated
-from flaxdl.training.distributed.placement import put_batch, shardings
+from flaxdl.training.distributed.placement import Placement, put_batch, shardings
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 
@@ -75,7 +75,8 @@ def compile_train(
     def several(state: TrainState, batches: Any, data: Any) -> TrainState:
         return jax.lax.scan(lambda state, b: (one(state, b, data), None), state, batches)[0]
 
-    options = {"donate_argnums": 0, "out_shardings": shardings(state, mesh)}
+    places = shardings(state, Placement.of(steps.model, mesh))
+    options = {"donate_argnums": 0, "out_shardings": places}
     functions = [compiled(jax.jit(function, **options)) for function in (one, several)]
 
     def train(state: TrainState, batch: Batch) -> TrainState:

@@ -1,65 +1,115 @@
-"""Placement of arrays on the mesh: how the state and the batches are split over the devices."""
+"""Placement of arrays on the mesh: how the state and the batches are split over the devices.
+
+A layer or model declares what `tensor` splits as `tensor_axes`: `fnmatch` patterns over PyTorch's
+parameter names → the axis, in PyTorch's layout, that is split: 0 the outputs, 1 the inputs. The
+layers come in pairs: the outputs of the first are split, and the inputs of the second, so that
+nothing is exchanged between the two, and one sum after the second:
+
+    class Mlp(nn.Module):
+        tensor_axes = {"up.*": 0, "down.weight": 1}
+
+`fsdp` needs no declaration: it takes the largest of the other axes that divides.
+"""
 
 import fnmatch
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
+import flax.linen as nn
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from flaxdl.errors import UserError
 from flaxdl.training.distributed.mesh import process_rows, split_by_example
-from flaxdl.weights.names import pytorch_key
+from flaxdl.weights.names import matching, pytorch_key
 
 _COPIED_AT_ONCE = 100_000  # bytes, which JAX copies in the thread that asks for it
 _SMALLEST_SHARDED = 4096  # elements; gathering less costs more than it saves
 
-# PyTorch name → the axis, in PyTorch's layout, that `tensor` splits: 0 outputs, 1 inputs. Between
-# the two layers of a pair nothing is exchanged, behind the second one sum.
-_TENSOR_AXES = {
-    "*.W_[qkv].*": 0,
-    "*.W_o.weight": 1,
-    "*.out_proj.weight": 1,
-    "*.attention.self.*": 0,
-    "*.attention.output.dense.weight": 1,
-    "*.ff.0.*": 0,
-    "*.ff.2.weight": 1,
-    "*.linear1.*": 0,
-    "*.linear2.weight": 1,
-    "*.intermediate.dense.*": 0,
-    "*.output.dense.weight": 1,
-    "*embedding.weight": 0,
-    "*embeddings.weight": 0,
-    "classifier.[01].*": 0,  # of SimpleCNN, AlexNet and VGG
-    "classifier.[34].weight": 1,
-}
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the state of a run is stored: the devices, and what `tensor` splits of the model."""
+
+    mesh: Mesh
+    tensor_axes: Mapping[str, int] = field(default_factory=dict)
+    """Pattern over PyTorch's parameter names → axis in PyTorch's layout; the first match counts."""
+
+    @classmethod
+    def of(cls, model: nn.Module, mesh: Mesh) -> Self:
+        """The placement of a model's state, from the `tensor_axes` that the model declares."""
+        return cls(mesh, getattr(model, "tensor_axes", {}))
+
+    def check(self, params: Mapping[str, Any]) -> None:
+        """Checks the declaration against the parameters, if `tensor` splits any.
+
+        Raises:
+            UserError: if a pattern matches no parameter, or one without the axis to split.
+        """
+        if self.mesh.shape["tensor"] == 1:
+            return
+        leaves: dict[Any, Any] = flatten_dict(dict(params))
+        shapes = {pytorch_key(path): leaf.shape for path, leaf in leaves.items()}
+        for pattern, axis in self.tensor_axes.items():
+            for key in sorted(matching(shapes, [pattern], field="model.tensor_axes")):
+                if axis not in (0, 1) or axis >= len(shapes[key]):
+                    raise UserError(
+                        f"model.tensor_axes: {pattern!r} must name an axis of {key}, 0 for its "
+                        f"outputs or 1 for its inputs, got {axis} for {len(shapes[key])} axes"
+                    )
+
+    def spec(self, path: Any, shape: tuple[int, ...]) -> PartitionSpec:
+        """How an array of the state is split, from its path in the tree and its shape."""
+        names = tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+        axes: list[str | None] = [None] * len(shape)
+        split = self._tensor_axis(names) if names else None
+        if split is not None and shape[split] % self.mesh.shape["tensor"] == 0:
+            axes[split] = "tensor"
+        fsdp = self.mesh.shape["fsdp"]
+        free = [i for i, n in enumerate(shape) if axes[i] is None and n % fsdp == 0]
+        if free and math.prod(shape) >= _SMALLEST_SHARDED:
+            axes[max(free, key=lambda i: shape[i])] = "fsdp"
+        axes = [axis if axis and self.mesh.shape[axis] > 1 else None for axis in axes]
+        return PartitionSpec(*axes) if any(axes) else PartitionSpec()
+
+    def _tensor_axis(self, names: tuple[str, ...]) -> int | None:
+        """The axis of a parameter that `tensor` splits, if any."""
+        key = pytorch_key(names)
+        for pattern, axis in self.tensor_axes.items():
+            if fnmatch.fnmatchcase(key, pattern):
+                return -1 - axis if names[-1] == "kernel" else axis  # [I, O] here, [O, I] there
+        return None
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
-    """The place of every leaf of a tree, by its path and its shape.
+def shardings(tree: Any, placement: Placement) -> Any:
+    """The sharding of every leaf of a tree, from its path and its shape.
 
-    What belongs to a parameter (its running means in the optimizer's state) has its path behind
-    that of the container, and so lies where the parameter lies.
+    The optimizer's running means have the paths of their parameters within the tree of means, and
+    so they are stored where their parameters are.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, _spec(path, leaf.shape, mesh)), tree
+        lambda path, leaf: NamedSharding(placement.mesh, placement.spec(path, leaf.shape)), tree
     )
 
 
-def gathered(params: Any, mesh: Mesh | None) -> Any:
-    """Parameters as layers use them: whole, but for what `tensor` splits.
+def gathered(params: Any, placement: Placement) -> Any:
+    """Parameters as layers use them: whole, except for what `tensor` splits.
 
     Their gradients are summed over the devices that share them, and split again. Whether what was
-    gathered is kept for the backward pass or gathered anew is left to the compiler: told to gather
-    anew, by `jax.checkpoint`, TPU's kept so much else that BERT-base took more memory, not less.
+    gathered is kept for the backward pass or gathered again is left to the compiler: told to gather
+    again, by `jax.checkpoint`, TPU's kept so much else that BERT-base took more memory, not less.
     """
-    if mesh is None or mesh.shape["data"] == mesh.size:
+    mesh = placement.mesh
+    if mesh.shape["data"] == mesh.size:
         return params
 
     def gather(path: Any, leaf: Any) -> Any:
-        stored = _spec(path, leaf.shape, mesh)
+        stored = placement.spec(path, leaf.shape)
         used = [None if axis == "fsdp" else axis for axis in stored]
         places = (NamedSharding(mesh, PartitionSpec(*used)), NamedSharding(mesh, stored))
         return _constrained(leaf, *places)
@@ -79,29 +129,6 @@ _constrained.defvjp(
 )
 
 
-def _spec(path: Any, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """How an array of the state is split, given its path in the tree."""
-    names = tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
-    axes: list[str | None] = [None] * len(shape)
-    split = _tensor_axis(names) if names else None
-    if split is not None and shape[split] % mesh.shape["tensor"] == 0:
-        axes[split] = "tensor"
-    free = [i for i, n in enumerate(shape) if axes[i] is None and n % mesh.shape["fsdp"] == 0]
-    if free and math.prod(shape) >= _SMALLEST_SHARDED:
-        axes[max(free, key=lambda i: shape[i])] = "fsdp"
-    axes = [axis if axis and mesh.shape[axis] > 1 else None for axis in axes]
-    return PartitionSpec(*axes) if any(axes) else PartitionSpec()
-
-
-def _tensor_axis(names: tuple[str, ...]) -> int | None:
-    """The axis of a parameter that `tensor` splits, if any."""
-    key = pytorch_key(names)
-    for pattern, axis in _TENSOR_AXES.items():
-        if fnmatch.fnmatchcase(key, pattern):
-            return -1 - axis if names[-1] == "kernel" else axis  # [I, O] here, [O, I] there
-    return None
-
-
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, axis: int = 0) -> dict[str, Any]:
     """The rows of a batch that `process_rows` names as part of the global arrays.
 
@@ -110,7 +137,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, axis: int = 0) -> dic
     Args:
         batch: arrays with this process's examples along an axis.
         mesh: the devices.
-        axis: 0, or 1 where the arrays are those of several batches, one behind the other.
+        axis: 0, or 1 where the arrays are those of several batches, one after the other.
     """
     if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
         return {name: _at_hand(array) for name, array in batch.items()}
@@ -145,29 +172,31 @@ def _at_hand(array: np.ndarray) -> Any:
     return jax.block_until_ready(jax.device_put(array))
 
 
-def create_on(mesh: Mesh, create: Callable[..., Any], *arguments: Any) -> Any:
-    """What a pure function makes of its arguments, born in its places on the devices."""
-    places = shardings(jax.eval_shape(create, *arguments), mesh)
+def create_on(placement: Placement, create: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a pure function, computed where it is to be stored."""
+    places = shardings(jax.eval_shape(create, *arguments), placement)
     # It runs once: LLVM spends twice as long on drawing the parameters at level 3, for nothing.
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    on_cpu = placement.mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 2} if on_cpu else None
     return jax.jit(create, out_shardings=places, compiler_options=options)(*arguments)
 
 
-def put_on(mesh: Mesh, tree: Any) -> Any:
-    """Arrays that every process has, in their places on the devices."""
-    return jax.tree.map(
-        lambda x, place: jax.make_array_from_callback(x.shape, place, np.asarray(x).__getitem__),
-        tree,
-        shardings(tree, mesh),
-    )
-
-
-def shapes_on(mesh: Mesh, create: Callable[[], Any]) -> Any:
+def shapes_on(placement: Placement, create: Callable[[], Any]) -> Any:
     """Shapes, dtypes and shardings of what `create_on` would make, without making it."""
     shapes = jax.eval_shape(create)
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         shapes,
-        shardings(shapes, mesh),
+        shardings(shapes, placement),
     )
+
+
+def put_like(like: Any, tree: Any) -> Any:
+    """Arrays that every process has, stored where those of another tree are."""
+
+    def put(array: jax.Array, x: Any) -> jax.Array:
+        if x is array:
+            return array
+        return jax.make_array_from_callback(x.shape, array.sharding, np.asarray(x).__getitem__)
+
+    return jax.tree.map(put, like, tree)

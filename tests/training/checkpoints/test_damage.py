@@ -16,10 +16,9 @@ from flaxdl.errors import SaveError
 from flaxdl.training.checkpoints import manager as checkpoints_module
 from flaxdl.training.checkpoints.folder import CheckpointFolder, CorruptCheckpoint
 from flaxdl.training.checkpoints.manager import Checkpoints
-from flaxdl.training.distributed.mesh import make_mesh
 from flaxdl.training.distributed.placement import shapes_on
 
-SHAPES = shapes_on(make_mesh(devices=jax.devices()[:1]), damage.CREATE)
+SHAPES = shapes_on(damage.PLACEMENT, damage.CREATE)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from flaxdl.models import SimpleCNN
 from flaxdl.training import SGD, Adam, AdamW, Classification, Steps
 from flaxdl.training.checkpoints.manager import Checkpoints
 from flaxdl.training.distributed.mesh import make_mesh
-from flaxdl.training.distributed.placement import create_on, shapes_on
+from flaxdl.training.distributed.placement import Placement, create_on, shapes_on
 
 EXAMPLES = {
     "inputs": jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32),
@@ -35,16 +35,16 @@ def initial(optimizer, **changes):
 @pytest.mark.parametrize("freeze", [(), ("features.*",)])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
 def test_what_was_saved_comes_back_and_nothing_else_does(tmp_path, optimizer, freeze):
-    mesh = make_mesh(devices=jax.devices()[:1])
+    placement = Placement(make_mesh(devices=jax.devices()[:1]))
     create = initial(optimizer, freeze=freeze)
     with closing(Checkpoints(tmp_path)) as checkpoints:
-        state = create_on(mesh, create)
+        state = create_on(placement, create)
         checkpoints.save(state)
         checkpoints.wait()
-        restored = checkpoints.restore(shapes_on(mesh, create), 0)
+        restored = checkpoints.restore(shapes_on(placement, create), 0)
         jax.tree.map(np.testing.assert_array_equal, restored, state)
         if optimizer == OPTIMIZERS[0]:
             return  # it keeps nothing of any parameter, so that freezing makes no difference
         other = initial(optimizer, freeze=() if freeze else ("features.*",))
         with pytest.raises(ValueError, match="of another model, optimizer or way of freezing"):
-            checkpoints.restore(shapes_on(mesh, other), 0)
+            checkpoints.restore(shapes_on(placement, other), 0)
