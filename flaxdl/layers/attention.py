@@ -137,8 +137,6 @@ class MultiHeadAttention(nn.Module):
     """Features of queries, keys, values and results."""
     num_heads: int = 8
     """Number of parts that these features are split into."""
-    dropout: float = 0.0
-    """Share of the attention weights that is zeroed in training."""
 
     tensor_axes: ClassVar[dict[str, int]] = {"*W_[qkv].*": 0, "*W_o.weight": 1}
 
@@ -149,7 +147,6 @@ class MultiHeadAttention(nn.Module):
         key: jax.Array,
         value: jax.Array,
         mask: jax.Array | None = None,
-        train: bool = False,
     ) -> jax.Array:
         """Maps queries [B, T, D], keys and values [B, S, D] to [B, T, D].
 
@@ -163,9 +160,9 @@ class MultiHeadAttention(nn.Module):
             Linear(self.hidden_size, name="W_k")(key),
             Linear(self.hidden_size, name="W_v")(value),
             mask,
-            train,
+            train=False,
             num_heads=self.num_heads,
-            dropout=Dropout(self.dropout, name="dropout"),
+            dropout=Dropout(0.0, name="dropout"),  # the document's attention has none
         )
         return Linear(self.hidden_size, name="W_o")(results)
 

@@ -69,7 +69,7 @@ class TransformerBlock(TransformerLayer):
 
         def attend(x: jax.Array) -> jax.Array:
             attn = MultiHeadAttention(self.hidden_size, self.num_heads, name="attn")
-            return attn(x, x, x, mask, train)
+            return attn(x, x, x, mask)
 
         def feed_forward(x: jax.Array) -> jax.Array:
             x = gelu(Linear(self.feed_forward_size, name="ff.0")(x))

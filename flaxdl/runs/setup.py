@@ -28,8 +28,8 @@ from flaxdl.errors import UserError
 from flaxdl.runs.device_data import keep_on_devices
 from flaxdl.runs.plan import Examples, Plan, with_sizes_of_data
 from flaxdl.runs.tokens import check_tokens, fit_transform
-from flaxdl.training.distributed.parallel import check_parallel
 from flaxdl.training.distributed.mesh import check_batch_size, make_mesh, process_rows
+from flaxdl.training.distributed.parallel import check_parallel
 from flaxdl.training.tasks import Classification
 from flaxdl.training.writers.metrics_file import SPLITS
 

@@ -17,8 +17,8 @@ from flaxdl.filesystem.locks import is_held, locked
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.config_json import differences, from_json, to_json, upgraded
 from flaxdl.training.checkpoints.folder import CheckpointFolder, check_path
-from flaxdl.training.distributed.processes import is_first
 from flaxdl.training.distributed.mesh import MeshShape
+from flaxdl.training.distributed.processes import is_first
 
 _LOGGER = logging.getLogger(__name__)
 _RECORDED_VERSIONS = ("flaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

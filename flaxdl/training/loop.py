@@ -19,8 +19,8 @@ import numpy as np
 from flaxdl.errors import SaveError
 from flaxdl.training.checkpoints.manager import Checkpoints
 from flaxdl.training.diagnosis import describe_divergence
-from flaxdl.training.distributed.parallel import TrainStep, compile_train
 from flaxdl.training.distributed.mesh import replicated
+from flaxdl.training.distributed.parallel import TrainStep, compile_train
 from flaxdl.training.distributed.placement import Placement, create_on, put_batch
 from flaxdl.training.interruption import Interrupted, Interruption
 from flaxdl.training.metrics import MetricSums

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -315,6 +316,13 @@ def test_all_refusals_come_at_once():
 def test_wrong_arguments_are_named(tokens, inputs, message):
     with pytest.raises(ValueError, match=message):
         Bert(**TINY).init(jax.random.key(0), tokens, **inputs)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in MODELS.values()])
+def test_an_unknown_keyword_is_refused(kind):
+    model = kind.from_hugging_face(CONFIG)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'token_type_ids'"):
+        jax.eval_shape(partial(model.init, jax.random.key(0)), TOKENS, token_type_ids=TOKENS)
 
 
 def test_heads_must_divide_the_features():

@@ -17,8 +17,8 @@ from flaxdl.models import SimpleCNN
 from flaxdl.runs import device_data
 from flaxdl.runs.setup import set_up
 from flaxdl.training import SGD, Diverged, Interrupted
-from flaxdl.training.distributed.parallel import look_up
 from flaxdl.training.distributed.mesh import MeshShape, make_mesh
+from flaxdl.training.distributed.parallel import look_up
 
 pytestmark = pytest.mark.eight_devices
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
+from helpers.small_steps import small_bert, text_batch
 
 from flaxdl.layers import BatchNorm, Dropout, Linear
 from flaxdl.models import (
@@ -23,7 +24,7 @@ from flaxdl.models import (
     TransformerLM,
 )
 from flaxdl.training import SGD, AdamW, Classification, Steps
-from flaxdl.training.freezing import merge, split
+from flaxdl.training.freezing import inference_where_frozen, merge, split
 from flaxdl.training.layer_decay import learning_rate_factors
 from flaxdl.weights import pytorch_key
 
@@ -306,3 +307,19 @@ def test_a_frozen_base_costs_no_gradient():
         costs = jax.jit(steps.train).lower(state, batch).cost_analysis()
         flops.append(costs["flops"])
     assert flops[1] < 0.45 * flops[0]  # a forward pass is a third of a step
+
+
+def test_a_frozen_bert_drops_nothing_whatever_goes_in_beside_the_tokens():
+    batch = text_batch(4)
+    inputs, lengths = batch["inputs"], np.array([16, 3, 9, 1], np.int32)
+    model = small_bert(dropout=0.5, classifier_dropout=0.0)
+    variables = model.init(jax.random.key(0), inputs)
+    keywords = {"lengths": lengths, "token_types": np.ones_like(inputs)}
+    keys = {"dropout": jax.random.key(1)}
+    trainable, _ = split(variables["params"], ("bert.*",))
+    expected = model.apply(variables, inputs, **keywords)
+    dropped = model.apply(variables, inputs, train=True, rngs=keys, **keywords)
+    with inference_where_frozen(trainable):
+        found = model.apply(variables, inputs, train=True, rngs=keys, **keywords)
+    np.testing.assert_array_equal(found, expected)
+    assert np.abs(dropped - expected).max() > 1e-3

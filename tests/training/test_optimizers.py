@@ -1,5 +1,7 @@
 """The arithmetic of PyTorch's optimizers, schedules and clipping, to the digit."""
 
+from dataclasses import replace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -141,6 +143,63 @@ def test_step_decay_drops_at_its_milestones():
     dropped = rates(StepDecay(), range(9), 9)
     np.testing.assert_allclose(dropped, [1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01], rtol=1e-6)
     np.testing.assert_allclose(rates(StepDecay(milestones=(0.5,), decay=0.5), [4, 5], 10), [1, 0.5])
+
+
+MOMENTA = [
+    pytest.param(SGD(learning_rate=0.02), "trace", id="sgd"),
+    pytest.param(SGD(learning_rate=0.02, nesterov=True), "trace", id="nesterov"),
+    pytest.param(AdamW(learning_rate=0.02), "mu", id="adamw"),
+]
+
+
+def least_squares(optimizer, count):
+    """The parameters after each step from zero to a solution of length 3.6, and the last state."""
+    rng = np.random.default_rng(0)
+    inputs, solution = rng.standard_normal((64, 16)), rng.standard_normal(16)
+    params = {"w": jnp.zeros(16)}
+    direction = optimizer.direction(params)
+
+    @jax.jit
+    def step(params, state):
+        loss = lambda p: jnp.mean((inputs @ (p["w"] - solution)) ** 2)  # noqa: E731
+        updates, state = direction.update(jax.grad(loss)(params), state, params)
+        return {"w": params["w"] - optimizer.learning_rate * updates["w"]}, state
+
+    state, found = direction.init(params), []
+    for _ in range(count):
+        params, state = step(params, state)
+        found.append(np.asarray(params["w"]))
+    return np.stack(found), state
+
+
+@pytest.mark.parametrize(("optimizer", "mean"), MOMENTA)
+def test_a_running_mean_in_sixteen_bits_is_rounded_after_it_was_used(optimizer, mean):
+    params, gradients = {"w": jnp.zeros(3)}, {"w": jnp.array([0.1, -1.003, 30.07])}
+    steps = [optimizer, replace(optimizer, momentum_dtype="bfloat16")]
+    (wide, exact), (narrow, rounded) = (
+        x.direction(params).update(gradients, x.direction(params).init(params), params)
+        for x in steps
+    )
+    stored, kept = optax.tree.get(rounded, mean)["w"], optax.tree.get(exact, mean)["w"]
+    assert stored.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(stored, kept.astype(jnp.bfloat16))
+    assert np.any(np.asarray(stored, np.float32) != np.asarray(kept))
+    np.testing.assert_array_equal(narrow["w"], wide["w"])
+    if mean == "mu":
+        squares = optax.tree.get(rounded, "nu")["w"]
+        assert squares.dtype == jnp.float32
+        np.testing.assert_array_equal(squares, optax.tree.get(exact, "nu")["w"])
+
+
+@pytest.mark.parametrize(("optimizer", "mean"), MOMENTA)
+def test_training_with_a_running_mean_in_sixteen_bits_stays_close(optimizer, mean):
+    wide, _ = least_squares(optimizer, 200)
+    narrow, state = least_squares(replace(optimizer, momentum_dtype="bfloat16"), 200)
+    assert optax.tree.get(state, mean)["w"].dtype == jnp.bfloat16
+    assert narrow.dtype == np.float32
+    # By the largest parameter; 0.5 % with SGD and 1.2 % with AdamW when this was written.
+    distance = np.abs(narrow - wide).max() / np.abs(wide).max()
+    assert 1e-5 < distance < 0.02
 
 
 def test_decay_leaves_out_what_patterns_say():
