@@ -15,7 +15,8 @@ import flaxdl
 from flaxdl.data import Images
 from flaxdl.layers import Linear
 from flaxdl.training import MeshShape
-from flaxdl.training.distributed.sharding import make_mesh, put_batch, replicated
+from flaxdl.training.distributed.mesh import make_mesh, replicated
+from flaxdl.training.distributed.placement import put_batch
 
 pytestmark = pytest.mark.eight_devices
 
