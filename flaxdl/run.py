@@ -18,7 +18,7 @@ from flaxdl.runs.session import Session
 from flaxdl.runs.setup import Setup
 from flaxdl.runs.summary import outcome, summarize
 from flaxdl.runs.tokens import with_tokenizer
-from flaxdl.training.distributed.processes import is_first, together
+from flaxdl.training.distributed.collectives import is_first, run_on_all
 from flaxdl.training.loop import Loop
 from flaxdl.training.writers.console import ConsoleWriter
 from flaxdl.training.writers.tensorboard import TensorBoardWriter
@@ -141,4 +141,4 @@ def _opened(
 
     with ExitStack() as stack:
         opened = (stack.enter_context(closing(writer)) for writer in open_all())
-        yield together(lambda: list(opened) if is_first() else [])
+        yield run_on_all(lambda: list(opened) if is_first() else [])

@@ -19,7 +19,7 @@ from flaxdl.errors import UserError
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.setup import set_up
-from flaxdl.training.distributed.processes import is_first, together
+from flaxdl.training.distributed.collectives import is_first, run_on_all
 from flaxdl.training.distributed.sharding import put_batch, shardings
 
 STEPS = 5  # that are traced
@@ -91,7 +91,7 @@ def profile(config: Config, workdir: str | Path) -> Profile:
         step = train.lower(state, place(next(batches))).compile()
         for _ in range(_WARM_UP):
             state = jax.block_until_ready(step(state, place(next(batches))))
-        together(partial(_make, folder) if is_first() else lambda: None)
+        run_on_all(partial(_make, folder) if is_first() else lambda: None)
         with jax.profiler.trace(folder) if is_first() else nullcontext():
             for _ in range(STEPS):
                 state = jax.block_until_ready(step(state, place(next(batches))))

@@ -21,7 +21,8 @@ from flaxdl.runs.config_json import differences, to_json
 from flaxdl.runs.prediction import predict_with
 from flaxdl.runs.setup import set_up
 from flaxdl.runs.summary import summarize
-from flaxdl.training.distributed.processes import Distributed, is_first
+from flaxdl.training.distributed.cluster import Distributed
+from flaxdl.training.distributed.collectives import is_first
 from flaxdl.training.tasks import LanguageModeling
 from flaxdl.training.writers.console import describe
 

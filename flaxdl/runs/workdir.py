@@ -17,7 +17,7 @@ from flaxdl.filesystem.locks import is_held, locked
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.config_json import differences, from_json, to_json, upgraded
 from flaxdl.training.checkpoints.folder import CheckpointFolder, check_path
-from flaxdl.training.distributed.processes import is_first
+from flaxdl.training.distributed.collectives import is_first
 from flaxdl.training.distributed.sharding import MeshShape
 
 _LOGGER = logging.getLogger(__name__)
