@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 
 from flaxdl.config import Config
-from flaxdl.errors import UserError
+from flaxdl.filesystem.outputs import writing
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.setup import set_up
@@ -101,10 +101,8 @@ def profile(config: Config, workdir: str | Path) -> Profile:
 
 
 def _make(folder: Path) -> None:
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror})") from error
 
 
 def _operations(folder: Path, sources: dict[str, str]) -> list[Operation]:

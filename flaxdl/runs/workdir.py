@@ -211,7 +211,7 @@ class Workdir:
         """
         try:
             config = from_json(self.config_record())
-        except ValueError:
+        except UserError:
             raise
         except Exception as error:  # of a class whose fields have other names or types
             raise UserError(f"{self._config} cannot be read: {error}") from error
@@ -275,8 +275,8 @@ class Workdir:
                 ", ".join(changed),
             )
 
-    def _unwritable(self, error: OSError) -> ValueError:
-        return ValueError(
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
             f"the workdir {self.path} cannot be written ({error.strerror}); "
             "choose another with --workdir"
         )

@@ -27,17 +27,17 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Distributed:
-    """Where the processes of a run find each other; on a cluster that JAX knows, left out.
+    """How the processes of a run find each other; not needed on a cluster that JAX recognizes.
 
-    JAX knows Cloud TPU, GKE, SLURM and Open MPI.
+    JAX recognizes Cloud TPU, GKE, SLURM and Open MPI.
     """
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, as all processes reach it."""
+    """HOST:PORT at which all processes reach process 0."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """Number of processes."""
     process_id: int | None = None
-    """Which of them this one is, from 0."""
+    """Number of this process, from 0."""
 
     def __post_init__(self):
         given = (self.coordinator, self.num_processes, self.process_id)
@@ -96,7 +96,7 @@ def _is_port(text: str) -> bool:
 
 
 def _is_on_cluster() -> bool:
-    """Whether the environment says that this is one of several processes."""
+    """Returns whether the environment says that this is one of several processes."""
     # Of what srun and mpirun start, and not of the script that calls them: in one of sbatch
     # SLURM_NTASKS is that of the whole job, and SLURM_PROCID is 0.
     for count in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
@@ -109,7 +109,7 @@ def _is_on_cluster() -> bool:
 
 
 def _is_in_tpu_pod() -> bool:
-    """Whether this is one of the machines of a Cloud TPU slice, which only their server tells."""
+    """Returns whether this is a machine of a Cloud TPU slice; only the metadata server says so."""
     is_alone = "TPU_SKIP_MDS_QUERY" in os.environ or "COLAB_RELEASE_TAG" in os.environ
     if is_alone or not _has_accelerator():
         return False
