@@ -27,8 +27,8 @@ from flaxdl.training.distributed.collectives import is_first
 from flaxdl.training.tasks import LanguageModeling
 from flaxdl.training.writers.console import describe
 
-# Changed fields are hashed in this order, not that of Config, so that the same command finds its run
-# in a later version too. New fields go to the end.
+# Changed fields are hashed in this order, not that of Config, so that the same command finds its
+# run in a later version too. New fields go to the end.
 _HASH_ORDER = (
     *("model", "data", "transform", "task", "init", "optimizer", "freeze", "freeze_epochs"),
     *("batch_size", "accumulate_steps", "epochs", "train_fraction", "overfit_batches"),

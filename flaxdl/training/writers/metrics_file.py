@@ -119,7 +119,9 @@ class MetricsFile:
         try:
             self._write()
         except OSError as error:
-            _LOGGER.warning("%s; its lines are kept until it can be", not_written(self._path, error))
+            _LOGGER.warning(
+                "%s; its lines are kept until it can be", not_written(self._path, error)
+            )
         return line
 
     def finish(self) -> None:
