@@ -22,14 +22,14 @@ from flaxdl.training.tasks import Classification, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Init:
-    """Where the parameters start."""
+    """Initial weights."""
 
     weights: str | None = None
-    """A file of weights, a directory of Hugging Face's, a published name such as `resnet50`, or
-    the workdir of a run; None draws them at random. `FILE:KEY` names one of several sets of
-    weights in a checkpoint of PyTorch, such as `last.ckpt:ema`."""
+    """File of weights, Hugging Face folder, name of a pretrained model such as `resnet50`, or
+    workdir of a run; None for random weights. `FILE:KEY` selects one of several sets of weights in
+    a PyTorch checkpoint, as in `last.ckpt:ema`."""
     omit: tuple[str, ...] = ()
-    """Patterns over PyTorch's parameter names: these are drawn all the same, as in `fc.*`."""
+    """Patterns of PyTorch parameter names to initialize randomly all the same, such as `fc.*`."""
 
     def __post_init__(self):
         if self.omit and self.weights is None:
@@ -38,70 +38,77 @@ class Init:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A training run.
+    """Configuration of a training run.
 
-    NumPy numbers become Python's, everywhere in it.
+    NumPy numbers in it are converted to Python numbers.
 
     Raises:
         UserError: naming the field whose value is impossible.
     """
 
+    # The order is that of --help: first what most runs set.
     model: nn.Module
-    """The network."""
+    """Network to train."""
     data: Source
-    """Where the examples come from."""
+    """Source of the examples."""
     transform: Transform = Transform()
-    """What happens to examples on their way to the model."""
+    """Preprocessing and augmentation of the examples."""
     task: Task = Classification()
-    """What the model is trained for."""
+    """Task that the model is trained for: its loss and metrics."""
     init: Init = Init()
-    """Where the parameters start: at random, or from other weights."""
+    """Initial weights: random, or loaded."""
     optimizer: Optimizer = AdamW()
-    """How parameters follow their gradients."""
-    freeze: tuple[str, ...] = ()
-    """Patterns over PyTorch's parameter names: what is not trained, as in `layer1.*`."""
-    freeze_epochs: float | None = None
-    """After so many epochs everything is trained; None keeps it frozen to the end."""
+    """Optimizer and learning-rate schedule."""
     batch_size: int = 128
     """Examples per step, over all devices and processes."""
-    accumulate_steps: int = 1
-    """Parts of a batch that are computed one after the other, so that less memory is needed."""
     epochs: float = 10.0
     """Passes over the training split."""
-    train_fraction: float = 1.0
-    """Share of the training examples that is used; every class gives its part where the data say
-    the labels beforehand."""
-    overfit_batches: int | None = None
-    """Train on the first so many batches over and over, augmented once, to see that the model can
-    learn them by heart. The run ends when the training accuracy has risen to 1 or the loss fallen
-    to a hundredth, and says whether it did; validation, test and report are left out."""
     precision: Precision = "float32"
-    """In which format a step computes; parameters and optimizer state stay float32."""
+    """Format of the computations in a step; parameters and optimizer state stay float32."""
     seed: int = 0
-    """Decides initial parameters, order of the data, augmentation and dropout."""
+    """Random seed of initial weights, order of the data, augmentation and dropout."""
     evaluate_every: float = 1.0
-    """Epochs between two evaluations on the validation split, each with a checkpoint."""
-    log_every: int | None = None
-    """Steps between two lines of training metrics; by default 50, and fewer in a run so short that
-    it would have fewer than twenty lines."""
+    """Epochs between evaluations on the validation split, each with a checkpoint."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of PyTorch parameter names to keep fixed, such as `layer1.*`."""
+    freeze_epochs: float | None = None
+    """Epochs after which frozen parameters are unfrozen; None for never."""
+
+    train_fraction: float = 1.0
+    """Fraction of the training examples to use, stratified by class where labels are known without
+    decoding."""
+    overfit_batches: int | None = None
+    """Number of batches to overfit, as a check that the model can learn: the run trains on its
+    first batches over and over, augmented once, and ends when the training accuracy reaches 1 or
+    the loss has fallen to a hundredth. Validation, test and report are left out."""
+
     selection: Selection = Selection()
-    """How the best checkpoint is chosen, and when to stop early."""
+    """Choice of the best checkpoint, and early stopping."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay, besides the best one."""
+    """Number of newest checkpoints to keep, in addition to the best one."""
+
+    log_every: int | None = None
+    """Steps between lines of training metrics; by default 50, or fewer in a run so short that it
+    would have fewer than twenty lines."""
+
     max_bad_steps: int = 10
-    """Steps in a row whose loss or gradients may be not finite before the run gives up, which is
+    """Consecutive steps with a loss or gradients that are not finite after which the run fails;
     checked at every line of training metrics."""
     rewind: Rewind = Rewind()
-    """Whether to go back before a jump of the loss, and on without its batches."""
-    # Where a run is computed is not what it is, so it may change when the run goes on.
+    """Rolling back after a loss spike."""
+
+    accumulate_steps: int = 1
+    """Number of micro-batches per step (gradient accumulation); saves memory."""
+
+    # The hardware layout is not part of a run's identity, so it may change on resume.
     mesh: MeshShape = field(default=MeshShape(), compare=False)
-    """How the devices share the work: by example, by parameter, by layer."""
+    """Layout of the devices: how they split batches, parameters and layers."""
     parallel: Parallel = field(default="jit", compare=False)
     """`jit`, or the older `pmap`, which splits nothing but the batch."""
     steps_per_call: int = field(default=1, compare=False)
-    """Training steps that the devices are given at once, so that they do not wait for the next one:
-    worth it for small models on a GPU or TPU, not on a CPU, where it makes convolutions slower.
-    Steps are taken singly where a line of metrics or an evaluation is due in between."""
+    """Training steps per dispatch to the devices; more than 1 speeds up small models on a GPU or
+    TPU, but slows down convolutions on a CPU. Before a line of metrics or an evaluation, steps are
+    dispatched singly."""
 
     def __post_init__(self):
         for setting in dataclasses.fields(self):
@@ -139,7 +146,7 @@ class Config:
             raise UserError(f"seed must not be negative, got {self.seed}")
 
     def best_step(self, validation: Sequence[dict[str, Any]]) -> int | None:
-        """The step of the best of these lines of validation metrics; None without lines.
+        """Returns the step of the best of these lines of validation metrics; None without lines.
 
         Raises:
             UserError: if the lines lack `selection.metric`.
@@ -148,7 +155,7 @@ class Config:
 
 
 def with_python_numbers(value: Any) -> Any:
-    """The same value, or a copy in which NumPy numbers are Python's.
+    """Returns the value, or a copy in which NumPy numbers are converted to Python numbers.
 
     JAX does not promote a dtype for a Python number, but does for one of NumPy, so a run resumed
     from its config.json would not compute the same.
@@ -166,7 +173,7 @@ def with_python_numbers(value: Any) -> Any:
 
 
 def python_number(value: Any) -> Any:
-    """A NumPy number, truth value or text as Python's; anything else as it is."""
+    """Returns a NumPy number, boolean or string as a Python one; anything else as it is."""
     if not isinstance(value, np.generic):
         return value
     item = value.item()
@@ -174,7 +181,7 @@ def python_number(value: Any) -> Any:
 
 
 def setting_names(value: Any) -> list[str]:
-    """The settings among the fields of a dataclass or of one of its values."""
+    """Returns the names of the settings among the fields of a dataclass, given it or a value."""
     # A Linen module's `parent` and `name` are its place in a tree. Fields that are not compared are
     # no settings either, such as arrays in memory, whose hash is another field.
     cls = value if isinstance(value, type) else type(value)

@@ -3,6 +3,7 @@
 import ast
 import importlib.machinery
 import importlib.util
+import os
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from flaxdl.config import Config
 from flaxdl.errors import UserError
 from flaxdl.filesystem.paths import local_path
+from flaxdl.tracebacks import shown_path, user_frames
 
 
 def load_config(path: str | Path) -> Config:
@@ -20,8 +22,8 @@ def load_config(path: str | Path) -> Config:
     import modules beside it, unless Python or an installed package has one of the same name.
 
     Raises:
-        UserError: if there is no such file, it fails, it defines no `config`, or it has the name
-            of another module.
+        UserError: if there is no such file, it fails (naming the line), it defines no `config`, or
+            it has the name of another module.
     """
     path = local_path(path)
     if not path.is_file():
@@ -57,8 +59,21 @@ def _import(path: Path) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[path.stem]
-        raise UserError(f"{path} failed with {type(error).__name__}: {error}") from error
+        raise UserError(_located(error, path)) from error
     return module
+
+
+def _located(error: Exception, path: Path) -> str:
+    """Names the line of a config file, or of a module that it imports, that raised an error."""
+    message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        message = f"{type(error).__name__}: {error.msg}"  # which has no file and line
+    frames = user_frames(error)
+    if not frames:
+        return f"{path}: {message}"
+    frame = frames[-1]
+    is_config = os.path.realpath(frame.filename) == os.path.realpath(path)
+    return f"{path if is_config else shown_path(frame.filename)}, line {frame.lineno}: {message}"
 
 
 def _add_to_path(folder: str) -> None:

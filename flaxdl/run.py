@@ -11,6 +11,7 @@ from rich.console import Console
 
 from flaxdl.analysis.memory import memory_explained
 from flaxdl.config import Config
+from flaxdl.errors import UserError
 from flaxdl.report.write import ReportWriter
 from flaxdl.runs.config_json import to_json
 from flaxdl.runs.restored import RestoredRun
@@ -18,7 +19,7 @@ from flaxdl.runs.session import Session
 from flaxdl.runs.setup import Setup
 from flaxdl.runs.summary import outcome, summarize
 from flaxdl.runs.tokens import with_tokenizer
-from flaxdl.training.distributed.processes import is_first, together
+from flaxdl.training.distributed.collectives import is_first, run_on_all
 from flaxdl.training.loop import Loop
 from flaxdl.training.writers.console import ConsoleWriter
 from flaxdl.training.writers.tensorboard import TensorBoardWriter
@@ -128,8 +129,11 @@ def _opened(
     """These writers and flaxdl's own in the first process, none in the others; closed at the end.
 
     Raises:
-        UserError: if Weights & Biases cannot be used.
+        UserError: if one is not a `Writer`, or Weights & Biases cannot be used.
     """
+    for writer in writers:
+        if not isinstance(writer, Writer):
+            raise UserError(f"writers must be subclasses of flaxdl.Writer, got {writer!r:.200}")
 
     def open_all() -> Iterator[Writer]:
         folder = session.folder
@@ -141,4 +145,4 @@ def _opened(
 
     with ExitStack() as stack:
         opened = (stack.enter_context(closing(writer)) for writer in open_all())
-        yield together(lambda: list(opened) if is_first() else [])
+        yield run_on_all(lambda: list(opened) if is_first() else [])

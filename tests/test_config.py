@@ -219,8 +219,11 @@ def test_a_config_file_may_define_classes_of_its_own(tmp_path):
     [
         ("x = 1\n", r"must define config = flaxdl.Config\(...\), but defines no config"),
         ("config = 3\n", "but config is a <class 'int'>"),
-        ("import flaxdl.nothing\n", "failed with ModuleNotFoundError: .*flaxdl.nothing"),
-        ("config = (\n", "failed with SyntaxError"),
+        (
+            "import flaxdl.nothing\n",
+            r"py, line 1: ModuleNotFoundError: No module named .flaxdl\.nothing",
+        ),
+        ("config = (\n", r"py, line 1: SyntaxError: .* was never closed"),
     ],
 )
 def test_a_file_without_a_config_is_named(tmp_path, text, message):
@@ -285,7 +288,7 @@ def test_a_file_that_fails_is_forgotten(tmp_path):
     path = tmp_path / "mended_config.py"
     for text in ("x = 1", "config = (", "import flaxdl.nothing"):
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"mended_config\.py (must define|failed)"):
+        with pytest.raises(ValueError, match=r"mended_config\.py( must define|, line 1: )"):
             load_config(path)
         assert "mended_config" not in sys.modules
     path.write_text(CONFIG)

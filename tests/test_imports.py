@@ -1,6 +1,8 @@
 """Who may import whom, and what importing the package costs."""
 
 import ast
+import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +12,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "flaxdl"
 
 # Package or module of flaxdl → those it may import, besides itself.
-_BASE = {"errors", "checks", "filesystem", "version"}
+_BASE = {"errors", "checks", "filesystem", "tracebacks", "version"}
 _LAYERS = {*_BASE, "backend", "ops", "layers"}
 _TRAINING = {*_LAYERS, "weights", "data", "training"}
 _RUNS = {*_TRAINING, "models", "config", "config_files"}
 ALLOWED = {
     "errors": set(),
     "checks": {"errors"},
+    "tracebacks": set(),
     "version": set(),
     "filesystem": {"errors"},
     "backend": {"errors", "filesystem"},
@@ -91,6 +94,19 @@ def test_nothing_imports_tensorflow_or_clu():
     for path in PACKAGE.rglob("*.py"):
         for module in imported_modules(path):
             assert module.split(".")[0] not in ("tensorflow", "clu"), path
+
+
+PACKAGES = [path.parent for path in PACKAGE.rglob("__init__.py")]
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda folder: folder.name)
+def test_no_name_of_a_package_hides_one_of_its_modules(folder):
+    name = ".".join(("flaxdl", *folder.relative_to(PACKAGE).parts))
+    package = importlib.import_module(name)
+    for info in pkgutil.iter_modules([str(folder)]):
+        if info.name != "__main__":
+            module = importlib.import_module(f"{name}.{info.name}")
+            assert getattr(package, info.name) is module
 
 
 def in_a_fresh_process(code):

@@ -14,6 +14,7 @@ import numpy as np
 from flaxdl.analysis.learning_rate_figure import draw_curve
 from flaxdl.config import Config
 from flaxdl.errors import UserError
+from flaxdl.filesystem.outputs import writing
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.setup import set_up
@@ -67,11 +68,9 @@ class LearningRateCurve:
         """
         workdir = local_path(workdir)
         path = workdir / "learning_rate.png"
-        try:
+        with writing(path):
             workdir.mkdir(parents=True, exist_ok=True)
             draw_curve(self.learning_rates, self.losses, self.smoothed, self.steepest, path)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror})") from error
         return path
 
 

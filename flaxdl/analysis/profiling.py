@@ -15,12 +15,12 @@ from rich import box
 from rich.table import Table
 
 from flaxdl.config import Config
-from flaxdl.errors import UserError
+from flaxdl.filesystem.outputs import writing
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.setup import set_up
+from flaxdl.training.distributed.collectives import is_first, run_on_all
 from flaxdl.training.distributed.placement import put_batch, shardings
-from flaxdl.training.distributed.processes import is_first, together
 
 STEPS = 5  # that are traced
 _WARM_UP = 2  # steps before them
@@ -92,7 +92,7 @@ def profile(config: Config, workdir: str | Path) -> Profile:
         step = train.lower(state, place(next(batches))).compile()
         for _ in range(_WARM_UP):
             state = jax.block_until_ready(step(state, place(next(batches))))
-        together(partial(_make, folder) if is_first() else lambda: None)
+        run_on_all(partial(_make, folder) if is_first() else lambda: None)
         with jax.profiler.trace(folder) if is_first() else nullcontext():
             for _ in range(STEPS):
                 state = jax.block_until_ready(step(state, place(next(batches))))
@@ -102,10 +102,8 @@ def profile(config: Config, workdir: str | Path) -> Profile:
 
 
 def _make(folder: Path) -> None:
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror})") from error
 
 
 def _operations(folder: Path, sources: dict[str, str]) -> list[Operation]:

@@ -1,6 +1,7 @@
-"""The command line: `python -m flaxdl COMMAND`, with the commands below.
+"""The command line, `python -m flaxdl COMMAND`.
 
-A command is a function of its arguments, as texts, and of how the program was called.
+Each command is a module with `main`, a function of the command-line arguments and of the name that
+the program was called by; the other modules are shared by commands.
 """
 
 import errno
@@ -10,8 +11,6 @@ import os
 import select
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import TracebackType
 from typing import NoReturn
 
 import jax
@@ -19,39 +18,44 @@ import tyro
 
 from flaxdl.backend.compilation_cache import keep_compiled
 from flaxdl.checks import did_you_mean
-from flaxdl.cli.completion import completion
-from flaxdl.cli.evaluate import evaluate
-from flaxdl.cli.export import export
-from flaxdl.cli.inspect import inspect
-from flaxdl.cli.predict import predict
-from flaxdl.cli.report import report
-from flaxdl.cli.runs import runs
-from flaxdl.cli.train import train
-from flaxdl.cli.visualize import visualize
+from flaxdl.cli import (
+    completion,
+    evaluate,
+    export,
+    inspect,
+    predict,
+    report,
+    runs,
+    train,
+    visualize,
+)
+from flaxdl.cli.blame import report_user_error
 from flaxdl.errors import SaveError
 from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Diverged
 
-_PACKAGE = Path(__file__).parent.parent
-
 COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
-    "train": train,
-    "evaluate": evaluate,
-    "predict": predict,
-    "export": export,
-    "inspect": inspect,
-    "runs": runs,
-    "report": report,
-    "visualize": visualize,
-    "completion": completion,
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "predict": predict.main,
+    "export": export.main,
+    "inspect": inspect.main,
+    "runs": runs.main,
+    "report": report.main,
+    "visualize": visualize.main,
+    "completion": completion.main,
 }
 
 
 def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
     """Runs a command and returns its exit code.
 
-    0 done, 1 our fault (with a traceback), 2 the user's mistake or a disk that cannot be written,
-    3 the numbers diverged, 130 and 143 interrupted or terminated, after saving.
+    0: done.
+    1: a bug of flaxdl or of a library that it calls, which is raised.
+    2: a mistake of the user, which is one message (UserError); an error in the user's own code,
+       such as a config file, with its traceback and a line that says where; a full disk.
+    3: the loss diverged.
+    130 and 143: interrupted or terminated, after saving.
     """
     _prepare_streams()
     name, *rest = arguments or ["--help"]
@@ -74,16 +78,12 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
         return _complain("interrupted", 130)
     except SaveError as unsaved:
         return _complain(str(unsaved), 2)
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return _complain(f"{error.strerror}: {error.filename}", 2)
     except Diverged as diverged:
         return _complain(str(diverged), 3)
-    except ValueError as error:
-        if not _raised_by_us(error.__traceback__):
+    except Exception as error:
+        if not report_user_error(error):
             raise
-        return _complain(str(error), 2)
+        return 2
     return 0
 
 
@@ -105,7 +105,7 @@ def _usage(program: str) -> str:
     lines = [f"usage: {program} COMMAND ...", ""]
     for name, command in COMMANDS.items():
         lines.append(f"  {name:<11} {(command.__doc__ or '').partition(chr(10))[0]}")
-    return "\n".join([*lines, "", f"{program} COMMAND --help says what each of them takes."])
+    return "\n".join([*lines, "", f"{program} COMMAND --help shows the arguments of a command."])
 
 
 def _show_warnings() -> None:
@@ -137,7 +137,7 @@ def _run(
             raise  # of another pipe or file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not is_unread:
-            raise SaveError(f"the output cannot be written ({error.strerror})") from error
+            raise SaveError(f"the output cannot be written: {error.strerror}") from error
 
 
 def _is_unread() -> bool:
@@ -169,16 +169,3 @@ def leave(code: int) -> NoReturn:
 def _complain(message: str, code: int) -> int:
     print(message, file=sys.stderr)
     return code
-
-
-def _raised_by_us(traceback: TracebackType | None) -> bool:
-    """Whether a line of flaxdl raised it, as it does for bad input, or a library it called.
-
-    Lines are known by their file, since what a worker process raised arrives without modules.
-    """
-    file, module = "", ""
-    while traceback is not None:
-        file = traceback.tb_frame.f_code.co_filename
-        module = traceback.tb_frame.f_globals.get("__name__", "")
-        traceback = traceback.tb_next
-    return _PACKAGE in Path(file).parents or module == "__main__"

@@ -1,28 +1,26 @@
-"""`export`: a run's best checkpoint as a file for others."""
+"""`export`: a run's best checkpoint for other programs."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
 
-from flaxdl.config_files import load_config
+from flaxdl.cli.config_file import RunConfigFile, load_run_config
 from flaxdl.exporters import exporting
 
 
-def export(arguments: Sequence[str], program: str) -> None:
-    """Writes a run's best checkpoint for PyTorch, for Hugging Face, or as a program."""
+def main(arguments: Sequence[str], program: str) -> None:
+    """Export a run's best checkpoint to PyTorch, Hugging Face or StableHLO."""
     tyro.cli(command, prog=program, args=arguments)
 
 
-def command(workdir: Path, to: Path, config: str | None = None) -> None:
-    """Writes a run's best checkpoint as a file for others.
+def command(workdir: Path, to: Path, config: RunConfigFile = None) -> None:
+    """Export a run's best checkpoint to PyTorch, Hugging Face or StableHLO.
 
     Args:
-        workdir: The folder of the run.
-        to: NAME.safetensors for PyTorch, NAME.stablehlo for a program with its weights, or a
-            directory that Hugging Face loads, of a BERT.
-        config: The run's config file, where it uses classes of your own.
+        workdir: Folder of the run.
+        to: NAME.safetensors for weights with PyTorch's names, NAME.stablehlo for a program, or, for
+            a BERT, a new folder that Hugging Face's transformers library loads.
     """
-    value = None if config is None else load_config(config)
-    exporting.export(workdir, to, config=value)
+    exporting.export(workdir, to, config=load_run_config(config))
     print(f"wrote {to}")

@@ -1,4 +1,4 @@
-"""`inspect`: the layers of a model or of a config's model, and the memory that a step takes."""
+"""`inspect`: the layers of a model, and the memory that a training step takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from flaxdl.runs.setup import set_up
 
 @dataclass(frozen=True)
 class InspectArguments(ConfigArguments):
-    """Prints the layers of a config's model for its data, or what a training step takes."""
+    """Print the layers of a config's model, or the memory that a training step takes."""
 
     memory: bool = False
-    """Compile the training step for the devices that are here, and print its memory instead."""
+    """Compile the training step for this machine's devices and print the memory it takes."""
 
 
-def inspect(arguments: Sequence[str], program: str) -> None:
-    """Prints the layers of a model, with their shapes, parameters and costs."""
+def main(arguments: Sequence[str], program: str) -> None:
+    """Print the layers of a model, with their shapes, parameters and costs."""
     found = config_file(arguments)
     if found is not None:
         _inspect_config(*found, arguments, program)
@@ -51,11 +51,11 @@ def inspect(arguments: Sequence[str], program: str) -> None:
         model: Annotated[kinds[name], tyro.conf.arg(name="")],  # type: ignore[valid-type]
         shape: tuple[int, ...] | None = None,
     ) -> None:
-        """Counts from shapes alone; nothing is computed.
+        """Print the layers of a model; nothing is computed but shapes.
 
         Args:
-            model: The model.
-            shape: Shape of one example; 224 224 3 for images and 128 for tokens, if not given.
+            model: Model to inspect.
+            shape: Shape of one example; by default 224 224 3 for images, 128 for tokens.
         """
         takes_tokens = hasattr(model, "vocab_size")
         example = shape or ((128,) if takes_tokens else (224, 224, 3))

@@ -1,4 +1,4 @@
-"""`predict`: what a run's best checkpoint makes of files or texts."""
+"""`predict`: predictions of a run's best checkpoint for files or texts."""
 
 import logging
 import os
@@ -8,9 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from flaxdl.cli.printing import Answer, check_output, print_answers, write_answers
-from flaxdl.config_files import load_config
+from flaxdl.cli.config_file import RunConfigFile, load_run_config
+from flaxdl.cli.printing import SUFFIXES, Answer, print_answers, write_answers
 from flaxdl.errors import UserError
+from flaxdl.filesystem.outputs import output_file
 from flaxdl.runs.items import Unreadable, read_items, summary
 from flaxdl.runs.prediction import Sampling, predict_each
 from flaxdl.runs.restored import RestoredRun, restore
@@ -19,8 +20,8 @@ from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
 _LOGGER = logging.getLogger(__name__)
 
 
-def predict(arguments: Sequence[str], program: str) -> None:
-    """Prints labels with probabilities for files or texts, or what the model writes for texts."""
+def main(arguments: Sequence[str], program: str) -> None:
+    """Predict labels for files or texts, or generate text, with a run's best checkpoint."""
     tyro.cli(command, prog=program, args=arguments)
 
 
@@ -30,29 +31,27 @@ def command(
     sampling: Annotated[Sampling, tyro.conf.arg(name="")],
     from_file: str | None = None,
     to: Path | None = None,
-    config: str | None = None,
+    config: RunConfigFile = None,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Classifies files or texts, or continues or rewrites texts, with a run's best checkpoint.
+    """Predict labels for files or texts, or generate text, with a run's best checkpoint.
 
-    Unreadable items are listed at the end (exit code 2); all others are predicted.
+    Items that cannot be read are listed at the end (exit code 2); all others are predicted.
 
     Args:
-        items: Image files and folders of them, or texts, as the run was trained on.
-        workdir: The folder of the run.
-        sampling: How a language model continues a text.
-        from_file: A file with a text or the name of an image file on each line; - for stdin.
-        to: Write the predictions to this .csv or .jsonl file instead of printing them.
-        config: The run's config file, where it uses classes of your own.
-        json_output: Print JSON, one object a line, with all probabilities.
+        items: Image files and folders of them, or texts, as in the run's data.
+        workdir: Folder of the run.
+        sampling: Sampling of a language model.
+        from_file: File with a text or the name of an image file on each line; - for stdin.
+        to: File (.csv or .jsonl) for the predictions, which are then not printed.
+        json_output: Print JSON, one object per line, with all probabilities.
     """
     if json_output and to is not None:
         raise UserError("predict takes --json to print or --to to write a file, not both")
-    path = None if to is None else check_output(to)
+    path = None if to is None else output_file(to, SUFFIXES)
     if not items and from_file is None:
         raise UserError("predict needs at least one file or text, or --from-file")
-    value = None if config is None else load_config(config)
-    run = restore(workdir, value)
+    run = restore(workdir, load_run_config(config))
     _hint_at_files(items, run)
     given = [*items, *([] if from_file is None else read_items(from_file))]
     unreadable: list[Unreadable] = []

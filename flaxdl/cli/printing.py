@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flaxdl.data.class_folders import printable
-from flaxdl.errors import UserError
 from flaxdl.filesystem.atomic import atomic_write
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.outputs import writing
 from flaxdl.runs.items import Unreadable
 from flaxdl.runs.prediction import Prediction, Writing
 
@@ -52,32 +51,18 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
-def check_output(path: Path) -> Path:
-    """Returns the path of a file for predictions, without `~`.
-
-    Raises:
-        UserError: if its suffix is not known, or it is a folder.
-    """
-    path = local_path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--to must be a {' or '.join(SUFFIXES)} file, got {path}")
-    if path.is_dir():
-        raise UserError(f"{path} cannot be written: it is a folder")
-    return path
-
-
 def write_answers(found: Iterable[Answer], path: Path, columns: Sequence[str]) -> None:
     """Writes predictions to a CSV or JSON Lines file, whole or not at all.
 
     Args:
         found: the predictions, which are written one by one.
-        path: the file, see `check_output`.
+        path: the file, with one of `SUFFIXES`.
         columns: of a CSV file; JSON Lines have everything, such as the probability of each class.
 
     Raises:
         UserError: if the file cannot be written.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not every name of a file is Unicode.
         with (
@@ -90,8 +75,6 @@ def write_answers(found: Iterable[Answer], path: Path, columns: Sequence[str]) -
                 rows = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
                 rows.writeheader()
                 rows.writerows(_record(one) for one in found)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _record(one: Answer) -> dict[str, Any]:

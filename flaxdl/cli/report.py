@@ -1,29 +1,28 @@
-"""`report`: a run, or several side by side, as a page to look at."""
+"""`report`: an HTML page about a run, or several runs side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
 
-from flaxdl.config_files import load_config
-from flaxdl.errors import UserError
+from flaxdl.cli.config_file import RunConfigFile, load_run_config
+from flaxdl.filesystem.outputs import output_file
 from flaxdl.report import write as reporting
 
 
-def report(arguments: Sequence[str], program: str) -> None:
-    """Writes a report that opens in any browser and needs no network."""
+def main(arguments: Sequence[str], program: str) -> None:
+    """Write an HTML report about one or more runs."""
     tyro.cli(command, prog=program, args=arguments)
 
 
-def command(workdir: tuple[Path, ...], to: Path | None = None, config: str | None = None) -> None:
-    """Writes what a run has come to as an HTML file, or several runs side by side.
+def command(
+    workdir: tuple[Path, ...], to: Path | None = None, config: RunConfigFile = None
+) -> None:
+    """Write an HTML report about a run, or about several side by side; it needs no network.
 
     Args:
-        workdir: The folders of the runs.
-        to: The file; by default report.html in the folder of the one run.
-        config: The run's config file, where it uses classes of your own.
+        workdir: Folders of the runs.
+        to: File to write; by default, for one run, report.html in its folder.
     """
-    value = None if config is None else load_config(config)
-    if to is not None and to.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--to must be a .html file, got {to}")
-    print(f"wrote {reporting.write_report(workdir, to, config=value)}")
+    path = None if to is None else output_file(to, (".html", ".htm"))
+    print(f"wrote {reporting.write_report(workdir, path, config=load_run_config(config))}")

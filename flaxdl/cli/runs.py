@@ -1,4 +1,4 @@
-"""`runs`: the runs in a folder, and what differs between them."""
+"""`runs`: a table of the runs in a folder."""
 
 import json
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from flaxdl.report.listing import RunSummary, list_runs, to_record
 from flaxdl.training.writers.console import describe
 
 
-def runs(arguments: Sequence[str], program: str) -> None:
-    """Lists the runs in a folder: date, state, scores, and the settings in which they differ."""
+def main(arguments: Sequence[str], program: str) -> None:
+    """List the runs in a folder: date, state, scores, and the settings in which they differ."""
     tyro.cli(command, prog=program, args=arguments)
 
 
@@ -22,14 +22,14 @@ def command(
     folder: tyro.conf.Positional[Path] = Path("runs"),
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Lists the runs in a folder, at any depth, the newest first.
+    """List the runs in a folder and its subfolders, newest first.
 
-    The scores are those of the test, or of the best validation so far. Settings are shown that
-    differ between runs of the same model and kind of data.
+    The scores are those on the test split, or the best so far on the validation split. Settings
+    are shown if they differ between runs of the same model and kind of data.
 
     Args:
-        folder: The folder.
-        json_output: Print JSON, one object a line.
+        folder: Folder to search.
+        json_output: Print JSON, one object per line.
     """
     found = list_runs(folder)
     if json_output:

@@ -1,6 +1,7 @@
-"""`train`: a config file and its flags become a run."""
+"""`train`: trains a model from a config file and flags."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,39 +22,47 @@ from flaxdl.runs.config_json import differences, to_json
 from flaxdl.runs.prediction import predict_with
 from flaxdl.runs.setup import set_up
 from flaxdl.runs.summary import summarize
-from flaxdl.training.distributed.processes import Distributed, is_first
+from flaxdl.training.distributed.cluster import Distributed
+from flaxdl.training.distributed.collectives import is_first
 from flaxdl.training.tasks import LanguageModeling
 from flaxdl.training.writers.console import describe
+
+# Changed fields are hashed in this order, not that of Config, so that the same command finds its
+# run in a later version too. New fields go to the end.
+_HASH_ORDER = (
+    *("model", "data", "transform", "task", "init", "optimizer", "freeze", "freeze_epochs"),
+    *("batch_size", "accumulate_steps", "epochs", "train_fraction", "overfit_batches"),
+    *("precision", "seed", "evaluate_every", "log_every", "selection", "keep_checkpoints"),
+    *("max_bad_steps", "rewind"),
+)
 
 
 @dataclass(frozen=True)
 class TrainArguments(ConfigArguments):
-    """Trains the network that a config file describes; the same line again goes on with it."""
+    """Train a model from a config file. The same command resumes an interrupted run."""
 
     workdir: Path | None = None
-    """Where the run is kept; by default runs/NAME, and a mark of the changed fields behind it."""
+    """Folder of the run; by default runs/NAME, with a short hash of the changed fields, if any."""
     accept_changes: bool = False
-    """Resume although config, data or metrics are not those that the run began with; each
-    difference is logged."""
+    """Resume even if config, data or metrics differ from those of the run; each difference is
+    logged."""
     find_learning_rate: bool = False
-    """Do not train, but try all learning rates for a few steps and draw the losses; what is frozen
-    at first stays so."""
+    """Plot loss against learning rate instead of training; frozen parameters stay frozen."""
     dry_run: bool = False
-    """Build everything, train one step, evaluate once and say whether it works; nothing is saved
-    but prepared data."""
+    """Build everything, train one step and evaluate once; only prepared data are saved."""
     wandb: str | None = None
-    """Project of Weights & Biases that gets the metrics as well, by flaxdl[wandb]."""
+    """Weights & Biases project to log metrics to as well; needs flaxdl[wandb]."""
     report: bool = True
-    """Write report.html at the end, a page to look at."""
+    """Write report.html at the end."""
     profile: bool = False
-    """Do not train, but trace a few steps into WORKDIR/profile and print the ten most expensive
-    operations."""
+    """Trace a few steps into WORKDIR/profile and print the ten most expensive operations, instead
+    of training."""
     distributed: Distributed = Distributed()
-    """Where the processes of a run find each other, on a cluster that JAX does not know."""
+    """How the processes of a run find each other, on a cluster that JAX does not recognize."""
 
 
-def train(arguments: Sequence[str], program: str) -> None:
-    """Trains; without --config, says how, and with --list, what there is."""
+def main(arguments: Sequence[str], program: str) -> None:
+    """Train a model from a config file (--config), or list the config files (--list)."""
     if list(arguments) == ["--list"]:
         _list_configs()
         return
@@ -66,13 +75,13 @@ def train(arguments: Sequence[str], program: str) -> None:
         )
         raise SystemExit(0 if {"-h", "--help"} & set(arguments) else 2)
     file, config = found
-    given = tyro.cli(
-        TrainArguments,
-        prog=program,
-        args=arguments,
-        default=TrainArguments(file=file, config=config),
-    )
-    workdir = given.workdir or _default_workdir(file, config, given.config)
+    default = TrainArguments(file=file, config=config)
+    given = tyro.cli(TrainArguments, prog=program, args=arguments, default=default)
+    command(given, given.workdir or _default_workdir(file, config, given.config))
+
+
+def command(given: TrainArguments, workdir: Path) -> None:
+    """Trains in a workdir, or does what a flag asks for instead."""
     given.distributed.connect()
     if given.find_learning_rate:
         curve = find_learning_rate(given.config)
@@ -124,5 +133,6 @@ def _list_configs() -> None:
 
 def _default_workdir(file: Path, original: Config, config: Config) -> Path:
     changes = differences(to_json(original), to_json(config))
+    changes.sort(key=lambda line: _HASH_ORDER.index(re.split("[.:]", line)[0]))
     mark = hashlib.sha256("\n".join(changes).encode()).hexdigest()[:8]
     return Path("runs") / (f"{file.stem}-{mark}" if changes else file.stem)

@@ -77,7 +77,7 @@ class Arrays(Source):
         self._check_names(arrays)
         try:
             datasets, classes = _datasets(arrays, names)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
         train, validation = datasets["train"], datasets.get("validation")
         if validation is None:
@@ -132,7 +132,7 @@ def _dataset(
 ) -> ArrayDataset:
     try:
         dataset = ArrayDataset(fields)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{split} split: {error}") from None
     if len(dataset) == 0:
         raise UserError(f"the {split} split is empty")

@@ -234,7 +234,7 @@ class FileDataset(Dataset):
             file = self._files[number % len(self)]
             try:
                 return read_image(file, self._channels), number == index
-            except ValueError as error:
+            except UserError as error:
                 self.unreadable.add(file, str(error))
         raise UserError(f"none of {len(self)} images can be read, as {self._files[index]}")
 

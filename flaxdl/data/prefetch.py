@@ -3,8 +3,10 @@
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+import traceback
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
@@ -13,6 +15,7 @@ import numpy as np
 from flaxdl.data.dataset import Dataset
 from flaxdl.data.unreadable import Unreadable
 from flaxdl.data.watch import watched
+from flaxdl.tracebacks import WorkerTraceback, frames_of
 
 Batch = dict[str, np.ndarray]
 
@@ -74,6 +77,8 @@ def _by_processes(
                 for parcel in parcels:
                     for name, reason in parcel.unreadable.items():
                         unreadable.add(name, reason)
+                    if isinstance(parcel.batch, _Failure):
+                        raise parcel.batch.error from parcel.batch.cause
                     yield parcel.batch
                     number, deaths = number + 1, 0
             return
@@ -119,9 +124,24 @@ class _Parcel:
     fills it is killed. It does not look into this, and sends it through a pipe.
     """
 
-    def __init__(self, batch: Batch, unreadable: dict[str, str]):
+    def __init__(self, batch: "Batch | _Failure", unreadable: dict[str, str]):
         self.batch = batch
         self.unreadable = unreadable
+
+
+class _Failure:
+    """An error in a worker process, with its traceback, which would be lost on the way.
+
+    An exception that cannot be copied to another process becomes a RuntimeError of the same text.
+    """
+
+    def __init__(self, error: Exception):
+        self.cause = WorkerTraceback("".join(traceback.format_exception(error)), frames_of(error))
+        self.error = error.with_traceback(None)
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            self.error = RuntimeError(f"{type(error).__name__}: {error}")
 
 
 class _Parcels(Sequence[_Parcel]):
@@ -135,7 +155,11 @@ class _Parcels(Sequence[_Parcel]):
         return len(self._batches)
 
     def __getitem__(self, number: int) -> _Parcel:
-        batch, unreadable = self._batches[number], self._dataset.unreadable
+        try:
+            batch = self._batches[number]
+        except Exception as error:
+            return _Parcel(_Failure(error), {})
+        unreadable = self._dataset.unreadable
         return _Parcel(batch, unreadable.taken() if unreadable else {})
 
 

@@ -32,7 +32,7 @@ _MOST_GROWTH = 100  # times that a tokenizer may lengthen a text; SentencePiece'
 
 @contextmanager
 def errors_named(what: str) -> Iterator[None]:
-    """Raises errors of the `tokenizers` library as a ValueError that begins with `what`.
+    """Raises errors of the `tokenizers` library as a UserError that begins with `what`.
 
     Some are panics of Rust, which are no `Exception`.
     """

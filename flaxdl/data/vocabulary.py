@@ -93,7 +93,7 @@ def _published(name: str) -> Path:
         raise UserError(f"no such tokenizer: {name}")
     try:
         return hub.locate(name)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(
             f"tokenizer must be 'characters', 'words', the path of a {FILE_NAME}, a "
             f"{BERT_FILE_NAME} or a folder with one of them, or a published model, got {name!r}"

@@ -12,9 +12,12 @@ from flaxdl.data.text import FittedText
 from flaxdl.errors import UserError
 from flaxdl.exporters.hugging_face import export_hugging_face
 from flaxdl.exporters.stablehlo import write_program
+from flaxdl.filesystem.outputs import output_file, writing
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.weights import export_weights
+
+_FILES = (".safetensors", ".stablehlo")
 
 
 def export(workdir: str | Path, to: str | Path, *, config: Config | None = None) -> None:
@@ -36,7 +39,7 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
         RuntimeError: if the exported program does not compute what the run does.
     """
     path = local_path(to)
-    if path.suffix not in (".safetensors", ".stablehlo", ""):
+    if path.suffix not in (*_FILES, ""):
         raise UserError(
             f"{path} must be the name of a .safetensors or .stablehlo file, or of a folder, "
             "which is a name without a dot"
@@ -44,10 +47,10 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
     trained = restore(workdir, config)
     match path.suffix:
         case ".safetensors":
-            _check_file(path)
+            _make_folder(path)
             export_weights(trained.variables, path)
         case ".stablehlo":
-            _check_file(path)
+            _make_folder(path)
             _export_run(trained, path)
         case _:
             text = trained.transform
@@ -66,18 +69,15 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
             )
 
 
-def _check_file(path: Path) -> None:
+def _make_folder(path: Path) -> None:
     """Makes the folder that the file goes into.
 
     Raises:
         UserError: if it cannot be made, or there is a folder of the file's name.
     """
-    if path.is_dir():
-        raise UserError(f"{path} cannot be written: it is a folder")
-    try:
+    output_file(path, _FILES)
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}") from error
 
 
 def _export_run(trained: RestoredRun, path: Path) -> None:

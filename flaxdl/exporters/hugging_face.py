@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 
 from flaxdl.errors import UserError
+from flaxdl.filesystem.outputs import writing
 from flaxdl.filesystem.paths import local_path
 from flaxdl.models.bert_options import BertOptions
 from flaxdl.version import __version__
@@ -67,7 +68,7 @@ def export_hugging_face(
         description["id2label"] = {str(number): name for number, name in enumerate(classes)}
         description["label2id"] = {name: number for number, name in enumerate(classes)}
     _check_folder(path)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
             folder, old = Path(scratch) / "new", Path(scratch) / "old"
@@ -85,8 +86,6 @@ def export_hugging_face(
                 if old.exists():
                     old.rename(path)
                 raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}") from error
 
 
 def _write_tokenizer(

@@ -12,8 +12,8 @@ import jax
 import jax.export
 import numpy as np
 
-from flaxdl.errors import UserError
 from flaxdl.filesystem.atomic import atomic_write
+from flaxdl.filesystem.outputs import writing
 from flaxdl.filesystem.paths import local_path
 from flaxdl.ops.cudnn_attention import without_cudnn
 from flaxdl.training.precision import matmul_precision
@@ -83,14 +83,11 @@ def write_program(
     }
     function = jax.jit(lambda batch: predict(weights, batch))
     program = jax.export.export(function, platforms=PLATFORMS)(shapes)
-    try:
-        with atomic_write(path) as unfinished:
-            unfinished.write_bytes(program.serialize())
-            del program  # as large as the weights, and there will be another
-            again = jax.export.deserialize(bytearray(unfinished.read_bytes()))
-            _check_same(again.call(dict(example)), jax.jit(predict)(weights, dict(example)))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}") from error
+    with writing(path), atomic_write(path) as unfinished:
+        unfinished.write_bytes(program.serialize())
+        del program  # as large as the weights, and there will be another
+        again = jax.export.deserialize(bytearray(unfinished.read_bytes()))
+        _check_same(again.call(dict(example)), jax.jit(predict)(weights, dict(example)))
 
 
 def _check_same(exported: Any, expected: Any) -> None:

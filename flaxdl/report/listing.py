@@ -78,7 +78,7 @@ def _is_config(folder: Path) -> bool:
     """Returns whether config.json is that of a run; models of Hugging Face have such a file too."""
     try:
         return bool(Workdir(folder).config_record())
-    except ValueError:
+    except UserError:
         return False
 
 
@@ -88,7 +88,7 @@ def _summary(folder: Workdir) -> RunSummary:
     try:
         return _read(folder, updated)
     except (ValueError, OSError, KeyError, TypeError) as error:
-        fault = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        fault = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return RunSummary(path=folder.path, updated=updated, state="unreadable", fault=fault)
 
 
@@ -121,7 +121,7 @@ def _config(folder: Workdir) -> Config | None:
     """The config, where it needs no classes of the user's own."""
     try:
         return folder.config()
-    except ValueError:
+    except UserError:
         return None
 
 

@@ -13,6 +13,7 @@ from flaxdl.config import Config
 from flaxdl.data import Splits
 from flaxdl.errors import UserError
 from flaxdl.filesystem.atomic import atomic_write
+from flaxdl.filesystem.outputs import writing
 from flaxdl.filesystem.paths import local_path
 from flaxdl.report import charts, page
 from flaxdl.report import predictions as answers
@@ -75,10 +76,8 @@ def write_report(
         text = page.render(runs)
     else:
         text = page.render(runs, compared=_compared(folders, runs), differing=_differing(runs))
-    try:
+    with writing(path):
         _write(text, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
     return path
 
 
@@ -150,7 +149,7 @@ def _answers(
     try:
         run = restore(folder.path, config)
         found = answers.answer(run, load_transformed(run, folder))
-    except ValueError as error:
+    except UserError as error:
         _LOGGER.warning("the report of %s lacks answers: %s", folder.path, error)
         return None, _NOT_READ
     if found is not None:

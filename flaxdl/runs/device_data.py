@@ -6,8 +6,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from flaxdl.data import Dataset, Transform
 from flaxdl.data.pipeline import finite_without_weight
+from flaxdl.training.distributed.collectives import broadcast_from_first
 from flaxdl.training.distributed.mesh import replicated
-from flaxdl.training.distributed.processes import of_first
 
 _SHARE = 1 / 16  # of a device's memory that the data may take
 
@@ -21,7 +21,7 @@ def keep_on_devices(
     sixteenth of a device's memory; a CPU's is no other than where they are. All processes take the
     first one's word for it.
     """
-    limit = of_first(_memory(mesh)) * _SHARE
+    limit = broadcast_from_first(_memory(mesh)) * _SHARE
     is_fixed = dataset.lengths() is None and not transform.draw(np.random.default_rng(0), 1)
     if not limit or not dataset.in_memory or not is_fixed:
         return None

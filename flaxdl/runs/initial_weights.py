@@ -25,7 +25,7 @@ def initial_state(setup: Setup) -> TrainState:
     if Workdir(source).has_checkpoints:
         try:
             source = state_dict(restore(source).variables)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(
                 f"init.weights: the run {init.weights} cannot be read: {error}. "
                 "A file that `python -m flaxdl export` made of it will do as well"

@@ -167,13 +167,13 @@ def _read(
     readable = [item for item in items if isinstance(item, str)]
     try:
         return _checked(trained, readable, sampling) if readable else {}, faults
-    except ValueError:  # of one item or more; which ones is seen one by one
+    except UserError:  # of one item or more; which ones is seen one by one
         parts = []
         for place, item in enumerate(items):
             if isinstance(item, str):
                 try:
                     parts.append(_checked(trained, [item], sampling))
-                except ValueError as error:
+                except UserError as error:
                     faults[place] = Unreadable(item, str(error))
     names = parts[0] if parts else ()
     return {name: np.concatenate([part[name] for part in parts]) for name in names}, faults

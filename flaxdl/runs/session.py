@@ -19,7 +19,12 @@ from flaxdl.runs.setup import Setup, set_up
 from flaxdl.runs.summary import devices
 from flaxdl.runs.workdir import Workdir, recorded_versions
 from flaxdl.training.checkpoints.manager import Checkpoints
-from flaxdl.training.distributed.processes import check_agreement, is_first, of_first, together
+from flaxdl.training.distributed.collectives import (
+    broadcast_from_first,
+    check_agreement,
+    is_first,
+    run_on_all,
+)
 from flaxdl.training.interruption import Interruption
 from flaxdl.training.loop import has_ended
 from flaxdl.training.state import TrainState
@@ -74,10 +79,10 @@ class Session:
         start = {"config": to_json(config), **layout, "versions": recorded_versions()}
         check_agreement(start, differences)
         with interruption.listening(), ExitStack() as stack:
-            together(lambda: stack.enter_context(folder.locked()))
+            run_on_all(lambda: stack.enter_context(folder.locked()))
             _on_first(partial(folder.check_config, config, accept_changes=accept_changes))
-            metrics = together(lambda: MetricsFile(folder.metrics, writes=is_first()))
-            metrics.lines = of_first(metrics.lines)
+            metrics = run_on_all(lambda: MetricsFile(folder.metrics, writes=is_first()))
+            metrics.lines = broadcast_from_first(metrics.lines)
             checkpoints = stack.enter_context(closing(open_checkpoints(folder, config, metrics)))
             yield cls(folder, config, accept_changes, metrics, checkpoints, interruption, times)
 
@@ -90,7 +95,7 @@ class Session:
             UserError: if they do not, or differ between processes.
         """
         folder, config = self.folder, self.config
-        setup = together(lambda: set_up(config, folder.fitted(config.transform)))
+        setup = run_on_all(lambda: set_up(config, folder.fitted(config.transform)))
         check_agreement(setup.facts(), facts.differences)
         if setup.mesh.devices.flat[0].platform == "cpu":
             keep_freed_memory()
@@ -109,13 +114,13 @@ class Session:
         """
         accept = self.accept_changes
         check_data = partial(self.folder.check_data, setup.facts(), accept_changes=accept)
-        self._has_other_data = bool(of_first(_on_first(check_data)))
+        self._has_other_data = bool(broadcast_from_first(_on_first(check_data)))
         self.start = self.checkpoints.recover()
         if self.start:
-            together(partial(self._check_metrics, self.checkpoints.last_line(self.start)))
+            run_on_all(partial(self._check_metrics, self.checkpoints.last_line(self.start)))
             state = self.checkpoints.restore(setup.shapes(self.start), self.start)
         else:
-            state = together(partial(initial_state, setup))
+            state = run_on_all(partial(initial_state, setup))
         self.is_over = has_ended(setup, self.metrics, self.start)
         return state
 
@@ -132,7 +137,7 @@ class Session:
             self.folder.sync()
 
         _on_first(write)
-        together(self.folder.check_shared)
+        run_on_all(self.folder.check_shared)
         self.metrics.rewind(self.start, keep_test=self.is_over and not self._has_other_data)
         self._lines_before = len(self.metrics.lines)
         if self.start:
@@ -175,4 +180,4 @@ class Session:
 
 def _on_first(function: Callable[[], T]) -> T | None:
     """Calls a function in the first process; where it fails, it fails in all."""
-    return together(function if is_first() else lambda: None)
+    return run_on_all(function if is_first() else lambda: None)

@@ -17,8 +17,8 @@ from flaxdl.filesystem.locks import is_held, locked
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.config_json import differences, from_json, to_json, upgraded
 from flaxdl.training.checkpoints.folder import CheckpointFolder, check_path
+from flaxdl.training.distributed.collectives import is_first
 from flaxdl.training.distributed.mesh import MeshShape
-from flaxdl.training.distributed.processes import is_first
 
 _LOGGER = logging.getLogger(__name__)
 _RECORDED_VERSIONS = ("flaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -211,7 +211,7 @@ class Workdir:
         """
         try:
             config = from_json(self.config_record())
-        except ValueError:
+        except UserError:
             raise
         except Exception as error:  # of a class whose fields have other names or types
             raise UserError(f"{self._config} cannot be read: {error}") from error
@@ -275,8 +275,8 @@ class Workdir:
                 ", ".join(changed),
             )
 
-    def _unwritable(self, error: OSError) -> ValueError:
-        return ValueError(
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
             f"the workdir {self.path} cannot be written ({error.strerror}); "
             "choose another with --workdir"
         )

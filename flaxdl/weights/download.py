@@ -66,7 +66,7 @@ def download(url: str, path: str | Path, sha256: str) -> Path:
 
 
 def _is_there(path: Path, url: str, sha256: str) -> bool:
-    """Whether the file is there; a ValueError if it is another one."""
+    """Returns whether the file is there; a UserError if it is another one."""
     if not path.is_file():
         return False
     found = _digest(path).hexdigest()

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from flaxdl.errors import UserError
 from flaxdl.filesystem.atomic import atomic_write
+from flaxdl.filesystem.outputs import not_written
 from flaxdl.filesystem.paths import local_path
 from flaxdl.weights.members import split_member
 from flaxdl.weights.pytorch_files import read_archive, read_legacy
@@ -96,7 +97,7 @@ def write_weights(tensors: Mapping[str, Any], path: str | Path) -> None:
             save_file(arrays, new, metadata={"format": "pt"})
             new.chmod(mode)  # the library gives its file to the owner alone
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be written: {error}") from error
+        raise UserError(not_written(path, error)) from error
 
 
 def _read(

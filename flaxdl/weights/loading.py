@@ -68,7 +68,7 @@ def load_weights(
     targets = leaves_by_key(variables)
     try:
         names, changes = names_in_model(source, targets, omit)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{origin} {error}") from error
     tensors = {name: np.asarray(source[key]) for key, name in names.items()}
     omitted = matching({*targets, *tensors}, omit, field="omit")

@@ -348,8 +348,8 @@ class _Machine:
                 raise _broken("it names a part of a storage in another way than PyTorch does")
 
 
-def _broken(reason: str) -> ValueError:
-    return ValueError(f"its pickle is broken: {reason}")
+def _broken(reason: str) -> UserError:
+    return UserError(f"its pickle is broken: {reason}")
 
 
 def _name(text: str) -> Name:

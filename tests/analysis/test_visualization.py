@@ -107,7 +107,7 @@ def test_an_encoder_decoder_shows_what_each_written_token_looks_at(tmp_path):
         (["--what", "grad-cam"], "needs an image file or a text"),
         (["--what", "grad-cam", "nowhere.png"], "nowhere.png"),
         (["--what", "filters", "--to", "/nowhere/a.png"], "cannot be written"),
-        (["--what", "filters", "--to", "a.jpg"], "--to must be a .png file, got a.jpg"),
+        (["--what", "filters", "--to", "a.jpg"], "the output must be a .png file, got a.jpg"),
         (["--what", "grad-cat", "IMAGE"], "grad-cam"),
     ],
 )

@@ -101,3 +101,9 @@ def test_the_best_state_is_handed_on(workdir, tmp_path, monkeypatch):
     assert not restored
     assert result.run.state.step == result.run.total_steps
     assert result.model is result.run.model
+
+
+def test_something_else_than_a_writer_is_refused_before_training(tmp_path):
+    with pytest.raises(flaxdl.UserError, match=r"writers must be subclasses of flaxdl\.Writer"):
+        train(small_config(), tmp_path / "run", writers=[print])
+    assert not (tmp_path / "run").exists()

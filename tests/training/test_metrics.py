@@ -73,9 +73,9 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path, monkeypatch, caplog):
         patch.setattr(os, "write", lambda file, data: write(file, data[:7]))
         file.append(2, "train", {"loss": 0.4})
         assert path.read_text() == before
-        with pytest.raises(SaveError, match="metrics.jsonl cannot be written .No space left"):
+        with pytest.raises(SaveError, match="metrics.jsonl cannot be written: No space left"):
             file.finish()
-    assert "cannot be written (No space left on device); its lines are kept" in caplog.text
+    assert "cannot be written: No space left on device; its lines are kept" in caplog.text
     file.append(3, "train", {"loss": 0.3})
     assert [line["step"] for line in MetricsFile(path).lines] == [1, 2, 3]
 

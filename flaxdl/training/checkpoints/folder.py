@@ -24,7 +24,7 @@ _PARTIAL = ".partial"  # ends the name of what is being written or removed
 _FILES = 100  # that must be free on file systems that count them; Orbax writes about twenty
 
 
-class CorruptCheckpoint(ValueError):
+class CorruptCheckpoint(UserError):
     """A checkpoint is not the one that was written under its name."""
 
 

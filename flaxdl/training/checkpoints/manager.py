@@ -16,7 +16,7 @@ import jax
 
 from flaxdl.errors import SaveError, UserError
 from flaxdl.training.checkpoints.folder import CheckpointFolder, CorruptCheckpoint
-from flaxdl.training.distributed.processes import is_first, of_first
+from flaxdl.training.distributed.collectives import broadcast_from_first, is_first
 from flaxdl.training.state import TrainState
 
 _LOGGER = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Checkpoints:
         All processes call it together: a shared file system may show them a folder at different
         times, and they must not decide differently.
         """
-        return of_first(self._folder.steps())
+        return broadcast_from_first(self._folder.steps())
 
     def recover(self) -> int:
         """Makes ready to go on; returns the step of the newest sound checkpoint, 0 without any.
@@ -230,7 +230,7 @@ def _from_first(call: Callable[[], Any]) -> Any:
             damage = str(error)
         except OSError as error:
             failure = [error.errno or errno.EIO, error.strerror or str(error)]
-    value, damage, failure = of_first([value, damage, failure])
+    value, damage, failure = broadcast_from_first([value, damage, failure])
     if damage is not None:
         raise CorruptCheckpoint(damage)
     if failure is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from flaxdl.errors import SaveError, UserError
 from flaxdl.filesystem.atomic import atomic_write, sync
+from flaxdl.filesystem.outputs import not_written
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class MetricsFile:
             with atomic_write(self._path) as unfinished:
                 unfinished.write_bytes(_text(self.lines))
         except OSError as error:
-            raise SaveError(f"{self._path} cannot be written ({error.strerror})") from error
+            raise SaveError(not_written(self._path, error)) from error
 
     def has(self, step: int, split: str) -> bool:
         """Whether the line of this step and split is already written."""
@@ -119,9 +120,7 @@ class MetricsFile:
             self._write()
         except OSError as error:
             _LOGGER.warning(
-                "%s cannot be written (%s); its lines are kept until it can be",
-                self._path,
-                error.strerror,
+                "%s; its lines are kept until it can be", not_written(self._path, error)
             )
         return line
 
@@ -134,7 +133,7 @@ class MetricsFile:
         try:
             self._write()
         except OSError as error:
-            raise SaveError(f"{self._path} cannot be written ({error.strerror})") from error
+            raise SaveError(not_written(self._path, error)) from error
 
     def _write(self) -> None:
         """Appends what is not written yet by a single call, which a signal cannot divide."""

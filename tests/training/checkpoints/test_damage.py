@@ -223,10 +223,10 @@ def test_file_systems_that_do_not_count_files_have_room(saved, tmp_path, monkeyp
 def test_all_processes_decide_by_what_the_first_one_lists(saved, tmp_path, monkeypatch):
     _, (state, _) = saved
 
-    def of_first(value):  # which sees a checkpoint that is not visible here yet
+    def broadcast_from_first(value):  # which sees a checkpoint that is not visible here yet
         return [1] if value == [] else value
 
-    monkeypatch.setattr(checkpoints_module, "of_first", of_first)
+    monkeypatch.setattr(checkpoints_module, "broadcast_from_first", broadcast_from_first)
     with closing(Checkpoints(tmp_path)) as checkpoints:
         assert checkpoints.steps() == [1]
         checkpoints.save(state)

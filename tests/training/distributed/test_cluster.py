@@ -8,8 +8,8 @@ import time
 import pytest
 from helpers.launch import free_port
 
-from flaxdl.training.distributed import processes
-from flaxdl.training.distributed.processes import Distributed
+from flaxdl.training.distributed import cluster
+from flaxdl.training.distributed.cluster import Distributed
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def no_cluster(monkeypatch):
 def connected(monkeypatch):
     """Whether JAX was asked to connect, without doing so."""
     calls = []
-    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *a, **k: calls.append(k))
+    monkeypatch.setattr(cluster.jax.distributed, "initialize", lambda *a, **k: calls.append(k))
     return calls
 
 
@@ -72,7 +72,7 @@ def server(monkeypatch):
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(processes, "_has_accelerator", lambda: True)
+        monkeypatch.setattr(cluster, "_has_accelerator", lambda: True)
         yield server
         server.shutdown()
         thread.join()
@@ -97,7 +97,7 @@ def test_nobody_is_asked_where_it_is_known_to_be_alone(server, connected, monkey
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
     Distributed().connect()
     monkeypatch.delenv("COLAB_RELEASE_TAG")
-    monkeypatch.setattr(processes, "_has_accelerator", lambda: False)
+    monkeypatch.setattr(cluster, "_has_accelerator", lambda: False)
     Distributed().connect()
     assert not connected
 
@@ -105,9 +105,9 @@ def test_nobody_is_asked_where_it_is_known_to_be_alone(server, connected, monkey
 @pytest.mark.parametrize(("takes", "is_told"), [(0.0, False), (0.3, True)])
 def test_a_cluster_that_takes_long_is_told_of(monkeypatch, caplog, takes, is_told):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    monkeypatch.setattr(processes, "_NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "_NOTICE_SECONDS", 0.1)
     initialize = lambda *_, **__: time.sleep(takes)  # noqa: E731
-    monkeypatch.setattr(processes.jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(cluster.jax.distributed, "initialize", initialize)
     Distributed().connect()
     assert ("waiting for the other processes" in caplog.text) == is_told
 

@@ -1,20 +1,16 @@
-"""Several processes as one run: how they find each other, what they agree on, which one writes.
+"""Connects the processes of a run.
 
 Each process runs the same program on its own devices. JAX's distributed runtime connects them, and
 ends the others within a minute when one of them dies.
 """
 
-import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import jax
-import numpy as np
 
 from flaxdl.errors import UserError
 from flaxdl.training.distributed.rendezvous import Rendezvous
@@ -28,22 +24,20 @@ _METADATA_SERVER = "metadata.google.internal"
 
 _LOGGER = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Distributed:
-    """Where the processes of a run find each other; on a cluster that JAX knows, left out.
+    """How the processes of a run find each other; not needed on a cluster that JAX recognizes.
 
-    JAX knows Cloud TPU, GKE, SLURM and Open MPI.
+    JAX recognizes Cloud TPU, GKE, SLURM and Open MPI.
     """
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, as all processes reach it."""
+    """HOST:PORT at which all processes reach process 0."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """Number of processes."""
     process_id: int | None = None
-    """Which of them this one is, from 0."""
+    """Number of this process, from 0."""
 
     def __post_init__(self):
         given = (self.coordinator, self.num_processes, self.process_id)
@@ -102,7 +96,7 @@ def _is_port(text: str) -> bool:
 
 
 def _is_on_cluster() -> bool:
-    """Whether the environment says that this is one of several processes."""
+    """Returns whether the environment says that this is one of several processes."""
     # Of what srun and mpirun start, and not of the script that calls them: in one of sbatch
     # SLURM_NTASKS is that of the whole job, and SLURM_PROCID is 0.
     for count in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
@@ -115,7 +109,7 @@ def _is_on_cluster() -> bool:
 
 
 def _is_in_tpu_pod() -> bool:
-    """Whether this is one of the machines of a Cloud TPU slice, which only their server tells."""
+    """Returns whether this is a machine of a Cloud TPU slice; only the metadata server says so."""
     is_alone = "TPU_SKIP_MDS_QUERY" in os.environ or "COLAB_RELEASE_TAG" in os.environ
     if is_alone or not _has_accelerator():
         return False
@@ -132,72 +126,3 @@ def _is_in_tpu_pod() -> bool:
 
 def _has_accelerator() -> bool:
     return any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
-
-
-def is_first() -> bool:
-    """Whether this process is the one that prints and writes."""
-    return jax.process_index() == 0
-
-
-def of_first(value: T) -> T:
-    """What process 0 gives for `value` (JSON), in all processes."""
-    return value if jax.process_count() == 1 else _from_all(value)[0]
-
-
-def together(function: Callable[[], T]) -> T:
-    """Calls a function in all processes; where it fails in one, it fails in all.
-
-    Raises:
-        UserError: in all processes, if it was raised in one.
-    """
-    if jax.process_count() == 1:
-        return function()
-    result, error = None, None
-    try:
-        result = function()
-    except ValueError as raised:
-        error = raised
-    messages = _from_all(None if error is None else str(error))
-    if error is not None:
-        raise error
-    for process, message in enumerate(messages):
-        if message is not None:
-            raise UserError(f"process {process} has stopped: {message}")
-    return result  # type: ignore[return-value]
-
-
-def check_agreement(value: Any, differences: Callable[[Any, Any], Sequence[str]]) -> None:
-    """Checks that all processes have the same value (JSON).
-
-    Args:
-        value: this process's.
-        differences: names what differs between two of them.
-
-    Raises:
-        UserError: in all processes, with what differs.
-    """
-    if jax.process_count() == 1:
-        return
-    first, *others = _from_all(value)
-    found = [
-        f"process {process}: {line}"
-        for process, other in enumerate(others, start=1)
-        for line in differences(first, other)
-    ]
-    if found:
-        raise UserError(
-            "all processes of a run must be started alike, but these differ from process 0:\n  "
-            + "\n  ".join(found)
-        )
-
-
-def _from_all(value: T) -> list[T]:
-    """The values (JSON) of all processes, in order."""
-    from jax.experimental import multihost_utils
-
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(len(text)))
-    padded = np.zeros(sizes.max(), np.uint8)
-    padded[: len(text)] = text
-    rows = multihost_utils.process_allgather(padded)
-    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]

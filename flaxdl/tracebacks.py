@@ -1,0 +1,73 @@
+"""Finds the user's own code in the traceback of an error.
+
+The user's code is a config file and the modules that it imports, except for flaxdl, Python's
+standard library and installed packages.
+"""
+
+import os
+import sysconfig
+import traceback
+from functools import lru_cache
+from pathlib import Path
+from traceback import FrameSummary
+
+_FLAXDL = Path(__file__).resolve().parent
+_STANDARD_LIBRARY = {Path(sysconfig.get_path(n)).resolve() for n in ("stdlib", "platstdlib")}
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+class WorkerTraceback(Exception):
+    """The traceback of an error that was raised in a worker process, as the cause of that error.
+
+    Tracebacks cannot be sent between processes, but their text and frames can.
+    """
+
+    def __init__(self, text: str, frames: list[FrameSummary]):
+        super().__init__(text, frames)
+        self.text = text
+        self.frames = frames
+
+    def __str__(self) -> str:
+        return f"in a worker process:\n{self.text}"
+
+
+def frames_of(error: BaseException) -> list[FrameSummary]:
+    """Returns the frames of an error, innermost last, including those of a worker process."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    if isinstance(error.__cause__, WorkerTraceback):
+        frames += error.__cause__.frames
+    return frames
+
+
+def user_frames(error: BaseException) -> list[FrameSummary]:
+    """Returns the frames of an error that are in the user's code, innermost last.
+
+    Frames outside the first one of flaxdl belong to the program that called it, and do not count.
+    For a SyntaxError, Python has no frame in the file that has the error, so one is added.
+    """
+    frames = frames_of(error)
+    own = [place for place, frame in enumerate(frames) if _is_flaxdl(frame.filename)]
+    found = [f for f in frames[own[0] :] if _is_users(f.filename)] if own else []
+    if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
+        found.append(FrameSummary(error.filename, error.lineno or 1, "<module>"))
+    return found
+
+
+def shown_path(filename: str) -> str:
+    """Returns a path as it is typed in the working directory, if it is in there."""
+    path = Path(filename)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+@lru_cache(maxsize=1024)
+def _is_flaxdl(filename: str) -> bool:
+    return _FLAXDL in Path(os.path.realpath(filename)).parents
+
+
+@lru_cache(maxsize=1024)
+def _is_users(filename: str) -> bool:
+    if filename.startswith("<") or _is_flaxdl(filename):  # <frozen importlib>, <string>
+        return False
+    path = Path(os.path.realpath(filename))
+    is_installed = any(part in _INSTALLED for part in path.parts)
+    return not is_installed and _STANDARD_LIBRARY.isdisjoint(path.parents)

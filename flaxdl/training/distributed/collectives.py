@@ -1,0 +1,96 @@
+"""Functions that all processes of a run call together: they exchange values and agree on errors.
+
+Values travel as JSON. With one process, nothing is exchanged.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from flaxdl.errors import SaveError, UserError
+
+T = TypeVar("T")
+
+
+def is_first() -> bool:
+    """Returns whether this is the process that prints and writes files."""
+    return jax.process_index() == 0
+
+
+def broadcast_from_first(value: T) -> T:
+    """Returns process 0's `value` (JSON) in all processes."""
+    return value if jax.process_count() == 1 else _gather(value)[0]
+
+
+def run_on_all(function: Callable[[], T]) -> T:
+    """Calls a function in all processes; if it fails in one, it fails in all.
+
+    A process in which it fails raises its own error. The others would otherwise wait for that
+    process forever, so they raise an error that names it.
+
+    Raises:
+        UserError: if another process raised one, or a SaveError.
+        RuntimeError: if another process raised an exception of any other kind.
+    """
+    if jax.process_count() == 1:
+        return function()
+    result, error = None, None
+    try:
+        result = function()
+    except Exception as raised:
+        error = raised
+    failures = _gather(None if error is None else _failure(error))
+    if error is not None:
+        raise error
+    for process, failure in enumerate(failures):
+        if failure is not None and failure["on_purpose"]:
+            raise UserError(f"process {process} has stopped: {failure['message']}")
+        if failure is not None:
+            raise RuntimeError(f"process {process} failed: {failure['message']}")
+    return result  # type: ignore[return-value]
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    if isinstance(error, UserError | SaveError):
+        return {"on_purpose": True, "message": str(error)}
+    return {"on_purpose": False, "message": f"{type(error).__name__}: {error}"}
+
+
+def check_agreement(value: Any, differences: Callable[[Any, Any], Sequence[str]]) -> None:
+    """Checks that all processes have the same value (JSON).
+
+    Args:
+        value: this process's value.
+        differences: a function that names the differences between two values.
+
+    Raises:
+        UserError: in all processes, with the differences.
+    """
+    if jax.process_count() == 1:
+        return
+    first, *others = _gather(value)
+    found = [
+        f"process {process}: {line}"
+        for process, other in enumerate(others, start=1)
+        for line in differences(first, other)
+    ]
+    if found:
+        raise UserError(
+            "all processes of a run must be started alike, but these differ from process 0:\n  "
+            + "\n  ".join(found)
+        )
+
+
+def _gather(value: T) -> list[T]:
+    """Returns the values (JSON) of all processes, in order."""
+    from jax.experimental import multihost_utils
+
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(text)))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(text)] = text
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
