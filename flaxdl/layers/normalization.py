@@ -11,7 +11,7 @@ from flaxdl.checks import check_shape
 from flaxdl.errors import UserError
 from flaxdl.layers.initializers import constant
 from flaxdl.ops.batch_statistics import normalize_batch
-from flaxdl.ops.feature_statistics import normalize_features
+from flaxdl.ops.layer_norm import layer_norm
 from flaxdl.ops.shard_map import varying_like
 
 
@@ -112,5 +112,5 @@ class LayerNorm(nn.Module):
 
         dtype = jnp.result_type(inputs, scale)
         wide = jnp.promote_types(dtype, jnp.float32)
-        scale, bias = (varying_like(x.astype(wide), inputs) for x in (scale, bias))
-        return normalize_features(self.epsilon, inputs, scale, bias).astype(dtype)
+        scale, bias = scale.astype(wide), bias.astype(wide)
+        return layer_norm(inputs, scale, bias, epsilon=self.epsilon).astype(dtype)
