@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ class Ours:
     """flaxdl's training step and inference, compiled by XLA."""
 
     def __init__(self, row: Row, folder: Path, gpu: bool):
-        from flaxdl.backend.malloc import compute_in_calling_thread, keep_freed_memory
+        from flaxdl.backend.malloc import computing_in_calling_thread, keeping_freed_memory
         from flaxdl.training import SGD, AdamW
 
         if not gpu:  # as a run does
-            compute_in_calling_thread()
-            keep_freed_memory()
+            self.settings = ExitStack()
+            self.settings.enter_context(computing_in_calling_thread())
+            self.settings.enter_context(keeping_freed_memory())
         self.row, self.folder, self.gpu = row, folder, gpu
         self.precision = "bfloat16" if gpu else "float32"
         self.batch = row.batch(row.gpu_batch if gpu else None)

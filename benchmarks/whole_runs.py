@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ import numpy as np
 import tyro
 
 import flaxdl
-from flaxdl.backend.malloc import compute_in_calling_thread, keep_freed_memory
+from flaxdl.backend.malloc import computing_in_calling_thread, keeping_freed_memory
 from flaxdl.config import Config
 from flaxdl.config_files import load_config
 from flaxdl.data import Arrays, Dataset, ImageFolder, Images, Tfds, Transform, training_batches
@@ -112,7 +112,6 @@ def loop(rounds: int) -> dict[str, Any]:
         log_every=12,
     )
     configs = {"digits_cnn": replace(base, epochs=100), "resnet18": resnet}
-    keep_freed_memory()
     return {name: _loop_and_step(config, rounds) for name, config in configs.items()}
 
 
@@ -146,7 +145,6 @@ def _loop_and_step(config: Config, rounds: int) -> dict[str, float]:
 
 def pipeline(rounds: int) -> dict[str, Any]:
     """Examples a second, by the clock and by the second of one core."""
-    keep_freed_memory()  # as a run does
     rng = np.random.default_rng(0)
     arrays = {
         "train_inputs": rng.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8),
@@ -276,7 +274,11 @@ def main(
         rounds: How often, for the medians.
         out: The file of the results.
     """
-    compute_in_calling_thread()  # as a run does
+    with computing_in_calling_thread(), keeping_freed_memory():  # as a run does
+        _measure(parts, rounds, out)
+
+
+def _measure(parts: Sequence[str], rounds: int, out: Path) -> None:
     results = json.loads(out.read_text()) if out.exists() else {}
     results["machine"] = {"cores": os.cpu_count(), "jax": jax.__version__}
     for part in parts:

@@ -49,6 +49,11 @@ def suits_cudnn(
     return _is_allowed.get() and is_narrow and is_one_dtype and fits and _has_ampere()
 
 
+def is_on_gpu(device: jax.Device) -> bool:
+    """Whether a device is a GPU, on which attention in 16 bits is cuDNN's where it can be."""
+    return device.platform == "gpu"
+
+
 @cache
 def _has_ampere() -> bool:
     device = jax.devices()[0]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdl.backend.malloc import return_freed_memory
+from flaxdl.backend.malloc import returning_freed_memory
 from flaxdl.config import Config
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
@@ -132,17 +132,17 @@ def predict_each(
     Raises:
         UserError: if the run's task is not to classify, continue or rewrite.
     """
-    return_freed_memory()
     answer = _answering(trained, sampling)
     expanded = expand_items(items, trained.transform)
     size = min(trained.config.batch_size, _MOST_AT_ONCE, len(expanded))
     size = shared_size(size, trained.mesh)
-    for start in range(0, len(expanded), size or 1):
-        some = expanded[start : start + size]
-        batch, faults = _read(trained, some, sampling)
-        texts = [str(item) for item, fault in zip(some, faults, strict=True) if fault is None]
-        answers = iter(answer(texts, _filled_up(batch, size), start) if texts else ())
-        yield from (next(answers) if fault is None else fault for fault in faults)
+    with returning_freed_memory():
+        for start in range(0, len(expanded), size or 1):
+            some = expanded[start : start + size]
+            batch, faults = _read(trained, some, sampling)
+            texts = [str(item) for item, fault in zip(some, faults, strict=True) if fault is None]
+            answers = iter(answer(texts, _filled_up(batch, size), start) if texts else ())
+            yield from (next(answers) if fault is None else fault for fault in faults)
 
 
 Answering = Callable[[Sequence[str], Batch, int], Sequence[Prediction | Writing]]

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from flaxdl.backend.malloc import compute_in_calling_thread, keep_freed_memory
+from flaxdl.backend.malloc import computing_in_calling_thread, keeping_freed_memory
 from flaxdl.config import Config
 from flaxdl.data import facts
 from flaxdl.errors import UserError
@@ -67,18 +67,20 @@ class Session:
     ) -> Iterator[Self]:
         """Locks a workdir and checks that it is free, or holds a run of this config.
 
-        On a CPU JAX computes in the thread that calls, from here on.
+        On a CPU JAX computes in the thread that calls, and the process keeps the memory that it
+        frees, until the session ends.
 
         Raises:
             UserError: if it does not, another run is training there, or the processes of this run
                 were started differently.
         """
         times, interruption, folder = Times(), Interruption(), Workdir(workdir)
-        compute_in_calling_thread()
         layout = {"mesh": to_json(config.mesh), "parallel": config.parallel}
         start = {"config": to_json(config), **layout, "versions": recorded_versions()}
-        check_agreement(start, differences)
-        with interruption.listening(), ExitStack() as stack:
+        with computing_in_calling_thread(), ExitStack() as stack:
+            check_agreement(start, differences)
+            stack.enter_context(keeping_freed_memory())
+            stack.enter_context(interruption.listening())
             run_on_all(lambda: stack.enter_context(folder.locked()))
             _on_first(partial(folder.check_config, config, accept_changes=accept_changes))
             metrics = run_on_all(lambda: MetricsFile(folder.metrics, writes=is_first()))
@@ -89,16 +91,12 @@ class Session:
     def set_up(self) -> Setup:
         """Loads the data and checks that they fit the config.
 
-        On a CPU the process keeps the memory that it frees, from here on.
-
         Raises:
             UserError: if they do not, or differ between processes.
         """
         folder, config = self.folder, self.config
         setup = run_on_all(lambda: set_up(config, folder.fitted(config.transform)))
         check_agreement(setup.facts(), facts.differences)
-        if setup.mesh.devices.flat[0].platform == "cpu":
-            keep_freed_memory()
         return setup
 
     def begin(self, setup: Setup) -> TrainState:

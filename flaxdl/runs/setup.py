@@ -25,6 +25,7 @@ from flaxdl.data.labels import check_class_labels
 from flaxdl.data.source import share_of
 from flaxdl.data.values import check_inputs
 from flaxdl.errors import UserError
+from flaxdl.ops.cudnn_attention import is_on_gpu
 from flaxdl.runs.device_data import keep_on_devices
 from flaxdl.runs.plan import Examples, Plan, with_sizes_of_data
 from flaxdl.runs.tokens import check_tokens, fit_transform
@@ -172,8 +173,8 @@ def _check_heads(config: Config, mesh: jax.sharding.Mesh) -> None:
     """cuDNN's attention, which GPUs use in 16 bits, cannot split a head over devices."""
     parts = mesh.shape["tensor"]
     heads = getattr(config.model, "num_heads", parts)
-    is_on_gpu = mesh.devices.flat[0].platform == "gpu"
-    if is_on_gpu and config.precision in ("bfloat16", "float16") and heads % parts:
+    is_narrow = config.precision in ("bfloat16", "float16")
+    if is_narrow and heads % parts and is_on_gpu(mesh.devices.flat[0]):
         raise UserError(
             f"mesh.tensor must divide the {heads} heads of attention in {config.precision}, "
             f"got {parts}"

@@ -21,7 +21,7 @@ from flaxdl.training.checkpoints.manager import Checkpoints
 from flaxdl.training.diagnosis import describe_divergence
 from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.distributed.parallel import TrainStep, compile_train
-from flaxdl.training.distributed.placement import Placement, create_on, put_batch
+from flaxdl.training.distributed.placement import Placement, create_on, in_turn, put_batch
 from flaxdl.training.interruption import Interrupted, Interruption
 from flaxdl.training.metrics import MetricSums
 from flaxdl.training.overfitting import is_learned
@@ -168,7 +168,7 @@ class Loop:
                     placement = Placement.of(setup.steps.model, setup.mesh)
                     state = create_on(placement, setup.steps.thaw, state)
                     train = self._compiled(setup.steps.thawed, state)
-                state = self._in_turn(train(state, batch))
+                state = in_turn(train(state, batch), setup.mesh)
                 step, pace.steps = step + count, pace.steps + count
 
     def _compiled(self, steps: Steps, state: TrainState) -> TrainStep:
@@ -230,7 +230,7 @@ class Loop:
         batches = self.setup.evaluation_batches(split)
         with self.session.times.spent("evaluating"), closing(batches):
             while (batch := self._next(batches, state)) is not None:
-                sums = self._in_turn(self._evaluate(state, sums, put_batch(batch, mesh)))
+                sums = in_turn(self._evaluate(state, sums, put_batch(batch, mesh)), mesh)
                 self._stop_if_asked(state)
             return sums.means()
 
@@ -254,19 +254,6 @@ class Loop:
         line = self.session.metrics.append(step, split, values)
         for writer in self.writers:
             writer.line(line)
-
-    def _in_turn(self, results: Any) -> Any:
-        """Waits for the results on CPUs, where steps that overlap lose more than they gain.
-
-        The CPU devices of one process share its threads: with two steps in flight, the devices of
-        one can hold all threads while they wait for the others of their kind. And a step whose
-        state is not there yet is left to another thread, which `compute_in_calling_thread` avoids.
-        """
-        if self.setup.mesh.devices.flat[0].platform == "cpu":
-            # All results of one device are there together, and one is looked at in less time.
-            is_state_of_one = isinstance(results, TrainState) and self.setup.mesh.size == 1
-            jax.block_until_ready(results.step if is_state_of_one else results)
-        return results
 
     def _steps_at_once(self, step: int) -> int:
         """How many steps to hand out: one where something is due before a call would end."""

@@ -20,8 +20,10 @@ for _ in range(10):
 print(faults() - before)
 """
 BYTES = """
-from flaxdl.backend.malloc import keep_freed_memory
-keep_freed_memory()
+from contextlib import ExitStack
+from flaxdl.backend.malloc import keeping_freed_memory
+stack = ExitStack()
+stack.enter_context(keeping_freed_memory())
 def do():
     bytearray(2 ** 26)
 """
@@ -29,9 +31,11 @@ def do():
 STEP = """
 import jax
 import jax.numpy as jnp
-from flaxdl.backend.malloc import compute_in_calling_thread, keep_freed_memory
-compute_in_calling_thread()
-keep_freed_memory()
+from contextlib import ExitStack
+from flaxdl.backend.malloc import computing_in_calling_thread, keeping_freed_memory
+stack = ExitStack()
+stack.enter_context(computing_in_calling_thread())
+stack.enter_context(keeping_freed_memory())
 row = jnp.ones((1, 1024))
 f = jax.jit(lambda x: ((x.T @ jnp.ones((1, 12 * 2048))) @ jnp.ones((12 * 2048, 1))).sum())
 def do():
@@ -82,9 +86,14 @@ def test_a_step_uses_its_memory_again_in_the_thread_that_calls(code):
 # The second piece is not mapped by itself, since by the first one glibc has raised its threshold.
 PIECES = """
 import sys
-from flaxdl.backend.malloc import keep_freed_memory, return_freed_memory
+from contextlib import ExitStack
+from flaxdl.backend.malloc import keeping_freed_memory, returning_freed_memory
+stack = ExitStack()
 for name in sys.argv[1:]:
-    globals()[name]()
+    if name == "end":
+        stack.close()
+    else:
+        stack.enter_context(globals()[name]())
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
@@ -109,5 +118,31 @@ def left(*names):
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
 def test_freed_memory_is_returned_unless_it_is_to_be_kept():
-    assert left("return_freed_memory") < 4
-    assert left("keep_freed_memory", "return_freed_memory") > 12
+    assert left("returning_freed_memory") < 4
+    assert left("keeping_freed_memory", "returning_freed_memory") > 12
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_what_a_run_has_kept_is_returned_at_its_end():
+    """Piece after piece is kept within a run; afterwards glibc gives large pieces back again."""
+    assert held(kept=True) > 200
+    assert held(kept=False) < 40
+
+
+def held(*, kept):
+    """MiB that a process holds of 256 MiB it has freed, within a run or after it."""
+    code = f"""
+from flaxdl.backend.malloc import keeping_freed_memory
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 // 2**20
+with keeping_freed_memory():
+    before = resident()
+    bytearray(b"x") * 2 ** 28
+    within = resident() - before
+print(within if {kept} else resident() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return int(done.stdout)

@@ -26,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxdl.errors import UserError
 from flaxdl.training.distributed.mesh import process_rows, split_by_example
+from flaxdl.training.state import TrainState
 from flaxdl.weights.names import matching, pytorch_key
 
 _COPIED_AT_ONCE = 100_000  # bytes, which JAX copies in the thread that asks for it
@@ -160,12 +161,26 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, axis: int = 0) -> dic
     return {name: place(array) for name, array in batch.items()}
 
 
+def in_turn(results: Any, mesh: Mesh) -> Any:
+    """Waits for results on CPUs, where steps that overlap lose more than they gain.
+
+    The CPU devices of one process share its threads: with two steps in flight, the devices of one
+    can hold all threads while they wait for the others of their kind. And a step whose state is not
+    there yet is left to another thread, which `computing_in_calling_thread` avoids.
+    """
+    if mesh.devices.flat[0].platform == "cpu":
+        # All results of one device are there together, and waiting for one of them takes less time.
+        is_state_of_one = isinstance(results, TrainState) and mesh.size == 1
+        jax.block_until_ready(results.step if is_state_of_one else results)
+    return results
+
+
 def _at_hand(array: np.ndarray) -> Any:
     """What a function that is compiled for a single CPU device computes with at once.
 
     A small array it takes as it is, in less time than `device_put` needs. A large one JAX copies
     in another thread, and computes there as well if the copy is not ready, which
-    `compute_in_calling_thread` avoids.
+    `computing_in_calling_thread` avoids.
     """
     if array.nbytes <= _COPIED_AT_ONCE:
         return array
