@@ -8,11 +8,11 @@ Legend: B batch, T queries, S keys and values, N heads, D features.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 
 import jax
 import jax.numpy as jnp
 
+from flaxdl.ops.dispatch import has_ampere
 from flaxdl.ops.masks import check_mask
 
 _is_allowed = ContextVar("is_allowed", default=True)
@@ -46,19 +46,7 @@ def suits_cudnn(
     is_one_dtype = query.dtype == key.dtype == value.dtype
     is_even = mask is None or (query.shape[1] % 2 == 0 and key.shape[1] % 2 == 0)
     fits = rest == 0 and size % 8 == 0 and size <= 128 and is_even
-    return _is_allowed.get() and is_narrow and is_one_dtype and fits and _has_ampere()
-
-
-def is_on_gpu(device: jax.Device) -> bool:
-    """Whether a device is a GPU, on which attention in 16 bits is cuDNN's where it can be."""
-    return device.platform == "gpu"
-
-
-@cache
-def _has_ampere() -> bool:
-    device = jax.devices()[0]
-    is_nvidia = device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
-    return is_nvidia and float(device.compute_capability) >= 8
+    return _is_allowed.get() and is_narrow and is_one_dtype and fits and has_ampere()
 
 
 def attend_by_cudnn(

@@ -67,11 +67,7 @@ def accelerated(
         A function with the signature of the definition, which stands for it in reference mode.
     """
     fast = fast or definition
-
-    if forward is None:
-
-        def forward(*arrays: Any, **settings: Any) -> tuple[Any, Any]:
-            return fast(*arrays, **settings), arrays
+    forward = forward or (lambda *arrays, **settings: (fast(*arrays, **settings), arrays))
 
     def primal(settings: tuple[tuple[str, Any], ...], *arrays: Any) -> Any:
         return fast(*arrays, **dict(settings))
@@ -107,6 +103,19 @@ def by_platform(default: Callable[..., Any], **lowerings: Callable[..., Any]) ->
         return jax.lax.platform_dependent(*arrays, default=default, **lowerings)
 
     return compute
+
+
+def is_on_gpu(device: Any) -> bool:
+    """Whether a device is a GPU."""
+    return device.platform == "gpu"
+
+
+@functools.cache
+def has_ampere() -> bool:
+    """Whether JAX computes on NVIDIA GPUs from Ampere on."""
+    device = jax.devices()[0]
+    is_nvidia = is_on_gpu(device) and "cuda" in device.client.platform_version.lower()
+    return is_nvidia and float(device.compute_capability) >= 8
 
 
 def _varying_alike(arrays: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ from flaxdl.data.labels import check_class_labels
 from flaxdl.data.source import share_of
 from flaxdl.data.values import check_inputs
 from flaxdl.errors import UserError
-from flaxdl.ops.cudnn_attention import is_on_gpu
+from flaxdl.ops.dispatch import is_on_gpu
 from flaxdl.runs.device_data import keep_on_devices
 from flaxdl.runs.plan import Examples, Plan, with_sizes_of_data
 from flaxdl.runs.tokens import check_tokens, fit_transform

@@ -218,7 +218,7 @@ def test_an_exported_program_computes_what_the_model_does(name, tmp_path):
 
 def test_a_program_holds_nothing_of_cudnn(tmp_path, monkeypatch):
     """Written on a machine with an NVIDIA GPU, where attention in 16 bits is cuDNN's."""
-    monkeypatch.setattr(cudnn_attention, "_has_ampere", lambda: True)
+    monkeypatch.setattr(cudnn_attention, "has_ampere", lambda: True)
     layer = MultiHeadAttention(16, 2)
     x = np.zeros((2, 4, 16), np.float32)
     variables = layer.init(jax.random.key(0), x, x, x)

@@ -256,9 +256,9 @@ def test_what_cudnn_is_given(monkeypatch, changes, suits):
     query = jnp.zeros((2, given["steps"], 64), given["dtype"])
     key = jnp.zeros((2, 8, 64), given["dtype"])
     arguments = (query, key, key, given["mask"])
-    monkeypatch.setattr(cudnn_attention, "_has_ampere", lambda: False)
+    monkeypatch.setattr(cudnn_attention, "has_ampere", lambda: False)
     assert not cudnn_attention.suits_cudnn(*arguments, num_heads=given["num_heads"])
-    monkeypatch.setattr(cudnn_attention, "_has_ampere", lambda: True)
+    monkeypatch.setattr(cudnn_attention, "has_ampere", lambda: True)
     assert cudnn_attention.suits_cudnn(*arguments, num_heads=given["num_heads"]) is suits
     with cudnn_attention.without_cudnn():
         assert not cudnn_attention.suits_cudnn(*arguments, num_heads=given["num_heads"])
