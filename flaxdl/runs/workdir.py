@@ -15,6 +15,7 @@ from flaxdl.errors import UserError
 from flaxdl.filesystem.atomic import atomic_write, sync, sync_folder
 from flaxdl.filesystem.locks import is_held, locked
 from flaxdl.filesystem.paths import local_path
+from flaxdl.ops.dispatch import is_reference
 from flaxdl.runs.config_json import differences, from_json, to_json, upgraded
 from flaxdl.training.checkpoints.folder import CheckpointFolder, check_path
 from flaxdl.training.distributed.collectives import is_first
@@ -25,8 +26,9 @@ _RECORDED_VERSIONS = ("flaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpo
 
 
 def recorded_versions() -> dict[str, str]:
-    """The versions of the packages that decide the numbers of a run."""
-    return {name: metadata.version(name) for name in _RECORDED_VERSIONS}
+    """The versions of the packages that decide the numbers of a run, and how `flaxdl.ops` does."""
+    versions = {name: metadata.version(name) for name in _RECORDED_VERSIONS}
+    return versions | {"flaxdl.ops": "reference" if is_reference() else "fast"}
 
 
 class Workdir:
@@ -259,13 +261,15 @@ class Workdir:
     def warn_of_other_versions(self) -> None:
         """Logs which packages have another version now than when the run began.
 
+        The operations of `flaxdl.ops` count as one, which is `fast` or `reference`.
+
         Raises:
             UserError: if there is no run.
         """
         now = recorded_versions()
         changed = [
             f"{name} {version} → {now[name]}"
-            for name, version in self.versions().items()
+            for name, version in ({"flaxdl.ops": "fast"} | self.versions()).items()
             if now.get(name, version) != version
         ]
         if changed:

@@ -107,3 +107,20 @@ def test_something_else_than_a_writer_is_refused_before_training(tmp_path):
     with pytest.raises(flaxdl.UserError, match=r"writers must be subclasses of flaxdl\.Writer"):
         train(small_config(), tmp_path / "run", writers=[print])
     assert not (tmp_path / "run").exists()
+
+
+def test_the_mode_of_operations_is_recorded_and_a_change_is_named(tmp_path, caplog):
+    config = small_config(epochs=1.0)
+    with flaxdl.ops.reference():
+        train(config, tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["versions"]["flaxdl.ops"] == "reference"
+    longer = replace(config, epochs=2.0)
+    train(longer, tmp_path, accept_changes=True)
+    assert "this run began with other versions: flaxdl.ops reference → fast" in caplog.text
+    caplog.clear()
+    del record["versions"]["flaxdl.ops"]  # as earlier versions wrote it
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with flaxdl.ops.reference():
+        train(replace(config, epochs=3.0), tmp_path, accept_changes=True)
+    assert "flaxdl.ops fast → reference" in caplog.text
