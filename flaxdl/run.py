@@ -1,8 +1,9 @@
 """A run from end to end: config → data → model → state → loop."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,33 +80,58 @@ def train(
     """
     config = with_tokenizer(config)
     report = report and config.overfit_batches is None
-    with Session.open(workdir, config, accept_changes=accept_changes) as session:
+    with (
+        Session.open(workdir, config, accept_changes=accept_changes) as session,
+        ExitStack() as opened,
+    ):
+        run_on_all(partial(_check_writers, writers))
         setup = session.set_up()
         state = session.begin(setup)
+        outputs = run_on_all(partial(_open_tracker, wandb, session, opened))  # may refuse
+        session.claim(setup)
         console = _announced(setup, session)
         own = [ReportWriter(session.folder, setup.splits)] if report else []
-        with _opened([*writers, *own], setup, session, console, wandb) as outputs:
-            session.claim(setup)
-            loop = Loop(setup, session, outputs)
-            with session.training(setup):
-                with memory_explained(setup):
-                    state = loop.run(state)
-                best = session.best(setup, state)
-                loop.test(best)
-                session.metrics.finish()
-            run = RestoredRun.extended(setup, state=best)
-            with session.interruption.at_once():
-                for writer in outputs:
-                    writer.finish(run)
-    console.print(outcome(setup, session.folder, session.metrics, is_new=session.has_measured))
+        outputs += _open([*writers, *own], setup, session, console, opened)
+        loop = Loop(setup, session, outputs)
+        with session.training(setup):
+            with memory_explained(setup):
+                state = loop.run(state)
+            state = session.best(setup, state)
+            loop.test(state)
+            session.metrics.finish()
+        run = RestoredRun.of(setup, state)
+        with session.interruption.at_once():
+            for writer in outputs:
+                writer.finish(run)
+    console.print(outcome(setup, session.folder, session.metrics))
     if report and session.folder.report.exists():
         console.print(f"report: {session.folder.report}")
     return Result(session.metrics.lines[-1], run)
 
 
+def _check_writers(writers: Sequence[Writer]) -> None:
+    for writer in writers:
+        if not isinstance(writer, Writer):
+            raise UserError(f"writers must be of subclasses of flaxdl.Writer, got {writer!r:.200}")
+
+
+def _open_tracker(project: str | None, session: Session, opened: ExitStack) -> list[Writer]:
+    """The writer to a project of Weights & Biases in the first process, if there is one.
+
+    Raises:
+        UserError: if it cannot be used.
+    """
+    if project is None or not is_first():
+        return []
+    config = to_json(session.config)
+    writer = WeightsAndBiasesWriter(project, session.folder.path, config=config)
+    return [opened.enter_context(closing(writer))]
+
+
 def _announced(setup: Setup, session: Session) -> Console:
     """Says what is about to be done, and returns the console of this process."""
-    console = Console(stderr=True, quiet=not is_first(), markup=False, soft_wrap=True)
+    quiet = not is_first()
+    console = Console(stderr=True, quiet=quiet, markup=False, highlight=False, soft_wrap=True)
     console.print(summarize(setup))
     start, total_steps = session.start, setup.total_steps
     if start > total_steps:
@@ -113,36 +139,22 @@ def _announced(setup: Setup, session: Session) -> Console:
         console.print(f"the newest checkpoint is of step {start}, {where}")
     elif start:
         console.print(f"resuming from step {start} of {total_steps}")
-    if start and is_first() and not session.is_over:
-        session.folder.warn_of_other_versions()
     return console
 
 
-@contextmanager
-def _opened(
+def _open(
     writers: Sequence[Writer],
     setup: Setup,
     session: Session,
     console: Console,
-    wandb: str | None,
-) -> Iterator[list[Writer]]:
-    """These writers and flaxdl's own in the first process, none in the others; closed at the end.
-
-    Raises:
-        UserError: if one is not a `Writer`, or Weights & Biases cannot be used.
-    """
-    for writer in writers:
-        if not isinstance(writer, Writer):
-            raise UserError(f"writers must be subclasses of flaxdl.Writer, got {writer!r:.200}")
-
-    def open_all() -> Iterator[Writer]:
-        folder = session.folder
-        if wandb is not None:  # first, since it may refuse
-            yield WeightsAndBiasesWriter(wandb, folder.path, config=to_json(session.config))
-        yield from writers
-        yield TensorBoardWriter(folder.events, step=session.start)
-        yield ConsoleWriter(setup.total_steps, console)
-
-    with ExitStack() as stack:
-        opened = (stack.enter_context(closing(writer)) for writer in open_all())
-        yield run_on_all(lambda: list(opened) if is_first() else [])
+    opened: ExitStack,
+) -> list[Writer]:
+    """These writers and flaxdl's own in the first process, none in the others."""
+    if not is_first():
+        return []
+    own = (
+        lambda: TensorBoardWriter(session.folder.events, step=session.start),
+        lambda: ConsoleWriter(setup.total_steps, console),
+    )
+    found = [opened.enter_context(closing(writer)) for writer in writers]
+    return found + [opened.enter_context(closing(make())) for make in own]

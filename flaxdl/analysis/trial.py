@@ -9,6 +9,7 @@ from flaxdl.runs.evaluation import measure
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.setup import Setup
 from flaxdl.training.distributed.parallel import compile_train
+from flaxdl.training.distributed.placement import put_batch
 from flaxdl.training.loop import Diverged
 
 _MOST_SKIPPED = 20  # halvings of the loss scale, which starts at 2**16
@@ -44,5 +45,6 @@ def dry_run(setup: Setup) -> dict[str, dict[str, float]]:
     splits = [name for name in ("validation", "test") if getattr(setup.splits, name) is not None]
     for split in splits[:1]:
         with closing(setup.evaluation_batches(split)) as batches:
-            metrics[split] = measure(setup.steps, state, batches, mesh=setup.mesh)
+            placed = (put_batch(batch, setup.mesh) for batch in batches)
+            metrics[split] = measure(setup.steps, state, placed, mesh=setup.mesh)
     return metrics

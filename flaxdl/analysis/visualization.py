@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdl.analysis import figures as pictures
-from flaxdl.analysis import interpretability as inside
+from flaxdl.analysis import figures, interpretability
 from flaxdl.config import Config
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
@@ -47,60 +46,62 @@ def visualize(
         UserError: if there is no run or checkpoint, the input is missing or cannot be read, or
             the model has nothing of the kind.
     """
-    trained = restore(workdir, config)
+    run = restore(workdir, config)
     if what == "filters":
-        shapes = trained.examples
+        shapes = run.examples
         batch = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items() if name != "label"}
     elif item is None:
         raise UserError(f"--what {what} needs an image file or a text, as the run was trained on")
     else:
-        batch = _read(trained, item)
-    model, variables = trained.config.model, trained.variables
+        batch = _read(run, item)
+    model, variables = run.config.model, run.variables
     batch = {name: x for name, x in batch.items() if name not in ("label", "weight")}
-    normalized = {**batch, "inputs": trained.transform.normalize(jnp.asarray(batch["inputs"]))}
-    inputs, others = trained.config.task.model_arguments(normalized)
+    normalized = {**batch, "inputs": run.transform.normalize(jnp.asarray(batch["inputs"]))}
+    inputs, others = run.config.task.model_arguments(normalized)
     with matmul_precision("float32"):
         match what:
             case "filters":
-                kernels = inside.filters(model, variables, inputs, **others)
-                return pictures.draw_filters(np.asarray(kernels))
+                kernels = interpretability.filters(model, variables, inputs, **others)
+                return figures.draw_filters(np.asarray(kernels))
             case "features":
-                maps = _first(inside.feature_maps(model, variables, inputs, **others))
-                return pictures.draw_feature_maps(_picture(batch), maps)
+                maps = _first(interpretability.feature_maps(model, variables, inputs, **others))
+                return figures.draw_feature_maps(_picture(batch), maps)
             case "receptive-field":
-                fields = inside.receptive_fields(model, variables, inputs, **others)
-                return pictures.draw_receptive_fields(
+                fields = interpretability.receptive_fields(model, variables, inputs, **others)
+                return figures.draw_receptive_fields(
                     _picture(batch), {name: np.asarray(field) for name, field in fields.items()}
                 )
             case "attention":
-                maps = _first(inside.attention(model, variables, inputs, **others))
-                return _draw_attention(trained, batch, maps)
+                maps = _first(interpretability.attention(model, variables, inputs, **others))
+                return _draw_attention(run, batch, maps)
             case "hidden-state":
-                states = _first(inside.hidden_states(model, variables, inputs, **others))
-                steps = _steps(trained, batch)
+                states = _first(interpretability.hidden_states(model, variables, inputs, **others))
+                steps = _steps(run, batch)
                 states = {name: state[: len(steps)] for name, state in states.items()}
-                return pictures.draw_hidden_states(states, steps)
+                return figures.draw_hidden_states(states, steps)
             case "grad-cam" | "saliency":
-                compute = inside.grad_cam if what == "grad-cam" else inside.saliency
+                compute = (
+                    interpretability.grad_cam if what == "grad-cam" else interpretability.saliency
+                )
                 heat = np.asarray(compute(model, variables, inputs, **others))[0]
                 kind = "Grad-CAM" if what == "grad-cam" else "Saliency"
-                title = f"{kind} of {_answer(trained, batch)}"
+                title = f"{kind} of {_answer(run, batch)}"
                 if heat.ndim == 2:
-                    return pictures.draw_heat(_picture(batch), heat, title)
-                steps = _steps(trained, batch)
-                return pictures.draw_token_heat(steps, heat[: len(steps)], title)
+                    return figures.draw_heat(_picture(batch), heat, title)
+                steps = _steps(run, batch)
+                return figures.draw_token_heat(steps, heat[: len(steps)], title)
 
 
-def _read(trained: RestoredRun, item: str) -> dict[str, Any]:
+def _read(run: RestoredRun, item: str) -> dict[str, Any]:
     """A batch of the one input; an encoder-decoder gets what it writes itself as its targets."""
-    shapes = {name: example.shape[1:] for name, example in trained.examples.items()}
-    batch = trained.transform.read([item], shapes)
-    check_tokens(trained.config.model, batch)
-    model, pairs = trained.config.model, trained.transform
+    shapes = {name: example.shape[1:] for name, example in run.examples.items()}
+    batch = run.transform.read([item], shapes)
+    check_tokens(run.config.model, batch)
+    model, pairs = run.config.model, run.transform
     if isinstance(model, Seq2SeqTransformer) and isinstance(pairs, FittedTextPairs):
         written = translate(
             model,
-            trained.variables,
+            run.variables,
             batch["inputs"],
             lengths=batch["lengths"],
             start_token=START_TOKEN,
@@ -113,48 +114,48 @@ def _read(trained: RestoredRun, item: str) -> dict[str, Any]:
 
 
 def _draw_attention(
-    trained: RestoredRun, batch: dict[str, Any], maps: dict[str, np.ndarray]
+    run: RestoredRun, batch: dict[str, Any], maps: dict[str, np.ndarray]
 ) -> "Figure":
     """Attention over the real tokens; that of a decoder to the text it reads, not to itself."""
-    read = _steps(trained, batch)
+    read = _steps(run, batch)
     if "targets" not in batch:
         maps = {name: x[:, : len(read), : len(read)] for name, x in maps.items()}
-        return pictures.draw_attention(maps, read, read)
-    written = _tokens(trained, batch["targets"][0])
+        return figures.draw_attention(maps, read, read)
+    written = _tokens(run, batch["targets"][0])
     crossing = {name: x for name, x in maps.items() if name.endswith("multihead_attn")}
     maps = {name: x[:, : len(written), : len(read)] for name, x in crossing.items()}
-    return pictures.draw_attention(maps, written, read)
+    return figures.draw_attention(maps, written, read)
 
 
 def _picture(batch: dict[str, Any]) -> np.ndarray:
-    return pictures.as_picture(np.asarray(batch["inputs"][0]))
+    return figures.as_picture(np.asarray(batch["inputs"][0]))
 
 
-def _steps(trained: RestoredRun, batch: dict[str, Any]) -> list[str]:
+def _steps(run: RestoredRun, batch: dict[str, Any]) -> list[str]:
     """What the steps of a sequence are called: its tokens, or their numbers."""
     inputs = np.asarray(batch["inputs"][0])
     length = int(batch["lengths"][0]) if "lengths" in batch else len(inputs)
     if inputs.ndim == 1:
-        return _tokens(trained, inputs[:length])
+        return _tokens(run, inputs[:length])
     return [str(step) for step in range(length)]
 
 
-def _tokens(trained: RestoredRun, ids: np.ndarray) -> list[str]:
-    transform = trained.transform
+def _tokens(run: RestoredRun, ids: np.ndarray) -> list[str]:
+    transform = run.transform
     if isinstance(transform, FittedText | FittedTextPairs):
         return [transform.vocabulary.id_to_token(int(number)) or "?" for number in ids]
     return [str(number) for number in ids]
 
 
-def _answer(trained: RestoredRun, batch: dict[str, Any]) -> str:
+def _answer(run: RestoredRun, batch: dict[str, Any]) -> str:
     """The most probable class, and how probable it is."""
-    logits = jax.jit(trained.inference.predict)(trained.state, batch)
+    logits = jax.jit(run.inference.predict)(run.state, batch)
     probabilities = np.asarray(jax.nn.softmax(logits))[0]
     label = int(probabilities.argmax())
-    name = trained.classes[label] if trained.classes else label
+    name = run.classes[label] if run.classes else label
     return f"“{name}” ({probabilities[label]:.1%})"
 
 
-def _first(outputs: inside.Outputs) -> dict[str, np.ndarray]:
+def _first(outputs: interpretability.Outputs) -> dict[str, np.ndarray]:
     """What was put out for the first example of a batch."""
     return {name: np.asarray(x)[0] for name, x in outputs.items()}

@@ -1,7 +1,6 @@
-"""RestoredRun networks for other programs: PyTorch's names, a Hugging Face folder, StableHLO."""
+"""Trained networks for other programs: PyTorch's names, a Hugging Face folder, StableHLO."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -44,26 +43,26 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
             f"{path} must be the name of a .safetensors or .stablehlo file, or of a folder, "
             "which is a name without a dot"
         )
-    trained = restore(workdir, config)
+    run = restore(workdir, config)
     match path.suffix:
         case ".safetensors":
             _make_folder(path)
-            export_weights(trained.variables, path)
+            export_weights(run.variables, path)
         case ".stablehlo":
             _make_folder(path)
-            _export_run(trained, path)
+            _export_run(run, path)
         case _:
-            text = trained.transform
+            text = run.transform
             if not isinstance(text, FittedText):
                 raise UserError(
                     f"a folder is for a BERT and its tokenizer, "
                     f"but the run's transform is {type(text).__name__}"
                 )
             export_hugging_face(
-                trained.config.model,
-                trained.variables,
+                run.config.model,
+                run.variables,
                 path,
-                classes=trained.classes,
+                classes=run.classes,
                 tokenizer=text.vocabulary,
                 max_length=text.max_length,
             )
@@ -80,14 +79,22 @@ def _make_folder(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _export_run(trained: RestoredRun, path: Path) -> None:
+def _export_run(run: RestoredRun, path: Path) -> None:
     shapes = {
-        name: shape for name, shape in trained.examples.items() if name not in ("label", "weight")
+        name: shape for name, shape in run.examples.items() if name not in ("label", "weight")
     }
-    state = trained.state.replace(optimizer_state=())
-    is_shared = trained.mesh.shape["data"] < trained.mesh.size
-    with jax.default_device(jax.devices("cpu")[0]) if is_shared else nullcontext():
-        write_program(trained.inference.predict, state, _example(shapes), path)
+    with jax.default_device(_device_for(run)):
+        write_program(run.inference.predict, run.state, _example(shapes), path)
+
+
+def _device_for(run: RestoredRun) -> jax.Device | None:
+    """Where an exported program is tried: a sharded model may be too large for one accelerator."""
+    if run.mesh.shape["data"] == run.mesh.size:
+        return None
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        return None
 
 
 def _example(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:

@@ -22,8 +22,7 @@ from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.runs.prediction import Writing, predict_with
 from flaxdl.runs.restored import RestoredRun
-from flaxdl.training.distributed.mesh import replicated, shared_size
-from flaxdl.training.distributed.placement import put_batch
+from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
 
 _MOST_ANSWERED = 10_000  # of a larger split, evenly spread over it
@@ -70,11 +69,11 @@ class Writings:
     """Among how many texts those that came out wrong were looked for."""
 
 
-def answer(trained: RestoredRun, splits: Splits) -> Answers | Writings | None:
+def answer(run: RestoredRun, splits: Splits) -> Answers | Writings | None:
     """Lets a network answer the test split, or the validation split where there is no other.
 
     Args:
-        trained: the network.
+        run: the network.
         splits: the data, transformed.
 
     Returns:
@@ -87,13 +86,13 @@ def answer(trained: RestoredRun, splits: Splits) -> Answers | Writings | None:
     dataset = getattr(splits, split)
     if dataset is None or not len(dataset):
         return None
-    match trained.config.task:
+    match run.config.task:
         case LanguageModeling():
-            return _continue(trained, split, dataset)
+            return _continue(run, split, dataset)
         case SequenceToSequence():
-            return _rewrite(trained, split, dataset)
+            return _rewrite(run, split, dataset)
         case _:
-            return None if trained.classes is None else _classify(trained, split, dataset)
+            return None if run.classes is None else _classify(run, split, dataset)
 
 
 def save(answers: Answers | Writings, path: Path) -> None:
@@ -118,29 +117,29 @@ def load(path: Path) -> Answers | Writings | None:
         return None
 
 
-def _classify(trained: RestoredRun, split: str, dataset: Dataset) -> Answers | None:
+def _classify(run: RestoredRun, split: str, dataset: Dataset) -> Answers | None:
     available = len(dataset)
     if available > _MOST_ANSWERED:
         places = np.linspace(0, available - 1, _MOST_ANSWERED).astype(np.int64)
         dataset = Subset(dataset, places)
 
-    @partial(jax.jit, out_shardings=replicated(trained.mesh))
+    @partial(jax.jit, out_shardings=replicated(run.mesh))
     def most_probable(state: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        logits = trained.inference.predict(state, batch)
+        logits = run.inference.predict(state, batch)
         probabilities = jax.nn.softmax(logits.astype(jnp.float32))
         return jnp.argmax(logits, axis=-1), jnp.max(probabilities, axis=-1)
 
     answered: list[tuple[np.ndarray, ...]] = []  # batch by batch: label, answer, confidence
     mistakes: list[tuple[float, int, np.ndarray]] = []
-    batch_size = min(len(dataset), trained.config.batch_size, _MOST_AT_ONCE)
-    batch_size = shared_size(batch_size, trained.mesh)
+    batch_size = min(len(dataset), run.config.batch_size, _MOST_AT_ONCE)
+    batch_size = run.inference_size(batch_size)
     first = 0  # the number of the batch's first example
-    with closing(evaluation_batches(dataset, trained.transform, batch_size=batch_size)) as batches:
+    with closing(evaluation_batches(dataset, run.transform, batch_size=batch_size)) as batches:
         for batch in batches:
             if "label" not in batch:
                 return None
-            placed = put_batch(batch, trained.mesh)
-            predicted, confidence = jax.device_get(most_probable(trained.state, placed))
+            placed = run.put(batch)
+            predicted, confidence = jax.device_get(most_probable(run.state, placed))
             rows = np.flatnonzero(batch["weight"] > 0)  # those that can be read, each once
             wrong = rows[predicted[rows] != batch["label"][rows]]
             mistakes += [
@@ -152,22 +151,22 @@ def _classify(trained: RestoredRun, split: str, dataset: Dataset) -> Answers | N
             first += len(rows)
     label, predicted, confidence = map(np.concatenate, zip(*answered, strict=True))
     return Answers(
-        step=int(trained.state.step),
+        step=int(run.state.step),
         split=split,
         available=available,
         label=label.astype(np.int32),
         predicted=predicted.astype(np.int32),
         confidence=confidence.astype(np.float32),
         shown=np.array([number for _, number, _ in mistakes], np.int32),
-        inputs=_shown(trained, [inputs for _, _, inputs in mistakes]),
+        inputs=_shown(run, [inputs for _, _, inputs in mistakes]),
     )
 
 
-def _shown(trained: RestoredRun, inputs: Sequence[np.ndarray]) -> np.ndarray:
+def _shown(run: RestoredRun, inputs: Sequence[np.ndarray]) -> np.ndarray:
     """Inputs as pictures of one size, or as texts; none where they are neither."""
     if not inputs:
         return np.zeros(0, np.uint8)
-    transform = trained.transform
+    transform = run.transform
     if inputs[0].ndim == 1 and isinstance(transform, FittedText):
         return np.array([transform.decode(row[None])[0] for row in inputs])
     if inputs[0].ndim in (2, 3):
@@ -185,9 +184,9 @@ def _smaller(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
-def _continue(trained: RestoredRun, split: str, dataset: Dataset) -> Writings | None:
+def _continue(run: RestoredRun, split: str, dataset: Dataset) -> Writings | None:
     """A sample: the config's prompt continued, or the beginning of the first text."""
-    transform, task = trained.transform, trained.config.task
+    transform, task = run.transform, run.config.task
     assert isinstance(task, LanguageModeling)
     if not isinstance(transform, FittedText):
         return None
@@ -195,28 +194,28 @@ def _continue(trained: RestoredRun, split: str, dataset: Dataset) -> Writings | 
     if prompt is None:
         first = dataset.gather(np.arange(1))["inputs"]  # [1, T]
         prompt = transform.decode(first[:, : min(_PROMPT_LENGTH, first.shape[1] // 2)])[0]
-    return _writings(trained, split, [prompt], [])
+    return _writings(run, split, [prompt], [])
 
 
-def _rewrite(trained: RestoredRun, split: str, dataset: Dataset) -> Writings | None:
+def _rewrite(run: RestoredRun, split: str, dataset: Dataset) -> Writings | None:
     """Some texts rewritten, those that come out wrong first."""
-    transform = trained.transform
+    transform = run.transform
     if not isinstance(transform, FittedTextPairs):
         return None
     batch = dataset.gather(np.arange(min(len(dataset), _MOST_REWRITTEN)))
     items, expected = (transform.decode(batch[name]) for name in ("inputs", "label"))
-    return _writings(trained, split, items, expected)
+    return _writings(run, split, items, expected)
 
 
 def _writings(
-    trained: RestoredRun, split: str, items: Sequence[str], expected: Sequence[str]
+    run: RestoredRun, split: str, items: Sequence[str], expected: Sequence[str]
 ) -> Writings:
-    texts = [one.text for one in predict_with(trained, items) if isinstance(one, Writing)]
+    texts = [one.text for one in predict_with(run, items) if isinstance(one, Writing)]
     order = range(len(items))
     if expected:
         order = sorted(order, key=lambda i: texts[i] == expected[i])[:_MOST_SHOWN]
     return Writings(
-        step=int(trained.state.step),
+        step=int(run.state.step),
         split=split,
         items=np.array([items[i] for i in order]),
         texts=np.array([texts[i] for i in order]),

@@ -15,8 +15,7 @@ from flaxdl.errors import UserError
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.outputs import writing
 from flaxdl.filesystem.paths import local_path
-from flaxdl.report import charts, page
-from flaxdl.report import predictions as answers
+from flaxdl.report import charts, page, predictions
 from flaxdl.report.build import LAST_CHARTS, run_page, title_of
 from flaxdl.report.predictions import Answers, Writings
 from flaxdl.runs.evaluation import load_transformed
@@ -112,9 +111,9 @@ def _report(folder: Workdir, run: RestoredRun, splits: Splits) -> None:
     found, missing = None, _NOT_ASKED
     if jax.process_count() == 1:
         try:
-            found, missing = answers.answer(run, splits), None
+            found, missing = predictions.answer(run, splits), None
             if found is not None:
-                answers.save(found, folder.predictions)
+                predictions.save(found, folder.predictions)
         except Exception as error:
             missing = _NOT_READ
             _LOGGER.warning("the report lacks answers: %s; %s", _reason(error), again)
@@ -143,18 +142,18 @@ def _answers(
         raise UserError(f"{folder.path} has no metrics yet")
     lines = metrics.of_split("validation")
     step = plan.config.best_step(lines) if lines else metrics.lines[-1]["step"]
-    kept = answers.load(folder.predictions)
+    kept = predictions.load(folder.predictions)
     if kept is not None and kept.step == step:
         return kept, None
     try:
         run = restore(folder.path, config)
-        found = answers.answer(run, load_transformed(run, folder))
+        found = predictions.answer(run, load_transformed(run, folder))
     except UserError as error:
         _LOGGER.warning("the report of %s lacks answers: %s", folder.path, error)
         return None, _NOT_READ
     if found is not None:
         with contextlib.suppress(OSError):
-            answers.save(found, folder.predictions)
+            predictions.save(found, folder.predictions)
     return found, None
 
 

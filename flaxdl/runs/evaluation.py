@@ -1,12 +1,12 @@
 """Evaluation of a run's best checkpoint on a split of its data."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from flaxdl.config import Config
@@ -16,8 +16,8 @@ from flaxdl.runs.plan import Plan
 from flaxdl.runs.restored import restore
 from flaxdl.runs.setup import load_splits, split_batches
 from flaxdl.runs.workdir import Workdir
-from flaxdl.training.distributed.mesh import replicated, shared_size
-from flaxdl.training.distributed.placement import put_batch
+from flaxdl.training.distributed.mesh import replicated
+from flaxdl.training.distributed.placement import in_turn
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 
@@ -40,27 +40,26 @@ def evaluate(
     """
     run = restore(workdir, config)
     splits = load_transformed(run, Workdir(workdir))
-    size = shared_size(run.config.batch_size, run.mesh)
+    size = run.inference_size(run.config.batch_size)
     with closing(split_batches(run, splits, split, batch_size=size)) as batches:
-        return measure(run.inference, run.state, batches, mesh=run.mesh)
+        return measure(run.inference, run.state, map(run.put, batches), mesh=run.mesh)
 
 
 def measure(
-    steps: Steps, state: TrainState, batches: Iterable[dict[str, np.ndarray]], *, mesh: Mesh
+    steps: Steps, state: TrainState, batches: Iterable[Mapping[str, Any]], *, mesh: Mesh
 ) -> dict[str, float]:
     """The metrics of a state over batches, every example counted once.
 
     Args:
         steps: the functions of the run.
         state: its state, on the devices of the mesh.
-        batches: this process's rows of them, as `split_batches` yields them.
+        batches: on the same devices.
         mesh: the devices.
     """
-    add = jax.jit(steps.evaluate, out_shardings=replicated(mesh))
+    add = jax.jit(steps.evaluate, donate_argnums=1, out_shardings=replicated(mesh))
     sums = state.sums.emptied()
     for batch in batches:
-        # Simulated devices share threads, so that steps must not overlap.
-        sums = jax.block_until_ready(add(state, sums, put_batch(batch, mesh)))
+        sums = in_turn(add(state, sums, batch), mesh)
     return sums.means()
 
 

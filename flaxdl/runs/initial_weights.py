@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import jax
+
 from flaxdl.errors import UserError
-from flaxdl.runs.restored import restore
+from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.setup import Setup
 from flaxdl.runs.workdir import Workdir
+from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.distributed.placement import create_on, put_like
 from flaxdl.training.state import TrainState
 from flaxdl.weights import load_weights, state_dict
@@ -24,7 +27,7 @@ def initial_state(setup: Setup) -> TrainState:
     source: Any = init.weights  # a published name is no path
     if Workdir(source).has_checkpoints:
         try:
-            source = state_dict(restore(source).variables)
+            source = state_dict(_whole(restore(source)))
         except UserError as error:
             raise UserError(
                 f"init.weights: the run {init.weights} cannot be read: {error}. "
@@ -35,3 +38,10 @@ def initial_state(setup: Setup) -> TrainState:
     loaded = load_weights(variables, source, omit=init.omit, ignore=ignore)
     loaded = put_like(variables, loaded)
     return state.replace(params=loaded.pop("params"), model_state=loaded)
+
+
+def _whole(run: RestoredRun) -> Any:
+    """The variables of a run, whole in every process."""
+    if jax.process_count() == 1:
+        return run.variables
+    return jax.jit(lambda variables: variables, out_shardings=replicated(run.mesh))(run.variables)

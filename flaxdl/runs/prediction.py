@@ -20,8 +20,7 @@ from flaxdl.models import Seq2SeqTransformer, TransformerLM, generate, translate
 from flaxdl.runs.items import Unreadable, expand_items, summary
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
-from flaxdl.training.distributed.mesh import replicated, shared_size
-from flaxdl.training.distributed.placement import put_batch
+from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.precision import matmul_precision, to_compute_dtype
 from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
 
@@ -102,14 +101,14 @@ def predict(
 
 
 def predict_with(
-    trained: RestoredRun, items: Sequence[str], *, sampling: Sampling = Sampling()
+    run: RestoredRun, items: Sequence[str], *, sampling: Sampling = Sampling()
 ) -> list[Prediction] | list[Writing]:
-    """What `predict` gives, with a trained network that is at hand.
+    """What `predict` gives, with a run that is in memory.
 
     Raises:
         UserError: if items cannot be read, or the run's task is none of these.
     """
-    found = list(predict_each(trained, items, sampling=sampling))
+    found = list(predict_each(run, items, sampling=sampling))
     unreadable = [one for one in found if isinstance(one, Unreadable)]
     if unreadable:
         raise UserError(summary(unreadable, len(found)))
@@ -117,7 +116,7 @@ def predict_with(
 
 
 def predict_each(
-    trained: RestoredRun, items: Sequence[str], *, sampling: Sampling = Sampling()
+    run: RestoredRun, items: Sequence[str], *, sampling: Sampling = Sampling()
 ) -> Iterator[Prediction | Writing | Unreadable]:
     """Yields the prediction for each item, or why it has none, in the order of the items.
 
@@ -125,21 +124,21 @@ def predict_each(
     one compiled program.
 
     Args:
-        trained: the network, see `flaxdl.runs.restored.restore`.
+        run: the network, see `flaxdl.runs.restored.restore`.
         items: as `predict` takes them.
         sampling: how a language model writes.
 
     Raises:
         UserError: if the run's task is not to classify, continue or rewrite.
     """
-    answer = _answering(trained, sampling)
-    expanded = expand_items(items, trained.transform)
-    size = min(trained.config.batch_size, _MOST_AT_ONCE, len(expanded))
-    size = shared_size(size, trained.mesh)
+    answer = _answering(run, sampling)
+    expanded = expand_items(items, run.transform)
+    size = min(run.config.batch_size, _MOST_AT_ONCE, len(expanded))
+    size = run.inference_size(size)
     with returning_freed_memory():
         for start in range(0, len(expanded), size or 1):
             some = expanded[start : start + size]
-            batch, faults = _read(trained, some, sampling)
+            batch, faults = _read(run, some, sampling)
             texts = [str(item) for item, fault in zip(some, faults, strict=True) if fault is None]
             answers = iter(answer(texts, _filled_up(batch, size), start) if texts else ())
             yield from (next(answers) if fault is None else fault for fault in faults)
@@ -149,43 +148,43 @@ Answering = Callable[[Sequence[str], Batch, int], Sequence[Prediction | Writing]
 """Gives the predictions for items, a batch that begins with their rows, and the first's number."""
 
 
-def _answering(trained: RestoredRun, sampling: Sampling) -> Answering:
-    match trained.config.task:
+def _answering(run: RestoredRun, sampling: Sampling) -> Answering:
+    match run.config.task:
         case LanguageModeling():
-            return _continuing(trained, sampling)
+            return _continuing(run, sampling)
         case SequenceToSequence():
-            return _rewriting(trained)
+            return _rewriting(run)
         case _:
-            return _classifying(trained)
+            return _classifying(run)
 
 
 def _read(
-    trained: RestoredRun, items: Sequence[str | Unreadable], sampling: Sampling
+    run: RestoredRun, items: Sequence[str | Unreadable], sampling: Sampling
 ) -> tuple[Batch, list[Unreadable | None]]:
     """A batch of the items that can be read, and for each item why it cannot."""
     faults = [item if isinstance(item, Unreadable) else None for item in items]
     readable = [item for item in items if isinstance(item, str)]
     try:
-        return _checked(trained, readable, sampling) if readable else {}, faults
+        return _checked(run, readable, sampling) if readable else {}, faults
     except UserError:  # of one item or more; which ones is seen one by one
         parts = []
         for place, item in enumerate(items):
             if isinstance(item, str):
                 try:
-                    parts.append(_checked(trained, [item], sampling))
+                    parts.append(_checked(run, [item], sampling))
                 except UserError as error:
                     faults[place] = Unreadable(item, str(error))
     names = parts[0] if parts else ()
     return {name: np.concatenate([part[name] for part in parts]) for name in names}, faults
 
 
-def _checked(trained: RestoredRun, items: Sequence[str], sampling: Sampling) -> Batch:
+def _checked(run: RestoredRun, items: Sequence[str], sampling: Sampling) -> Batch:
     """The items as a batch that the model can take."""
-    shapes = {name: example.shape[1:] for name, example in trained.examples.items()}
-    batch = trained.transform.read(items, shapes)
-    model = trained.config.model
+    shapes = {name: example.shape[1:] for name, example in run.examples.items()}
+    batch = run.transform.read(items, shapes)
+    model = run.config.model
     check_tokens(model, batch)
-    if isinstance(trained.config.task, LanguageModeling) and isinstance(model, TransformerLM):
+    if isinstance(run.config.task, LanguageModeling) and isinstance(model, TransformerLM):
         longest, num_tokens = int(batch["lengths"].max()), sampling.num_tokens or 1
         if longest + num_tokens > model.max_length:
             raise UserError(
@@ -200,19 +199,19 @@ def _filled_up(batch: Batch, size: int) -> Batch:
     return {name: rows[np.minimum(np.arange(size), len(rows) - 1)] for name, rows in batch.items()}
 
 
-def _classifying(trained: RestoredRun) -> Answering:
-    classes = trained.classes
+def _classifying(run: RestoredRun) -> Answering:
+    classes = run.classes
     if classes is None:
         raise UserError("the run holds no classifier: its data have no classes")
 
-    @partial(jax.jit, out_shardings=replicated(trained.mesh))
+    @partial(jax.jit, out_shardings=replicated(run.mesh))
     def probabilities_of(state: Any, batch: Any) -> jax.Array:
-        logits = trained.inference.predict(state, batch)
+        logits = run.inference.predict(state, batch)
         return jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
     def classify(items: Sequence[str], batch: Batch, first: int) -> list[Prediction]:
-        placed = put_batch(dict(batch), trained.mesh)
-        probabilities = np.asarray(probabilities_of(trained.state, placed))[: len(items)]
+        placed = run.put(batch)
+        probabilities = np.asarray(probabilities_of(run.state, placed))[: len(items)]
         return [
             Prediction(item, {classes[i]: float(row[i]) for i in np.argsort(-row)})
             for item, row in zip(items, probabilities, strict=True)
@@ -221,20 +220,20 @@ def _classifying(trained: RestoredRun) -> Answering:
     return classify
 
 
-def _continuing(trained: RestoredRun, sampling: Sampling) -> Answering:
-    model, text = trained.config.model, trained.transform
+def _continuing(run: RestoredRun, sampling: Sampling) -> Answering:
+    model, text = run.config.model, run.transform
     if not (isinstance(model, TransformerLM) and isinstance(text, FittedText)):
         raise UserError(
             f"to continue texts takes a TransformerLM and the transform Text, "
             f"got {type(model).__name__} and {type(text).__name__}"
         )
-    variables = _variables(trained)
+    variables = _variables(run)
 
     def continue_(items: Sequence[str], batch: Batch, first: int) -> list[Writing]:
         lengths = batch["lengths"]
         longest = int(lengths.max())
         num_tokens = sampling.num_tokens
-        with matmul_precision(trained.config.precision):
+        with matmul_precision(run.config.precision):
             tokens = generate(
                 model,
                 variables,
@@ -253,17 +252,17 @@ def _continuing(trained: RestoredRun, sampling: Sampling) -> Answering:
     return continue_
 
 
-def _rewriting(trained: RestoredRun) -> Answering:
-    model, pairs = trained.config.model, trained.transform
+def _rewriting(run: RestoredRun) -> Answering:
+    model, pairs = run.config.model, run.transform
     if not (isinstance(model, Seq2SeqTransformer) and isinstance(pairs, FittedTextPairs)):
         raise UserError(
             f"to rewrite texts takes a Seq2SeqTransformer and the transform TextPairs, "
             f"got {type(model).__name__} and {type(pairs).__name__}"
         )
-    variables = _variables(trained)
+    variables = _variables(run)
 
     def rewrite(items: Sequence[str], batch: Batch, first: int) -> list[Writing]:
-        with matmul_precision(trained.config.precision):
+        with matmul_precision(run.config.precision):
             tokens = translate(
                 model,
                 variables,
@@ -279,7 +278,7 @@ def _rewriting(trained: RestoredRun) -> Answering:
     return rewrite
 
 
-def _variables(trained: RestoredRun) -> dict[str, Any]:
+def _variables(run: RestoredRun) -> dict[str, Any]:
     """The variables in the precision that the run computes in."""
-    params = to_compute_dtype(trained.state.params, trained.config.precision)
-    return {"params": params, **trained.state.model_state}
+    params = to_compute_dtype(run.state.params, run.config.precision)
+    return {"params": params, **run.state.model_state}

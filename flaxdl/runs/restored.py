@@ -1,15 +1,16 @@
 """A run restored from its workdir: its plan, and the state of its best checkpoint."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from flaxdl.backend.xla_flags import warn_if_cpu_is_wrong
 from flaxdl.config import Config
@@ -19,6 +20,7 @@ from flaxdl.runs.workdir import Workdir
 from flaxdl.training.checkpoints.folder import CorruptCheckpoint
 from flaxdl.training.checkpoints.manager import Checkpoints
 from flaxdl.training.distributed.mesh import make_mesh
+from flaxdl.training.distributed.placement import put_for_inference
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 from flaxdl.training.writers.metrics_file import MetricsFile
@@ -31,6 +33,12 @@ class RestoredRun(Plan):
     """A run's plan and its best checkpoint: everything needed to use the trained network."""
 
     state: TrainState
+    """Without the optimizer's part, which only training needs."""
+
+    @classmethod
+    def of(cls, plan: Plan, state: TrainState) -> Self:
+        """The run of a plan, in a state of it."""
+        return cls.extended(plan, state=state.replace(optimizer_state=()))
 
     @property
     def model(self) -> nn.Module:
@@ -46,6 +54,15 @@ class RestoredRun(Plan):
         """
         return replace(self.steps, mesh=None)
 
+    def inference_size(self, size: int) -> int:
+        """The next batch size, from this one on, that the devices of the mesh can share."""
+        groups = self.mesh.shape["data"]
+        return -(-size // groups) * groups
+
+    def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """A batch [B, ...] on the devices, for `inference`; B is an `inference_size`."""
+        return put_for_inference(batch, self.mesh)
+
     @property
     def variables(self) -> dict[str, Any]:
         """The trained variables, for `model.apply`, in float32."""
@@ -55,8 +72,8 @@ class RestoredRun(Plan):
 def read_plan(workdir: str | Path, config: Config | None = None) -> Plan:
     """Reads the plan of a run; neither its data nor a checkpoint is read.
 
-    A run that was trained on a mesh of devices is restored on the same mesh, or, on fewer devices,
-    on one whose axes are as large as fit.
+    A run that was trained on a mesh of devices is restored on the same mesh, or, on another number
+    of devices, on the nearest one that fits them (`MeshShape.fitted_to`).
 
     Args:
         workdir: the run's folder.
@@ -112,7 +129,7 @@ def restore(workdir: str | Path, config: Config | None = None) -> RestoredRun:
         if not checkpoints.steps():
             raise UserError(f"{folder.path} holds no checkpoint yet")
         state = restore_best(plan, checkpoints, metrics.of_split("validation"))
-    return RestoredRun.extended(plan, state=state)
+    return RestoredRun.of(plan, state)
 
 
 def restore_best(

@@ -57,8 +57,8 @@ class Session:
     is_over: bool = field(default=False, init=False)
     """Whether the run had ended before this session."""
 
-    _has_other_data = False  # which were accepted
-    _lines_before = 0  # lines of metrics that earlier sessions have written
+    keeps_test: bool = field(default=False, init=False)
+    """Whether the test metrics of that run still hold."""
 
     @classmethod
     @contextmanager
@@ -112,7 +112,7 @@ class Session:
         """
         accept = self.accept_changes
         check_data = partial(self.folder.check_data, setup.facts(), accept_changes=accept)
-        self._has_other_data = bool(broadcast_from_first(_on_first(check_data)))
+        has_other_data = broadcast_from_first(_on_first(check_data))
         self.start = self.checkpoints.recover()
         if self.start:
             run_on_all(partial(self._check_metrics, self.checkpoints.last_line(self.start)))
@@ -120,6 +120,7 @@ class Session:
         else:
             state = run_on_all(partial(initial_state, setup))
         self.is_over = has_ended(setup, self.metrics, self.start)
+        self.keeps_test = self.is_over and not has_other_data
         return state
 
     def claim(self, setup: Setup) -> None:
@@ -136,19 +137,15 @@ class Session:
 
         _on_first(write)
         run_on_all(self.folder.check_shared)
-        self.metrics.rewind(self.start, keep_test=self.is_over and not self._has_other_data)
-        self._lines_before = len(self.metrics.lines)
+        self.metrics.rewind(self.start, keep_test=self.keeps_test)
         if self.start:
             self.times.go_on(load_times(self.folder.times)[0])
-
-    @property
-    def has_measured(self) -> bool:
-        """Whether this session has written metrics."""
-        return len(self.metrics.lines) > self._lines_before
+            _on_first(self.folder.warn_of_other_versions if not self.is_over else lambda: None)
 
     @contextmanager
     def training(self, setup: Setup) -> Iterator[None]:
         """Within, signals wait for the loop to save the state, and the time spent is recorded."""
+        _ = setup.data_on_devices  # which are copied here, where a signal need not wait
         file = self.folder.times if is_first() and not self.is_over else None
         with self.interruption.postponed(), self.times.kept(file, devices(setup)):
             yield

@@ -66,19 +66,18 @@ def devices(plan: Plan) -> str:
     return text
 
 
-def outcome(plan: Plan, folder: Workdir, metrics: MetricsFile, *, is_new: bool) -> str:
+def outcome(plan: Plan, folder: Workdir, metrics: MetricsFile) -> str:
     """The metrics at the end of a run, and a verdict if it was to overfit a few batches.
 
     Args:
         plan: the run.
         folder: where it is kept.
         metrics: its metrics.
-        is_new: whether any of them were measured just now.
     """
     last, batches = metrics.lines[-1], plan.config.overfit_batches
     is_of_best = last["split"] == "test" and metrics.of_split("validation")
     which = "best checkpoint, step" if is_of_best else "step"
-    finished = "finished" if is_new else "was already finished"
+    finished = "finished" if metrics.appended else "was already finished"
     text = f"{folder.path} {finished}: {last['split']} {describe(last)} ({which} {last['step']})"
     return text if batches is None else f"{text}\n{verdict(metrics.of_split('train'), batches)}"
 

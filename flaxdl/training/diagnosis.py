@@ -13,16 +13,17 @@ from flaxdl.training.distributed.parallel import look_up
 from flaxdl.training.distributed.placement import put_batch
 from flaxdl.training.freezing import inference_where_frozen, merge, split
 from flaxdl.training.precision import matmul_precision
+from flaxdl.training.protocols import TrainingRun, TrainingSession
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 
 
-def describe_divergence(setup: Any, session: Any, state: TrainState) -> str:
+def describe_divergence(setup: TrainingRun, session: TrainingSession, state: TrainState) -> str:
     """Describes what has diverged, how the loss developed, and what often helps.
 
     Args:
-        setup: the run, a `loop.Run`.
-        session: its files, a `loop.Session`.
+        setup: the run.
+        session: its files.
         state: the state after too many skipped steps.
     """
     step, bad_steps = int(state.step), int(state.bad_steps)

@@ -7,28 +7,27 @@ resumes from its newest checkpoint as if nothing had happened.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
 from flaxdl.errors import SaveError
-from flaxdl.training.checkpoints.manager import Checkpoints
 from flaxdl.training.diagnosis import describe_divergence
 from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.distributed.parallel import TrainStep, compile_train
-from flaxdl.training.distributed.placement import Placement, create_on, in_turn, put_batch
-from flaxdl.training.interruption import Interrupted, Interruption
+from flaxdl.training.distributed.placement import create_on, in_turn, put_batch
+from flaxdl.training.interruption import Interrupted
 from flaxdl.training.metrics import MetricSums
 from flaxdl.training.overfitting import is_learned
+from flaxdl.training.protocols import TrainingRun, TrainingSession
 from flaxdl.training.rewind import LossSpike, can_roll_back, last_due_before, roll_back
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
-from flaxdl.training.times import Times
 from flaxdl.training.writers.metrics_file import MetricsFile
 from flaxdl.training.writers.writer import Writer
 
@@ -39,77 +38,12 @@ class Diverged(RuntimeError):
     """Loss or gradients were not finite for too many steps in a row, or rose again and again."""
 
 
-class Run(Protocol):
-    """What is trained; `flaxdl.runs.setup.Setup` is one."""
-
-    @property
-    def config(self) -> Any:
-        """A `flaxdl.Config`."""
-        ...
-
-    @property
-    def mesh(self) -> jax.sharding.Mesh:
-        """The devices."""
-        ...
-
-    @cached_property
-    def steps(self) -> Steps:
-        """The pure functions."""
-        ...
-
-    @property
-    def total_steps(self) -> int:
-        """Length of the run."""
-        ...
-
-    @property
-    def log_every(self) -> int:
-        """Steps between two training lines."""
-        ...
-
-    @property
-    def evaluate_every(self) -> int:
-        """Steps between two evaluations, each followed by a checkpoint."""
-        ...
-
-    @property
-    def evaluated_splits(self) -> Sequence[str]:
-        """Those of `validation` and `test` that are measured."""
-        ...
-
-    @cached_property
-    def data_on_devices(self) -> Mapping[str, jax.Array] | None:
-        """The examples that training batches refer to by index; None if batches hold them."""
-        ...
-
-    def fed_batches(self, start_step: int) -> Generator[dict[str, np.ndarray]]:
-        """This process's rows of the endless training batches from a step on."""
-        ...
-
-    def evaluation_batches(self, split: str) -> Generator[dict[str, np.ndarray]]:
-        """This process's rows of batches with each example of a split once."""
-        ...
-
-    def shapes(self, step: int) -> TrainState:
-        """The state after so many steps, as shapes with their places on the devices."""
-        ...
-
-
-class Session(Protocol):
-    """Where a run is kept while it trains; `flaxdl.runs.session.Session` is one."""
-
-    metrics: MetricsFile
-    checkpoints: Checkpoints
-    interruption: Interruption
-    times: Times
-
-
 @dataclass(frozen=True)
 class Loop:
     """A run's loop over its steps; `run` trains from any state to the end."""
 
-    setup: Run
-    session: Session
+    setup: TrainingRun
+    session: TrainingSession
     writers: Sequence[Writer] = ()
 
     def run(self, state: TrainState) -> TrainState:
@@ -165,8 +99,7 @@ class Loop:
                 count = self._steps_at_once(step)
                 batch = self._next_together(batches, count, state)
                 if step == setup.steps.thaw_step:
-                    placement = Placement.of(setup.steps.model, setup.mesh)
-                    state = create_on(placement, setup.steps.thaw, state)
+                    state = create_on(setup.placement, setup.steps.thaw, state)
                     train = self._compiled(setup.steps.thawed, state)
                 state = in_turn(train(state, batch), setup.mesh)
                 step, pace.steps = step + count, pace.steps + count
@@ -185,9 +118,12 @@ class Loop:
         return step > 0 and (step % interval == 0 or step >= self.setup.total_steps)
 
     def _is_at_the_end(self, step: int) -> bool:
-        setup = self.setup
-        is_due = any(self._is_due(step, n) for n in (setup.log_every, setup.evaluate_every))
-        return is_due and has_ended(setup, self.session.metrics, step)
+        setup, metrics = self.setup, self.session.metrics
+        return (
+            step >= setup.total_steps  # beyond it if the run was made shorter
+            or (self._is_due(step, setup.log_every) and _has_learned(setup, metrics, step))
+            or (self._is_due(step, setup.evaluate_every) and _stops_early(setup, metrics, step))
+        )
 
     def _log_training(self, state: TrainState, step: int, pace: "_Pace") -> TrainState:
         """Writes a line of training metrics, if it is not written yet, and empties the sums."""
@@ -332,15 +268,22 @@ class _Pace:
         self._start += time.perf_counter() - start
 
 
-def has_ended(setup: Run, metrics: MetricsFile, step: int) -> bool:
-    """Whether a run has ended at a step: the last one, or an earlier one as its config says.
+def has_ended(setup: TrainingRun, metrics: MetricsFile, step: int) -> bool:
+    """Whether a run has ended at a step: the last one, or an earlier one as its config says."""
+    return (
+        step >= setup.total_steps
+        or _has_learned(setup, metrics, step)
+        or _stops_early(setup, metrics, step)
+    )
 
-    What was frozen gets its time to learn before the selection may end the run.
-    """
-    config, batches = setup.config, setup.config.overfit_batches
-    if step >= setup.total_steps:  # beyond it if the run was made shorter
-        return True
-    if batches is not None and is_learned(metrics.of_split("train", until=step), batches):
-        return True
-    evaluations = metrics.of_split("validation", until=step)
+
+def _has_learned(setup: TrainingRun, metrics: MetricsFile, step: int) -> bool:
+    """Whether the few batches that were to be overfitted are learned."""
+    batches = setup.config.overfit_batches
+    return batches is not None and is_learned(metrics.of_split("train", until=step), batches)
+
+
+def _stops_early(setup: TrainingRun, metrics: MetricsFile, step: int) -> bool:
+    """Whether the selection ends the run; what was frozen gets its time to learn first."""
+    config, evaluations = setup.config, metrics.of_split("validation", until=step)
     return config.selection.is_over(evaluations, config.task, after=setup.steps.thaw_step or 0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from flaxdl.errors import UserError
 from flaxdl.training.checkpoints.manager import Checkpoints
+from flaxdl.training.protocols import TrainingRun, TrainingSession
 from flaxdl.training.state import TrainState
 
 _LOGGER = logging.getLogger(__name__)
@@ -79,14 +80,16 @@ def can_roll_back(checkpoints: Checkpoints, step: int, evaluate_every: int) -> b
     return False
 
 
-def roll_back(setup: Any, session: Any, spike: LossSpike, start: int) -> TrainState:
+def roll_back(
+    setup: TrainingRun, session: TrainingSession, spike: LossSpike, start: int
+) -> TrainState:
     """The state of the checkpoint of step `start`, from which the batches of the spike are skipped.
 
     Later checkpoints and lines of metrics are removed.
 
     Args:
-        setup: the run, a `loop.Run`.
-        session: its files, a `loop.Session`.
+        setup: the run.
+        session: its files.
         spike: where the loss jumped.
         start: the step to return to.
     """

@@ -44,7 +44,11 @@ class MeshShape:
                 raise UserError(f"mesh.{name} must be at least 1, got {size}")
 
     def fitted_to(self, count: int) -> "MeshShape":
-        """The same arrangement of so many devices, with smaller axes where these do not divide."""
+        """The same arrangement on another number of devices.
+
+        `fsdp` and `tensor` become their greatest common divisors with that number, so that every
+        array that was split still can be; `data` takes the rest.
+        """
         tensor = math.gcd(self.tensor, count)
         return MeshShape(fsdp=math.gcd(self.fsdp, count // tensor), tensor=tensor)
 
@@ -99,12 +103,6 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, accumulate_steps: int = 1) 
             f"batch_size must be a multiple of the {devices} devices that share it{times}, "
             f"got {batch_size}; use {near}"
         )
-
-
-def shared_size(size: int, mesh: Mesh) -> int:
-    """The next batch size, from this one on, that all devices which share a batch divide."""
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
-    return -(-size // devices) * devices
 
 
 def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:

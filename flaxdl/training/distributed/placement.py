@@ -161,6 +161,25 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, axis: int = 0) -> dic
     return {name: place(array) for name, array in batch.items()}
 
 
+def put_for_inference(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+    """A batch that every process has whole, for functions that use parameters where they are.
+
+    It is split over `data` alone: devices that share the state compute with the same examples, each
+    with its part of the parameters. With a part of the examples each would need all parameters.
+
+    Args:
+        batch: arrays [B, ...], where B is a multiple of the mesh's `data` axis.
+        mesh: the devices.
+    """
+    if mesh.size == 1:
+        return put_batch(dict(batch), mesh)
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return {
+        name: jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+        for name, array in batch.items()
+    }
+
+
 def in_turn(results: Any, mesh: Mesh) -> Any:
     """Waits for results on CPUs, where steps that overlap lose more than they gain.
 

@@ -38,6 +38,8 @@ class MetricsFile:
         self._path = path
         self._writes = writes
         self._written = 0  # lines
+        self.appended = 0
+        """Lines that were appended through this object."""
         self.lines: list[dict[str, Any]] = []
         if os.path.lexists(path):
             # A line that the end of a machine left half-written is measured again.
@@ -116,6 +118,7 @@ class MetricsFile:
             name: value if math.isfinite(value) else None for name, value in values.items()
         }
         self.lines.append(line)
+        self.appended += 1
         try:
             self._write()
         except OSError as error:

@@ -17,9 +17,11 @@ class Writer:
         """A line of metrics was written, such as `{"step": 120, "split": "train", "loss": 0.3}`."""
 
     def finish(self, run: Any) -> None:
-        """The run has ended; `run` holds its best checkpoint (`flaxdl.runs.restored.RestoredRun`).
+        """The run has ended; `run` holds its best checkpoint (`flaxdl.RestoredRun`).
 
-        It is not called for a run that was interrupted or has diverged.
+        It is not called for a run that was interrupted or has diverged. Only the first process
+        calls it, so with several processes nothing may be computed with `run.state`, whose arrays
+        all of them hold.
         """
 
     def close(self) -> None:
