@@ -80,11 +80,11 @@ def visualize(
                 states = {name: state[: len(steps)] for name, state in states.items()}
                 return figures.draw_hidden_states(states, steps)
             case "grad-cam" | "saliency":
-                compute = (
-                    interpretability.grad_cam if what == "grad-cam" else interpretability.saliency
-                )
+                compute, kind = {
+                    "grad-cam": (interpretability.grad_cam, "Grad-CAM"),
+                    "saliency": (interpretability.saliency, "Saliency"),
+                }[what]
                 heat = np.asarray(compute(model, variables, inputs, **others))[0]
-                kind = "Grad-CAM" if what == "grad-cam" else "Saliency"
                 title = f"{kind} of {_answer(run, batch)}"
                 if heat.ndim == 2:
                     return figures.draw_heat(_picture(batch), heat, title)

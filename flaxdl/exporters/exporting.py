@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -87,7 +88,7 @@ def _export_run(run: RestoredRun, path: Path) -> None:
         write_program(run.inference.predict, run.state, _example(shapes), path)
 
 
-def _device_for(run: RestoredRun) -> jax.Device | None:
+def _device_for(run: RestoredRun) -> Any:
     """Where an exported program is tried: a sharded model may be too large for one accelerator."""
     if run.mesh.shape["data"] == run.mesh.size:
         return None

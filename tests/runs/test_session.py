@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -78,7 +79,7 @@ def test_the_session_says_where_the_run_resumes(workdir):
         assert session.start == int(state.step) == setup.total_steps
         assert session.is_over
         session.claim(setup)
-        assert not session.has_measured
+        assert not session.metrics.appended
     longer = replace(config, epochs=2.0)
     with Session.open(workdir, longer, accept_changes=True) as session:
         setup = session.set_up()
@@ -104,7 +105,7 @@ def test_the_best_state_is_handed_on(workdir, tmp_path, monkeypatch):
 
 
 def test_something_else_than_a_writer_is_refused_before_training(tmp_path):
-    with pytest.raises(flaxdl.UserError, match=r"writers must be subclasses of flaxdl\.Writer"):
+    with pytest.raises(flaxdl.UserError, match=r"writers must be of subclasses of flaxdl\.Writer"):
         train(small_config(), tmp_path / "run", writers=[print])
     assert not (tmp_path / "run").exists()
 
@@ -124,3 +125,59 @@ def test_the_mode_of_operations_is_recorded_and_a_change_is_named(tmp_path, capl
     with flaxdl.ops.reference():
         train(replace(config, epochs=3.0), tmp_path, accept_changes=True)
     assert "flaxdl.ops fast → reference" in caplog.text
+
+
+def test_a_run_without_its_config_is_resumed_where_that_is_accepted(workdir, tmp_path, caplog):
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    longer = small_config(epochs=2.0)
+    with pytest.raises(flaxdl.UserError, match="holds a run of unknown origin"):
+        train(longer, tmp_path / "run")
+    result = train(longer, tmp_path / "run", accept_changes=True)
+    assert result.metrics["step"] > 0
+    assert "resuming a run of unknown origin" in caplog.text
+
+
+def test_a_workdir_that_cannot_be_claimed_is_left_empty(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise flaxdl.UserError("the workdir cannot be written")
+
+    monkeypatch.setattr("flaxdl.runs.workdir.Workdir.claim", refuse)
+    with pytest.raises(flaxdl.UserError, match="the workdir cannot be written"):
+        train(small_config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_holds_no_optimizer_state(workdir):
+    result = train(small_config(epochs=1.0), workdir)
+    assert result.run.state.optimizer_state == ()
+    assert flaxdl.restore(workdir, small_config()).state.optimizer_state == ()
+
+
+class Recorder(flaxdl.Writer):
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def line(self, line):
+        self.calls.append((line["split"], line["step"]))
+
+    def finish(self, run):
+        self.calls.append(("finish", int(run.state.step)))
+
+    def close(self):
+        self.calls.append(("close", None))
+
+
+def test_a_writer_is_told_of_the_end_once_with_the_best_checkpoint(tmp_path):
+    recorder = Recorder()
+    result = train(small_config(epochs=1.0), tmp_path, writers=[recorder])
+    assert recorder.calls[-3:] == [
+        ("test", result.metrics["step"]),
+        ("finish", result.metrics["step"]),
+        ("close", None),
+    ]
+    again = Recorder()
+    train(small_config(epochs=1.0), tmp_path, writers=[again])
+    assert again.calls == [("finish", result.metrics["step"]), ("close", None)]

@@ -1,6 +1,7 @@
 """Runs that were trained sharded are evaluated, predicted and exported sharded."""
 
 import json
+import math
 from dataclasses import replace
 
 import flax.linen as nn
@@ -8,14 +9,18 @@ import jax
 import numpy as np
 import pytest
 from helpers.small_runs import quadrant_source, small_config
+from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 from safetensors.numpy import load_file
 
 import flaxdl
-from flaxdl.data import Images
+from flaxdl.data import Images, Transform
 from flaxdl.layers import Linear
+from flaxdl.models import AlexNet
+from flaxdl.runs.plan import Plan
+from flaxdl.runs.restored import RestoredRun
 from flaxdl.training import MeshShape
-from flaxdl.training.distributed.mesh import make_mesh, replicated
+from flaxdl.training.distributed.mesh import make_mesh, replicated, split_by_example
 from flaxdl.training.distributed.placement import put_batch
 
 pytestmark = pytest.mark.eight_devices
@@ -67,14 +72,44 @@ def test_no_device_ever_holds_more_than_a_sixth_of_the_model(workdir):
     assert dict(run.mesh.shape) == {"data": 1, "fsdp": 8, "tensor": 1}
     images = quadrant_source().arrays["test_inputs"][:16]
     batch = {"inputs": images, "weight": np.ones(16, np.float32)}
-    labelled = put_batch({**batch, "label": np.zeros(16, np.int32)}, run.mesh)
+    labelled = run.put({**batch, "label": np.zeros(16, np.int32)})
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(run.state))
     held = bytes_of_each(run.state)
     evaluating = peak(run.inference.evaluate, run, run.state, run.state.sums, labelled)
-    predicting = peak(run.inference.predict, run, run.state, put_batch(batch, run.mesh))
+    predicting = peak(run.inference.predict, run, run.state, run.put(batch))
     assert held + max(evaluating, predicting) <= whole / 6
     # The training step gathers what it needs, which is more than that.
     assert held + peak(run.steps.predict, run, run.state, put_batch(batch, run.mesh)) > whole / 6
+
+
+def test_large_layers_are_not_gathered_either():
+    """AlexNet has two thirds of its parameters in one layer; nothing is computed here."""
+    small = small_config(model=AlexNet(num_classes=4), mesh=MeshShape(fsdp=8))
+    examples = {
+        "inputs": jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32),
+        "label": jax.ShapeDtypeStruct((1,), np.int32),
+        "weight": jax.ShapeDtypeStruct((1,), np.float32),
+    }
+    plan = Plan(small, Transform(), tuple("abcd"), examples, 1, make_mesh(small.mesh))
+    run = RestoredRun.of(plan, plan.shapes())
+    place = NamedSharding(run.mesh, PartitionSpec("data"))
+    batch = {
+        name: jax.ShapeDtypeStruct((8, *x.shape[1:]), x.dtype, sharding=place)
+        for name, x in examples.items()
+    }
+    whole = sum(leaf.size * 4 for leaf in jax.tree.leaves(run.state.params))
+    held = sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * 4
+        for leaf in jax.tree.leaves(run.state.params)
+    )
+    needed = peak(run.inference.evaluate, run, run.state, run.state.sums, batch)
+    # Beside the parameters there are the activations of eight images.
+    assert held + needed <= whole / 5
+    split = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split_by_example(run.mesh))
+        for name, x in batch.items()
+    }
+    assert peak(run.inference.evaluate, run, run.state, run.state.sums, split) > whole / 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 6])
