@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from flaxdl.ops.dispatch import has_ampere
 from flaxdl.ops.masks import check_mask
 
+_HEAD_MULTIPLE = 8  # features of a head, as cuDNN asks for, and at most:
+_HEAD_LIMIT = 128
+
 _is_allowed = ContextVar("is_allowed", default=True)
 
 
@@ -45,7 +48,7 @@ def suits_cudnn(
     is_narrow = query.dtype in (jnp.bfloat16, jnp.float16)
     is_one_dtype = query.dtype == key.dtype == value.dtype
     is_even = mask is None or (query.shape[1] % 2 == 0 and key.shape[1] % 2 == 0)
-    fits = rest == 0 and size % 8 == 0 and size <= 128 and is_even
+    fits = rest == 0 and size % _HEAD_MULTIPLE == 0 and size <= _HEAD_LIMIT and is_even
     return _is_allowed.get() and is_narrow and is_one_dtype and fits and has_ampere()
 
 
