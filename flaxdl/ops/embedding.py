@@ -39,13 +39,17 @@ def embed(
 _FEW_ROWS = 8  # up to which on a GPU all would wait for each other to add to the same row
 
 
+def _fast(tokens: jax.Array, table: jax.Array, *, padding_index: int | None = None) -> jax.Array:
+    return jnp.take(table, tokens, axis=0, mode="fill")
+
+
 def _backward(
     saved: tuple[jax.Array, jax.Array], gradient: jax.Array, *, padding_index: int | None = None
 ) -> tuple[None, jax.Array]:
     tokens, table = saved
+    gradient = gradient.astype(jnp.promote_types(table.dtype, jnp.float32))
     if padding_index is not None:
         gradient = jnp.where((tokens == padding_index)[..., None], 0, gradient)
-    gradient = gradient.astype(jnp.promote_types(table.dtype, jnp.float32))
     if len(table) <= _FEW_ROWS:
         numbers = jnp.where(tokens < 0, tokens + len(table), tokens).reshape(-1)
         is_row = numbers == jnp.arange(len(table))[:, None]  # [V, N]
@@ -58,4 +62,4 @@ def _backward(
     return None, d_table.astype(table.dtype)
 
 
-embed = accelerated(embed, backward=_backward)
+embed = accelerated(embed, fast=_fast, backward=_backward)
