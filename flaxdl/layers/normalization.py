@@ -68,8 +68,7 @@ class BatchNorm(nn.Module):
                 self._move(running_var, var * (count / (count - 1)))
         else:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
-            x = inputs.astype(wide)
-            outputs = normalize(x, mean, var, scale, bias, epsilon=self.epsilon)
+            outputs = normalize(inputs.astype(wide), mean, var, scale, bias, self.epsilon)
         return outputs.astype(dtype)
 
     def _number_of_devices(self) -> int:

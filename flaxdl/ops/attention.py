@@ -7,6 +7,7 @@ Masks are described in `flaxdl.ops.masks`.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,9 @@ def dot_product_attention(
     """
     if query.shape[-1] % num_heads:
         raise UserError(f"num_heads must divide the {query.shape[-1]} features, got {num_heads}")
-    query, key, value = (x.reshape(*x.shape[:2], num_heads, -1) for x in (query, key, value))
+    query, key, value = (
+        x.reshape(*x.shape[:2], num_heads, x.shape[-1] // num_heads) for x in (query, key, value)
+    )
 
     dtype = jnp.result_type(query, key)
     scores = attention_scores(query.astype(dtype), key.astype(dtype))  # [B, N, T, S]
@@ -52,33 +55,25 @@ def dot_product_attention(
         weights = jnp.where(keep, weights, 0)
     weights = weights.astype(dtype)
     results = jnp.einsum("bnts,bsnk->btnk", dropout(weights), value)
-    return results.reshape(*results.shape[:2], -1), weights
+    return results.reshape(*results.shape[:2], num_heads * value.shape[-1]), weights
 
 
-def attention_scores(
-    query: jax.Array,  # [B, T, N, K]
-    key: jax.Array,  # [B, S, N, K], of the same dtype
-) -> jax.Array:
-    """Q Kᵀ / √K, the fit of each query with each key [B, N, T, S], in float32 at least."""
+def attention_scores(query: jax.Array, key: jax.Array) -> jax.Array:
+    """Q Kᵀ / √K of [B, T, N, K] and [B, S, N, K], [B, N, T, S] in float32 at least."""
     wide = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("btnk,bsnk->bnts", query, key, preferred_element_type=wide)
     return scores * query.shape[-1] ** -0.5
 
 
 def attention_results(
-    query: jax.Array,  # [B, T, D]
-    key: jax.Array,  # [B, S, D]
-    value: jax.Array,  # [B, S, D]
-    mask: jax.Array | None = None,
-    *,
-    num_heads: int,
-    dropout: Callable[[jax.Array], jax.Array] = lambda weights: weights,
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, **settings: Any
 ) -> jax.Array:
     """The results of `dot_product_attention` alone, [B, T, D].
 
     The dropout must drop nothing: it is called only where there are weights, and cuDNN has none.
+    Second derivatives need reference mode where cuDNN computes.
     """
-    return dot_product_attention(query, key, value, mask, num_heads=num_heads, dropout=dropout)[0]
+    return dot_product_attention(query, key, value, mask, **settings)[0]
 
 
 # The gradient of the scores comes in the precision of the softmax. It is rounded to that of queries
@@ -98,13 +93,12 @@ _with_weights = attention_results
 
 
 def _without_weights(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None, **settings
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, **settings: Any
 ) -> jax.Array:
     plain = partial(_with_weights, mask=mask, **settings)
-    num_heads = settings["num_heads"]
-    if not suits_cudnn(query, key, value, mask, num_heads=num_heads):
+    if not suits_cudnn(query, key, value, mask, num_heads=settings["num_heads"]):
         return plain(query, key, value)
-    by_cudnn = partial(attend_by_cudnn, mask=mask, num_heads=num_heads)
+    by_cudnn = partial(attend_by_cudnn, mask=mask, num_heads=settings["num_heads"])
     return by_platform(plain, cuda=by_cudnn)(query, key, value)
 
 

@@ -14,12 +14,7 @@ from flaxdl.ops.reductions import sum_by_channel
 
 
 def batch_norm(
-    inputs: jax.Array,  # [B, ..., C]
-    scale: jax.Array,  # [C]
-    bias: jax.Array,  # [C]
-    *,
-    epsilon: float,
-    axis: str | None = None,
+    inputs: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float, axis: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalizes each channel over the batch, in the dtype of scale and bias.
 
@@ -42,20 +37,14 @@ def batch_norm(
 
     mean = average(x)
     var = average(jnp.square(x - mean))
-    outputs = normalize(x, mean, var, scale, bias, epsilon=epsilon)
+    outputs = normalize(x, mean, var, scale, bias, epsilon)
     return outputs, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
 def normalize(
-    x: jax.Array,  # [B, ..., C]
-    mean: jax.Array,  # [C]
-    var: jax.Array,  # [C]
-    scale: jax.Array,  # [C]
-    bias: jax.Array,  # [C]
-    *,
-    epsilon: float,
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> jax.Array:
-    """Normalizes [B, ..., C] with a given mean and variance."""
+    """Normalizes each channel of [B, ..., C] with a given mean and variance [C]."""
     return (x - mean) * (scale * jax.lax.rsqrt(var + epsilon)) + bias
 
 

@@ -8,10 +8,7 @@ import jax.numpy as jnp
 from flaxdl.ops.dispatch import accelerated
 
 
-def add_bias(
-    inputs: jax.Array,  # [..., *own]
-    bias: jax.Array,  # [*own]
-) -> jax.Array:
+def add_bias(inputs: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds a bias [*own] to inputs [..., *own], in the dtype of the inputs."""
     return inputs + bias.astype(inputs.dtype)
 

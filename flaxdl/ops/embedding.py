@@ -9,22 +9,11 @@ import jax.numpy as jnp
 from flaxdl.ops.dispatch import accelerated
 
 
-def embed(
-    tokens: jax.Array,  # int [...]
-    table: jax.Array,  # [V, O]
-    *,
-    padding_index: int | None = None,
-) -> jax.Array:
-    """Looks each token's vector up in a table.
+def embed(tokens: jax.Array, table: jax.Array, *, padding_index: int | None = None) -> jax.Array:
+    """Looks up the vectors [..., O] of tokens, integers [...], in a table [V, O].
 
-    Args:
-        tokens: integers [...]. One beyond the vocabulary reads as NaN; a negative one counts from
-            the end.
-        table: [V, O].
-        padding_index: the token whose row gets no gradient.
-
-    Returns:
-        [..., O].
+    A token beyond the vocabulary reads as NaN, a negative one counts from the end, and the row of
+    `padding_index` gets no gradient.
     """
     vectors = jnp.take(table, tokens, axis=0, mode="fill")
     if padding_index is None:
@@ -37,10 +26,6 @@ def embed(
 # JAX adds up in 16 bits, and here it is float32 at least.
 
 _FEW_ROWS = 8  # up to which on a GPU all would wait for each other to add to the same row
-
-
-def _fast(tokens: jax.Array, table: jax.Array, *, padding_index: int | None = None) -> jax.Array:
-    return jnp.take(table, tokens, axis=0, mode="fill")
 
 
 def _backward(
@@ -62,4 +47,8 @@ def _backward(
     return None, d_table.astype(table.dtype)
 
 
-embed = accelerated(embed, fast=_fast, backward=_backward)
+embed = accelerated(
+    embed,
+    fast=lambda tokens, table, **_: jnp.take(table, tokens, axis=0, mode="fill"),
+    backward=_backward,
+)

@@ -9,19 +9,13 @@ import jax.numpy as jnp
 from flaxdl.ops.dispatch import accelerated, by_platform
 
 
-def multiply(
-    inputs: jax.Array,  # [..., I]
-    matrix: jax.Array,  # [I, O]
-) -> jax.Array:
+def multiply(inputs: jax.Array, matrix: jax.Array) -> jax.Array:
     """Multiplies [..., I] by [I, O] to [..., O]."""
     return inputs @ matrix
 
 
-def product_over_rows(
-    left: jax.Array,  # [..., I]
-    right: jax.Array,  # [..., O]
-) -> jax.Array:
-    """The sum over all leading axes of the outer products, [I, O]: a matrix's gradient."""
+def product_over_rows(left: jax.Array, right: jax.Array) -> jax.Array:
+    """The sum over all leading axes of the outer products, [..., I] and [..., O] to [I, O]."""
     # Axes are not merged: where one is split over devices, that would gather it.
     leading = tuple(range(left.ndim - 1))
     return jnp.tensordot(left, right, (leading, leading))
