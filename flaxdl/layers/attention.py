@@ -40,7 +40,6 @@ def attend(
     Raises:
         UserError: as in `dot_product_attention`.
     """
-
     settings = {"num_heads": num_heads, "dropout": partial(dropout, train=train)}
     is_seen = module.is_mutable_collection("intermediates")
     if is_seen or (train and dropout.rate > 0):
