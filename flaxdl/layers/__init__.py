@@ -1,10 +1,6 @@
 """Building blocks, each computing what its PyTorch namesake computes."""
 
-from flaxdl.layers.attention import (
-    MultiHeadAttention,
-    PackedMultiHeadAttention,
-    dot_product_attention,
-)
+from flaxdl.layers.attention import MultiHeadAttention, PackedMultiHeadAttention
 from flaxdl.layers.convolution import Conv
 from flaxdl.layers.dropout import Dropout
 from flaxdl.layers.linear import Embedding, Linear
@@ -18,6 +14,7 @@ from flaxdl.layers.transformer import (
     TransformerDecoderLayer,
     TransformerEncoderLayer,
 )
+from flaxdl.ops.attention import dot_product_attention
 from flaxdl.ops.masks import causal_mask, padding_mask, token_mask
 
 __all__ = [

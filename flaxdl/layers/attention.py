@@ -1,89 +1,24 @@
-"""Attention: one function, and the modules that differ in the names of their parameters.
+"""Attention modules, which differ in the names of their parameters.
 
 Legend: B batch, T queries, S keys and values, N heads, K features of a head, D = N K features.
 
 Masks are described in `flaxdl.ops.masks`.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from flaxdl.checks import check_shape
-from flaxdl.errors import UserError
 from flaxdl.layers.dropout import Dropout
 from flaxdl.layers.initializers import constant, xavier_uniform
 from flaxdl.layers.linear import Linear
 from flaxdl.layers.positions import nan_outside
-from flaxdl.ops.bias import add_shared
-from flaxdl.ops.cudnn_attention import attend_by_cudnn, suits_cudnn
-from flaxdl.ops.masks import check_mask
-
-
-def dot_product_attention(
-    query: jax.Array,  # [B, T, D]
-    key: jax.Array,  # [B, S, D]
-    value: jax.Array,  # [B, S, D]
-    mask: jax.Array | None = None,
-    *,
-    num_heads: int,
-    dropout: Callable[[jax.Array], jax.Array] = lambda weights: weights,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns for each query, head by head, the mean of the values weighted by their keys' fit.
-
-    softmax(Q Kᵀ / √K) V, with the softmax in float32 at least (Vaswani et al., "Attention Is All
-    You Need", 2017). Where all keys are hidden, the weights are zero, and so is the result.
-
-    Returns:
-        The results [B, T, D], and the weights [B, N, T, S] before dropout.
-
-    Raises:
-        UserError: if the heads do not divide the features, or the mask has another shape.
-    """
-    if query.shape[-1] % num_heads:
-        raise UserError(f"num_heads must divide the {query.shape[-1]} features, got {num_heads}")
-    query, key, value = (x.reshape(*x.shape[:2], num_heads, -1) for x in (query, key, value))
-
-    dtype = jnp.result_type(query, key)
-    query, key, wide = query.astype(dtype), key.astype(dtype), jnp.promote_types(dtype, jnp.float32)
-    scores = _scores(query, key) * query.shape[-1] ** -0.5
-    if mask is None:
-        weights = nn.softmax(scores, axis=-1)
-    else:
-        check_mask(mask, scores.shape)
-        keep = mask.astype(bool)
-        weights = nn.softmax(jnp.where(keep, scores, jnp.finfo(wide).min), axis=-1)
-        weights = jnp.where(keep, weights, 0)
-    weights = weights.astype(query.dtype)
-    results = jnp.einsum("bnts,bsnk->btnk", dropout(weights), value)
-    return results.reshape(*results.shape[:2], -1), weights
-
-
-def _products(query: jax.Array, key: jax.Array) -> jax.Array:
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    return jnp.einsum("btnk,bsnk->bnts", query, key, preferred_element_type=wide)
-
-
-def _gradients_of_products(
-    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Those of the einsum, from a gradient in the precision of queries and keys.
-
-    `jax.grad` would leave it wide, and multiply wide matrices.
-    """
-    query, key = saved
-    gradient = gradient.astype(query.dtype)
-    of_query = jnp.einsum("bnts,bsnk->btnk", gradient, key)
-    return of_query, jnp.einsum("bnts,btnk->bsnk", gradient, query)
-
-
-# The product of each query [B, T, N, K] with each key [B, S, N, K], in float32 at least.
-_scores: Any = jax.custom_vjp(_products)
-_scores.defvjp(lambda query, key: (_scores(query, key), (query, key)), _gradients_of_products)
+from flaxdl.ops.attention import attention_results, dot_product_attention
+from flaxdl.ops.bias import add_bias
 
 
 def attend(
@@ -105,25 +40,13 @@ def attend(
     Raises:
         UserError: as in `dot_product_attention`.
     """
-
-    def plain(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return dot_product_attention(
-            query, key, value, mask, num_heads=num_heads, dropout=partial(dropout, train=train)
-        )
-
+    settings = {"num_heads": num_heads, "dropout": partial(dropout, train=train)}
     is_seen = module.is_mutable_collection("intermediates")
-    is_dropped = train and dropout.rate > 0
-    if is_seen or is_dropped or not suits_cudnn(query, key, value, mask, num_heads=num_heads):
-        results, weights = plain(query, key, value)
+    if is_seen or (train and dropout.rate > 0):
+        results, weights = dot_product_attention(query, key, value, mask, **settings)
         module.sow("intermediates", "attention_weights", weights)
         return results
-    return jax.lax.platform_dependent(
-        query,
-        key,
-        value,
-        cuda=partial(attend_by_cudnn, mask=mask, num_heads=num_heads),
-        default=lambda *given: plain(*given)[0],
-    )
+    return attention_results(query, key, value, mask, **settings)
 
 
 class MultiHeadAttention(nn.Module):
@@ -205,7 +128,7 @@ class PackedMultiHeadAttention(nn.Module):
         weight = self.param("in_proj_weight", xavier_uniform, (3 * D, D), jnp.float32)
         bias = self.param("in_proj_bias", constant(0.0), (3 * D,), jnp.float32)
         query, key, value = (
-            add_shared(x @ part.T, shift)
+            add_bias(x @ part.T, shift)
             for x, part, shift in zip(
                 (query, key, value), weight.reshape(3, D, D), bias.reshape(3, D), strict=True
             )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flaxdl.checks import check_shape
 from flaxdl.errors import UserError
 from flaxdl.layers.initializers import Initializer, fan_in, kaiming_uniform, uniform
-from flaxdl.ops.bias import add_shared
+from flaxdl.ops.bias import add_bias
 from flaxdl.ops.convolution import Window, convolve
 from flaxdl.ops.shard_map import varying_like
 from flaxdl.ops.windows import check_window_fits, per_axis
@@ -101,5 +101,5 @@ class Conv(nn.Module):
         if self.use_bias:
             bias_init = self.bias_init or uniform(1 / math.sqrt(fan_in(kernel_shape)))
             bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-            outputs = add_shared(outputs, bias)
+            outputs = add_bias(outputs, bias)
         return outputs

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from flaxdl.checks import check_shape
 from flaxdl.errors import UserError
 from flaxdl.layers.initializers import constant
-from flaxdl.ops.batch_statistics import normalize_batch
+from flaxdl.ops.batch_norm import batch_norm, normalize
 from flaxdl.ops.layer_norm import layer_norm
-from flaxdl.ops.shard_map import varying_like
 
 
 class BatchNorm(nn.Module):
@@ -63,15 +62,13 @@ class BatchNorm(nn.Module):
                     f"got shape {list(inputs.shape)}"
                 )
             axis = "data" if devices > 1 else None
-            scale, bias = varying_like(scale, inputs), varying_like(bias, inputs)
-            outputs, mean, var = normalize_batch(self.epsilon, axis, inputs, scale, bias)
+            outputs, mean, var = batch_norm(inputs, scale, bias, epsilon=self.epsilon, axis=axis)
             if not self.is_initializing():
                 self._move(running_mean, mean)
                 self._move(running_var, var * (count / (count - 1)))
         else:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
-            factor = scale * jax.lax.rsqrt(var + self.epsilon)  # [C]
-            outputs = (inputs.astype(wide) - mean) * factor + bias
+            outputs = normalize(inputs.astype(wide), mean, var, scale, bias, self.epsilon)
         return outputs.astype(dtype)
 
     def _number_of_devices(self) -> int:

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from flaxdl.checks import check_choice, check_shape
 from flaxdl.errors import UserError
 from flaxdl.layers.initializers import normal
-from flaxdl.ops.bias import add_shared
+from flaxdl.ops.bias import add_bias
 
 
 def sinusoidal_positions(length: int, hidden_size: int) -> np.ndarray:
@@ -77,4 +77,4 @@ class AddPositions(nn.Module):
             table = jnp.asarray(sinusoidal_positions(self.max_length, hidden_size), inputs.dtype)
         last = self.max_length - num_steps
         vectors = jax.lax.dynamic_slice_in_dim(table, position, num_steps)  # [T, D]
-        return add_shared(inputs, nan_outside(vectors, position, last))
+        return add_bias(inputs, nan_outside(vectors, position, last))

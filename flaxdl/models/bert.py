@@ -22,7 +22,7 @@ from flaxdl.layers.initializers import constant, normal
 from flaxdl.models.bert_options import BertOptions
 from flaxdl.models.options import shared_options
 from flaxdl.models.sizes import known_size
-from flaxdl.ops.bias import add_shared
+from flaxdl.ops.bias import add_bias
 
 
 class BertInputs(TypedDict, total=False):
@@ -139,7 +139,7 @@ class Bert(BertOptions, kw_only=True):
         check_shape("token_types", token_types, "B T", B=batch_size, T=length)
 
         x = self.word_embeddings(tokens) + self.token_type_embeddings(token_types)
-        x = add_shared(x, self.position_embeddings(jnp.arange(length)))
+        x = add_bias(x, self.position_embeddings(jnp.arange(length)))
         x = self.embedding_dropout(self.embedding_norm(x), train)
         keep = token_mask(tokens, lengths, mask)
         for layer in self.layers:
@@ -158,7 +158,7 @@ class BertPredictionHead(BertOptions, kw_only=True):
         bias = self.param(
             "bias", constant(0.0), (known_size("vocab_size", self.vocab_size),), jnp.float32
         )
-        return add_shared(x @ word_embeddings.T, bias)
+        return add_bias(x @ word_embeddings.T, bias)
 
 
 class BertForMaskedLM(BertOptions, kw_only=True):

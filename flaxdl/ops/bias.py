@@ -1,29 +1,30 @@
-"""What all examples share, such as a bias, added to each of them."""
+"""Biases: arrays that all examples share, added to each of them."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from flaxdl.ops.shard_map import varying_like
+from flaxdl.ops.dispatch import accelerated
 
 
-def add_shared(values: jax.Array, shared: jax.Array) -> jax.Array:
-    """Adds an array [*own] to values [..., *own], in the dtype of the values.
-
-    The gradient of what is shared is a sum over all examples and positions. In 16 bits JAX adds up
-    in 16 bits, which loses what is small beside the sum; here it is float32 at least.
-    """
-    leading = tuple(range(values.ndim - shared.ndim))
-    return _add(leading, values, varying_like(shared.astype(values.dtype), values))
+def add_bias(inputs: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias [*own] to inputs [..., *own], in the dtype of the inputs."""
+    return inputs + bias.astype(inputs.dtype)
 
 
-def _gradients(
-    leading: tuple[int, ...], _: None, gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+# The gradient of a bias is a sum over all examples and positions. In 16 bits JAX adds up in 16
+# bits, which loses what is small beside the sum; here it is float32 at least.
+
+
+def _forward(inputs: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
+    return inputs + bias.astype(inputs.dtype), bias  # saved for its shape and dtype
+
+
+def _backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     wide = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
-    return gradient, wide.sum(leading).astype(gradient.dtype)
+    leading = tuple(range(gradient.ndim - bias.ndim))
+    return gradient, wide.sum(leading).astype(bias.dtype)
 
 
-_add: Any = jax.custom_vjp(lambda leading, values, shared: values + shared, nondiff_argnums=(0,))
-_add.defvjp(lambda leading, values, shared: (values + shared, None), _gradients)
+add_bias = accelerated(add_bias, forward=_forward, backward=_backward)

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from flaxdl.ops.dispatch import has_ampere
 from flaxdl.ops.masks import check_mask
 
+_HEAD_MULTIPLE = 8  # features of a head, as cuDNN asks for, and at most:
+_HEAD_LIMIT = 128
+
 _is_allowed = ContextVar("is_allowed", default=True)
 
 
@@ -39,13 +42,20 @@ def suits_cudnn(
     """Whether cuDNN computes this: in 16 bits, on an NVIDIA GPU from Ampere on.
 
     Heads must have a multiple of eight features and at most 128; with a mask the numbers of queries
-    and keys must be even.
+    and keys must be even. Empty batches it does not compute.
     """
     size, rest = divmod(query.shape[-1], num_heads)
     is_narrow = query.dtype in (jnp.bfloat16, jnp.float16)
     is_one_dtype = query.dtype == key.dtype == value.dtype
     is_even = mask is None or (query.shape[1] % 2 == 0 and key.shape[1] % 2 == 0)
-    fits = rest == 0 and size % 8 == 0 and size <= 128 and is_even
+    fits = (
+        query.size > 0
+        and key.size > 0
+        and rest == 0
+        and size % _HEAD_MULTIPLE == 0
+        and size <= _HEAD_LIMIT
+        and is_even
+    )
     return _is_allowed.get() and is_narrow and is_one_dtype and fits and has_ampere()
 
 

@@ -8,21 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_LARGE = 2**18  # values; smaller arrays stay in a core's cache, and are summed at once
-_PARTS = 16  # enough that what is left to sum takes no time
+from flaxdl.ops.dispatch import accelerated, by_platform
 
 
 def sum_by_channel(values: jax.Array) -> jax.Array:
-    """The sum of [B, ..., C] by channel, on a CPU as a product with ones, which uses all cores."""
+    """The sum of [B, ..., C] by channel, [C]."""
+    return values.sum(tuple(range(values.ndim - 1)))
 
-    def product(values: jax.Array) -> jax.Array:
-        rows = values.reshape(-1, values.shape[-1])
-        return jnp.matmul(jnp.ones(len(rows), rows.dtype), rows, precision="highest")
 
-    def plain(values: jax.Array) -> jax.Array:
-        return values.sum(tuple(range(values.ndim - 1)))
-
-    return jax.lax.platform_dependent(values, cpu=product, default=plain)
+def sum_of_squares(x: jax.Array) -> jax.Array:
+    """The sum of the squares of all values."""
+    return jnp.sum(jnp.square(x))
 
 
 def global_norm(gradients: Any, mesh: jax.sharding.Mesh | None = None) -> jax.Array:
@@ -30,31 +26,40 @@ def global_norm(gradients: Any, mesh: jax.sharding.Mesh | None = None) -> jax.Ar
 
     Args:
         gradients: a tree of arrays.
-        mesh: the devices over which they are laid, if there are several.
+        mesh: the devices that the arrays are sharded across, if there are several.
     """
-    is_whole = mesh is None or mesh.size == 1  # parts of what is laid over devices would move
-    square = sum_of_squares if is_whole else _plain_sum
+    is_whole = mesh is None or mesh.size == 1  # parts of a sharded array would move
+    square = sum_of_squares if is_whole else _in_one
     return jnp.sqrt(sum(map(square, jax.tree.leaves(gradients)), jnp.float32(0)))
 
 
-def sum_of_squares(x: jax.Array) -> jax.Array:
-    """The sum of the squares of all values.
+# A CPU uses all its cores for a product, and for parts that are added up element by element. XLA's
+# own sum by channel uses one, and its sum of squares writes the squares down first.
 
-    A large array is added up by parts on a CPU, in one pass that uses all cores, where XLA by
-    itself writes the squares down first.
-    """
-    if x.size < _LARGE or x.size % _PARTS:
-        return _plain_sum(x)
-
-    def by_parts(x: jax.Array) -> jax.Array:
-        first, *others = x.reshape(_PARTS, -1)
-        total = jnp.square(first)
-        for part in others:
-            total += jnp.square(part)
-        return jnp.sum(total)
-
-    return jax.lax.platform_dependent(x, cpu=by_parts, default=_plain_sum)
+_LARGE = 2**18  # values; smaller arrays stay in a core's cache, and are summed in one
+_PARTS = 16  # enough that what is left to sum takes no time
+_in_one = sum_of_squares
 
 
-def _plain_sum(x: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.square(x))
+def _product_with_ones(values: jax.Array) -> jax.Array:
+    rows = values.reshape(-1, values.shape[-1])
+    return jnp.matmul(jnp.ones(len(rows), rows.dtype), rows, precision="highest")
+
+
+def _by_parts(x: jax.Array) -> jax.Array:
+    first, *others = x.reshape(_PARTS, -1)
+    total = jnp.square(first)
+    for part in others:
+        total += jnp.square(part)
+    return jnp.sum(total)
+
+
+def _sum_of_squares(x: jax.Array) -> jax.Array:
+    has_parts = x.size >= _LARGE and x.size % _PARTS == 0
+    return (by_platform(_in_one, cpu=_by_parts) if has_parts else _in_one)(x)
+
+
+sum_by_channel = accelerated(
+    sum_by_channel, fast=by_platform(sum_by_channel, cpu=_product_with_ones)
+)
+sum_of_squares = accelerated(sum_of_squares, fast=_sum_of_squares)

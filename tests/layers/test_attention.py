@@ -264,6 +264,16 @@ def test_what_cudnn_is_given(monkeypatch, changes, suits):
         assert not cudnn_attention.suits_cudnn(*arguments, num_heads=given["num_heads"])
 
 
+def test_a_batch_may_be_empty():
+    x = jnp.zeros((0, 3, 4))
+    results, weights = dot_product_attention(x, x, x, num_heads=2)
+    assert (results.shape, weights.shape) == ((0, 3, 4), (0, 2, 3, 3))
+    layer = MultiHeadAttention(4, 2)
+    variables = layer.init(jax.random.key(0), *[jnp.zeros((1, 3, 4))] * 3)
+    gradients = jax.grad(lambda v: layer.apply(v, x, x, x).sum())(variables)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradients))
+
+
 def test_dtypes_may_differ():
     query = jax.random.normal(jax.random.key(0), (1, 3, 4), jnp.bfloat16)
     key = jax.random.normal(jax.random.key(1), (1, 3, 4), jnp.float32)
