@@ -141,4 +141,6 @@ def _varying_alike(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _axes(leaf: Any) -> frozenset[str]:
-    return frozenset(getattr(jax.typeof(leaf), "vma", ()))
+    kind = jax.typeof(leaf)
+    kind = getattr(kind, "manual_axis_type", kind)  # which jax 0.8 calls `vma`
+    return frozenset(getattr(kind, "varying", getattr(kind, "vma", ())))
