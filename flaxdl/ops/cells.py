@@ -79,15 +79,9 @@ def _lstm_backward(saved: Any, gradients: Any) -> tuple[Any, ...]:
     d_h, d_c = gradients
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     d_c = d_c + d_h * o * (1 - tanh_c * tanh_c)
-    d_gates = jnp.concatenate(
-        [
-            d_c * g * i * (1 - i),
-            d_c * c * f * (1 - f),
-            d_c * i * (1 - g * g),
-            d_h * tanh_c * o * (1 - o),
-        ],
-        axis=-1,
-    )
+    d_i, d_f = d_c * g * i * (1 - i), d_c * c * f * (1 - f)
+    d_g, d_o = d_c * i * (1 - g * g), d_h * tanh_c * o * (1 - o)
+    d_gates = jnp.concatenate([d_i, d_f, d_g, d_o], axis=-1)
     return d_gates, d_gates, (None, d_c * f)
 
 
@@ -105,22 +99,18 @@ def _gru_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array
     r, z = jnp.split(gates, 2, axis=-1)
     d_n = gradient * (1 - z) * (1 - n * n)
     d_gates = [d_n * n_hidden * r * (1 - r), gradient * (h - n) * z * (1 - z)]
-    return (
-        jnp.concatenate([*d_gates, d_n], axis=-1),
-        jnp.concatenate([*d_gates, d_n * r], axis=-1),
-        gradient * z,
-    )
+    d_input = jnp.concatenate([*d_gates, d_n], axis=-1)
+    d_hidden = jnp.concatenate([*d_gates, d_n * r], axis=-1)
+    return d_input, d_hidden, gradient * z
 
 
-lstm_cell = accelerated(
-    lstm_cell,
-    fast=lambda *arrays: _lstm_forward(*arrays)[0],
-    forward=_lstm_forward,
-    backward=_lstm_backward,
-)
-gru_cell = accelerated(
-    gru_cell,
-    fast=lambda *arrays: _gru_forward(*arrays)[0],
-    forward=_gru_forward,
-    backward=_gru_backward,
-)
+def _lstm(*arrays: Any) -> Any:
+    return _lstm_forward(*arrays)[0]
+
+
+def _gru(*arrays: Any) -> Any:
+    return _gru_forward(*arrays)[0]
+
+
+lstm_cell = accelerated(lstm_cell, fast=_lstm, forward=_lstm_forward, backward=_lstm_backward)
+gru_cell = accelerated(gru_cell, fast=_gru, forward=_gru_forward, backward=_gru_backward)

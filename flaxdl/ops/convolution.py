@@ -232,27 +232,19 @@ _LOWERINGS: tuple[tuple[Callable, Callable, Callable], ...] = (
 )
 
 
-def _choose(window: _Window, x: jax.Array, kernel: jax.Array) -> tuple[Callable, Callable]:
-    return next(row[1:] for row in _LOWERINGS if row[0](window, x, kernel))
+def _lower(column: int, default: Callable, *arrays: jax.Array, **settings: Any) -> Any:
+    window = _Window(arrays[1].shape[:-2], **settings)
+    chosen = next(row for row in _LOWERINGS if row[0](window, *arrays[:2]))[column]
+    if chosen is default:
+        return default(window, *arrays)
+    return by_platform(partial(default, window), cpu=partial(chosen, window))(*arrays)
 
 
-def _on_cpu(window: _Window, lowering: Callable, default: Callable) -> Callable:
-    if lowering is default:
-        return partial(default, window)
-    return by_platform(partial(default, window), cpu=partial(lowering, window))
-
-
-def _fast(inputs: jax.Array, kernel: jax.Array, **settings: Any) -> jax.Array:
-    window = _Window(kernel.shape[:-2], **settings)
-    lowering, _ = _choose(window, inputs, kernel)
-    return _on_cpu(window, lowering, _Window.xla)(inputs, kernel)
+_fast = partial(_lower, 1, _Window.xla)
 
 
 def _backward(saved: Gradients, gradient: jax.Array, **settings: Any) -> Gradients:
-    inputs, kernel = saved
-    window = _Window(kernel.shape[:-2], **settings)
-    _, lowering = _choose(window, inputs, kernel)
-    return _on_cpu(window, lowering, _Window.d_xla)(inputs, kernel, gradient)
+    return _lower(2, _Window.d_xla, *saved, gradient, **settings)
 
 
 convolve = accelerated(convolve, fast=_fast, backward=_backward)

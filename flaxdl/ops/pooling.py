@@ -4,7 +4,6 @@ Legend: B batch, *spatial one to three axes, C channels; *windows as many positi
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,6 +73,8 @@ def _reduce_windows(
 
 _MANY_POSITIONS = 100  # of a window, that a program is not made longer for
 _MANY_CHANNELS = 16  # that a processor computes with at once
+
+_max_definition = max_pool  # what the name stands for below is fast
 
 
 @dataclass(frozen=True)
@@ -171,16 +172,11 @@ class _Windows:
 
     def _numbers(self, back: Sequence[int]) -> np.ndarray:
         """The numbers, in the window so many steps back, of positions r of each axis; -2 beyond."""
-        places = [
-            np.arange(stride) + steps * stride
-            for steps, stride in zip(back, self.strides, strict=True)
-        ]
         numbers = np.full(self.strides, -2, np.int32)
-        for r, place in zip(
-            itertools.product(*map(range, self.strides)), itertools.product(*places), strict=True
-        ):
-            if all(p < size for p, size in zip(place, self.window, strict=True)):
-                numbers[r] = np.ravel_multi_index(place, self.window)
+        for r in np.ndindex(*self.strides):
+            place = np.add(r, np.multiply(back, self.strides))
+            if np.all(place < self.window):
+                numbers[r] = np.ravel_multi_index(tuple(place), self.window)
         return np.expand_dims(numbers, [0, *range(1, 2 * len(back), 2), 2 * len(back) + 1])
 
     def _apart(self, array: jax.Array) -> jax.Array:
@@ -192,9 +188,7 @@ def _fast_max(inputs: jax.Array, **settings: Any) -> jax.Array:
     return _Windows(inputs.shape[1:-1], **settings).reduce(inputs, jax.lax.max, -jnp.inf)
 
 
-def _max_backward(
-    saved: tuple[jax.Array], gradient: jax.Array, **settings: Any
-) -> tuple[jax.Array]:
+def _max_backward(saved: Any, gradient: jax.Array, **settings: Any) -> tuple[jax.Array]:
     (inputs,) = saved
     windows = _Windows(inputs.shape[1:-1], **settings)
 
@@ -202,22 +196,18 @@ def _max_backward(
         return windows.spread(gradient, windows.first_maximum(inputs))
 
     def by_window(inputs: jax.Array, gradient: jax.Array) -> jax.Array:
-        reduce = partial(_reduce_windows, reduce=jax.lax.max, initial=-jnp.inf, **settings)
-        return jax.vjp(reduce, inputs)[1](gradient)[0]
+        return jax.vjp(partial(_max_definition, **settings), inputs)[1](gradient)[0]
 
-    compute = by_platform(by_window, cpu=by_position, cuda=by_position)
-    return (compute(inputs, gradient),)
+    return (by_platform(by_window, cpu=by_position, cuda=by_position)(inputs, gradient),)
 
 
-def _fast_avg(inputs: jax.Array, **settings: Any) -> jax.Array:
+def _fast_avg(inputs: jax.Array, *, window: tuple[int, ...], **settings: Any) -> jax.Array:
     wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
-    total = _Windows(inputs.shape[1:-1], **settings).reduce(wide, jax.lax.add, 0.0)
-    return (total / math.prod(settings["window"])).astype(inputs.dtype)
+    total = _Windows(inputs.shape[1:-1], window, **settings).reduce(wide, jax.lax.add, 0.0)
+    return (total / math.prod(window)).astype(inputs.dtype)
 
 
-def _avg_backward(
-    saved: tuple[jax.Array], gradient: jax.Array, **settings: Any
-) -> tuple[jax.Array]:
+def _avg_backward(saved: Any, gradient: jax.Array, **settings: Any) -> tuple[jax.Array]:
     (inputs,) = saved  # of which shape and dtype are used
     wide = gradient.astype(jnp.promote_types(inputs.dtype, jnp.float32))
     windows = _Windows(inputs.shape[1:-1], **settings)

@@ -74,11 +74,7 @@ def hidden(state: State) -> jax.Array:
 
 
 def _advance(
-    cell: Cell,
-    from_input: jax.Array,
-    from_hidden: jax.Array,
-    state: State,
-    real: jax.Array | None,
+    cell: Cell, from_input: jax.Array, from_hidden: jax.Array, state: State, real: jax.Array | None
 ) -> State:
     new = cell(from_input, from_hidden, state)
     if real is None:
@@ -96,53 +92,37 @@ def _advance(
 _UNROLL = 4
 
 
-def _fast(
-    inputs: jax.Array,
-    weights: Pair,
-    biases: Pair,
-    state: State,
-    is_real: jax.Array | None,
-    *,
-    cell: Cell,
-    reverse: bool,
-) -> tuple[State, jax.Array]:
+def _scan(advance: Callable, arrays: tuple[Any, ...], reverse: bool) -> tuple[State, Any]:
+    inputs, weights, biases, state, is_real = arrays
     transposed = weights[1].T
 
-    def step(state: State, at_step: Any) -> tuple[State, jax.Array]:
+    def step(state: State, at_step: Any) -> tuple[State, Any]:
         from_input, real = at_step
         # Here, since for all steps at once this is a pass over [T, B, G H].
         from_input += biases[0]
         from_hidden = _multiply(hidden(state), transposed) + biases[1]
-        new = _advance(cell, from_input, from_hidden, state, real)
-        return new, hidden(new).astype(inputs.dtype)
+        return advance(from_input, from_hidden, state, real)
 
     xs = _multiply(inputs, weights[0].T), is_real
     return jax.lax.scan(step, state, xs, reverse=reverse, unroll=_UNROLL)
 
 
-def _forward(
-    inputs: jax.Array,
-    weights: Pair,
-    biases: Pair,
-    state: State,
-    is_real: jax.Array | None,
-    *,
-    cell: Cell,
-    reverse: bool,
-) -> tuple[tuple[State, jax.Array], Any]:
-    transposed, dtype = weights[1].T, inputs.dtype
+def _fast(*arrays: Any, cell: Cell, reverse: bool) -> tuple[State, jax.Array]:
+    def advance(*given: Any) -> tuple[State, jax.Array]:
+        new = _advance(cell, *given)
+        return new, hidden(new).astype(arrays[0].dtype)
 
-    def step(state: State, at_step: Any) -> tuple[State, Any]:
-        from_input, real = at_step
-        from_input += biases[0]
-        from_hidden = _multiply(hidden(state), transposed) + biases[1]
+    return _scan(advance, arrays, reverse)
+
+
+def _forward(*arrays: Any, cell: Cell, reverse: bool) -> tuple[tuple[State, jax.Array], Any]:
+    inputs, weights, biases, *_ = arrays
+
+    def advance(from_input: jax.Array, from_hidden: jax.Array, state: State, real: Any) -> Any:
         new, pull_back = jax.vjp(partial(_advance, cell, real=real), from_input, from_hidden, state)
-        return new, _cast((hidden(new), hidden(state), pull_back), biases[0].dtype, dtype)
+        return new, _cast((hidden(new), hidden(state), pull_back), biases[0].dtype, inputs.dtype)
 
-    xs = _multiply(inputs, weights[0].T), is_real
-    final, (outputs, hiddens, pulls_back) = jax.lax.scan(
-        step, state, xs, reverse=reverse, unroll=_UNROLL
-    )
+    final, (outputs, hiddens, pulls_back) = _scan(advance, arrays, reverse)
     return (final, outputs), (inputs, hiddens, pulls_back, weights, biases)
 
 

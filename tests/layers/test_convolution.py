@@ -180,8 +180,8 @@ def errors_in_float32():
         exact = jax.jit(lambda: results(convolve_by_definition, np.float64))()
         exact = [np.asarray(x) for x in exact]
     found = (
-        jax.jit(partial(results, form, np.float32))()
-        for form in (convolve_2d, convolve_by_definition)
+        jax.jit(partial(results, convolution, np.float32))()
+        for convolution in (convolve_2d, convolve_by_definition)
     )
     return [
         [np.abs(a - e).max() / np.abs(e).max() for a, e in zip(arrays, exact, strict=True)]
