@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from flaxdl.checks import check_shape
 from flaxdl.errors import UserError
 from flaxdl.layers.initializers import Initializer, fan_in, kaiming_uniform, uniform
+from flaxdl.layers.windows import check_window_fits, per_axis
 from flaxdl.ops.bias import add_bias
-from flaxdl.ops.convolution import Window, convolve
-from flaxdl.ops.shard_map import varying_like
-from flaxdl.ops.windows import check_window_fits, per_axis
+from flaxdl.ops.convolution import convolve
 
 AXES_OF_RANK = {3: "B T C", 4: "B H W C", 5: "B D H W C"}
 
@@ -83,21 +82,14 @@ class Conv(nn.Module):
         kernel_shape = (*window, in_features // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, kernel_shape, jnp.float32)
         dtype = jnp.result_type(inputs, kernel)
-        strides = per_axis("stride", self.stride, dimensions)
-        inputs, kernel = inputs.astype(dtype), varying_like(kernel.astype(dtype), inputs)
-        if dimensions == 2 and self.groups == 1 and dilation == (1, 1):
-            outputs = convolve(Window(window, strides, padding), inputs, kernel)
-        else:
-            spatial = "DHW"[-dimensions:]
-            outputs = jax.lax.conv_general_dilated(
-                inputs,
-                kernel,
-                window_strides=strides,
-                padding=[(amount, amount) for amount in padding],
-                rhs_dilation=dilation,
-                dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-                feature_group_count=self.groups,
-            )  # [B, *spatial, O]
+        outputs = convolve(
+            inputs.astype(dtype),
+            kernel.astype(dtype),
+            strides=per_axis("stride", self.stride, dimensions),
+            padding=padding,
+            dilation=dilation,
+            groups=self.groups,
+        )  # [B, *spatial, O]
         if self.use_bias:
             bias_init = self.bias_init or uniform(1 / math.sqrt(fan_in(kernel_shape)))
             bias = self.param("bias", bias_init, (self.features,), jnp.float32)

@@ -3,14 +3,16 @@
 Legend: B batch, *spatial one to three axes, C channels.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from flaxdl.ops.pooling import Sizes, Windows, max_of_windows, sum_of_windows
-from flaxdl.ops.windows import per_axis
+from flaxdl.errors import UserError
+from flaxdl.layers.windows import check_window_fits, per_axis
+from flaxdl.ops import pooling
+
+Sizes = int | Sequence[int]
 
 
 def max_pool(
@@ -29,7 +31,7 @@ def max_pool(
     Raises:
         UserError: if the inputs, once padded, are smaller than the window.
     """
-    return max_of_windows(Windows.of(inputs, window, stride, padding), inputs)
+    return pooling.max_pool(inputs, **_settings(inputs, window, stride, padding))
 
 
 def avg_pool(
@@ -48,9 +50,20 @@ def avg_pool(
     Raises:
         UserError: if the inputs, once padded, are smaller than the window.
     """
-    wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
-    windows = Windows.of(inputs, window, stride, padding)
-    return (sum_of_windows(windows, wide) / math.prod(windows.sizes)).astype(inputs.dtype)
+    return pooling.avg_pool(inputs, **_settings(inputs, window, stride, padding))
+
+
+def _settings(
+    inputs: jax.Array, window: Sizes, stride: Sizes | None, padding: Sizes
+) -> dict[str, tuple[int, ...]]:
+    dimensions = inputs.ndim - 2
+    window = per_axis("window", window, dimensions)
+    strides = window if stride is None else per_axis("stride", stride, dimensions)
+    padding = per_axis("padding", padding, dimensions)
+    if any(2 * amount > size for amount, size in zip(padding, window, strict=True)):
+        raise UserError(f"padding must be at most half the window {window}, got {padding}")
+    check_window_fits("inputs", inputs, window, padding)
+    return {"window": window, "strides": strides, "padding": padding}
 
 
 def adaptive_max_pool(inputs: jax.Array, output_size: Sizes) -> jax.Array:

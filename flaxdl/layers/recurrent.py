@@ -5,8 +5,7 @@ Legend: B batch, T time, I input size, H hidden size, N layers times directions;
 """
 
 import math
-from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -16,9 +15,8 @@ from flaxdl.checks import check_choice, check_integers, check_shape
 from flaxdl.errors import UserError
 from flaxdl.layers.dropout import Dropout
 from flaxdl.layers.initializers import uniform
-from flaxdl.ops.gates import gru_cell, lstm_cell
-from flaxdl.ops.recurrence import State, recur
-from flaxdl.ops.shard_map import varying_like
+from flaxdl.ops.cells import gru_cell, lstm_cell, relu_cell, tanh_cell
+from flaxdl.ops.recurrence import Cell, State, recur
 
 
 class Recurrent(nn.Module):
@@ -41,14 +39,15 @@ class Recurrent(nn.Module):
     num_gates: ClassVar[int]
     """Vectors of the hidden size that a step computes from its input and the hidden state."""
 
-    def cell(self, from_input: jax.Array, from_hidden: jax.Array, state: State) -> State:
-        """Returns the next state from the products of input and hidden state, both [B, G H]."""
+    @nn.nowrap
+    def cell(self) -> Cell:
+        """Returns the recurrence, which gives the state after a step."""
         raise NotImplementedError
 
     @nn.nowrap
-    def zero_state(self, shape: tuple[int, ...], dtype: Any) -> State:
-        """Returns the state that a sequence starts from unless told otherwise."""
-        return jnp.zeros(shape, dtype)
+    def state_of(self, hidden: jax.Array) -> State:
+        """Returns a state all of whose parts are equal to the hidden state given."""
+        return hidden
 
     @nn.compact
     def __call__(
@@ -126,19 +125,18 @@ class Recurrent(nn.Module):
         dtype = jnp.result_type(x, weight_ih)
         wide = jnp.promote_types(dtype, jnp.float32)
         if state is None:
-            state = self.zero_state((x.shape[1], self.hidden_size), wide)
+            state = self.state_of(jnp.zeros_like(x, wide, shape=(x.shape[1], self.hidden_size)))
         state, biases = jax.tree.map(lambda a: a.astype(wide), (state, (bias_ih, bias_hh)))
         x, weights = jax.tree.map(lambda a: a.astype(dtype), (x, (weight_ih, weight_hh)))
-        state, weights, biases = jax.tree.map(
-            partial(varying_like, inputs=x), (state, weights, biases)
+        reverse = suffix.endswith("_reverse")
+        state, outputs = recur(
+            x, weights, biases, state, is_real, cell=self.cell(), reverse=reverse
         )
-        backward = suffix.endswith("_reverse")
-        state, outputs = recur(self.cell, backward, x, weights, biases, state, is_real)
         state = jax.tree.map(lambda s: s.astype(dtype), state)
         return outputs if is_real is None else jnp.where(is_real, outputs, 0), state
 
     def _check_state(self, state: State, batch_size: int, states: int) -> None:
-        expected = jax.tree.structure(self.zero_state((0,), jnp.float32))
+        expected = jax.tree.structure(self.state_of(jnp.zeros(())))
         if jax.tree.structure(state) != expected:
             raise UserError(
                 f"initial_state must have the structure {expected}, got {jax.tree.structure(state)}"
@@ -147,7 +145,7 @@ class Recurrent(nn.Module):
             check_shape("initial_state", array, "N B H", N=states, B=batch_size, H=self.hidden_size)
 
 
-NONLINEARITIES = {"tanh": jnp.tanh, "relu": nn.relu}
+NONLINEARITIES = {"tanh": tanh_cell, "relu": relu_cell}
 
 
 class RNN(Recurrent):
@@ -159,10 +157,10 @@ class RNN(Recurrent):
     num_gates = 1
 
     @nn.nowrap
-    def cell(self, from_input: jax.Array, from_hidden: jax.Array, state: State) -> State:
-        """The recurrence, [B, H]."""
+    def cell(self) -> Cell:
+        """Returns the recurrence of the nonlinearity."""
         check_choice("nonlinearity", self.nonlinearity, NONLINEARITIES)
-        return NONLINEARITIES[self.nonlinearity](from_input + from_hidden)
+        return NONLINEARITIES[self.nonlinearity]
 
 
 class LSTM(Recurrent):
@@ -174,14 +172,14 @@ class LSTM(Recurrent):
     num_gates = 4
 
     @nn.nowrap
-    def zero_state(self, shape: tuple[int, ...], dtype: Any) -> State:
-        """Returns the pair of hidden state and cell."""
-        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+    def cell(self) -> Cell:
+        """Returns the recurrence, whose gates lie in the order i, f, g, o."""
+        return lstm_cell
 
     @nn.nowrap
-    def cell(self, from_input: jax.Array, from_hidden: jax.Array, state: State) -> State:
-        """The recurrence, [B, H]; the gates lie in the order input, forget, new, output."""
-        return lstm_cell(from_input, from_hidden, state[1])
+    def state_of(self, hidden: jax.Array) -> State:
+        """Returns the pair of hidden state and cell."""
+        return hidden, hidden
 
 
 class GRU(Recurrent):
@@ -194,6 +192,6 @@ class GRU(Recurrent):
     num_gates = 3
 
     @nn.nowrap
-    def cell(self, from_input: jax.Array, from_hidden: jax.Array, state: State) -> State:
-        """The recurrence, [B, H]; the gates lie in the order reset, update, new."""
-        return gru_cell(from_input, from_hidden, state)
+    def cell(self) -> Cell:
+        """Returns the recurrence, whose gates lie in the order reset, update, new."""
+        return gru_cell

@@ -1,16 +1,11 @@
-"""Forms of a two-dimensional convolution that are faster on a CPU than XLA's, forward or backward.
+"""Convolution over one, two or three axes, with dilation and groups.
 
-XLA's convolution on a CPU packs its operands for large images with many channels. Where there is
-little to pack it is slow, by a factor of two to twenty: few channels, an image no larger than the
-window, windows of one position. There the same sums are written as matrix products, as scaled
-copies, or as a convolution with more channels. Windows of 3×3 with many channels take less than
-half the products (`winograd.py`). Other platforms convolve.
-
-Legend: B batch, H height, W width, C channels; I input, O output channels; k a position of the
-window.
+Legend: B batch, *spatial one to three axes (H height, W width), C channels; I input, O output
+channels; k a position of the window.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +13,54 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxdl.ops.dispatch import accelerated, by_platform
 from flaxdl.ops.windows import slices_of_windows
 from flaxdl.ops.winograd import convolve_tiles
+
+
+def convolve(
+    inputs: jax.Array,  # [B, *spatial, I]
+    kernel: jax.Array,  # [*window, I / groups, O]
+    *,
+    strides: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> jax.Array:
+    """Multiplies each window with the kernel and adds up over its positions and channels.
+
+    outputs[b, p, o] = Σₖ Σᵢ inputs[b, strides p + dilation k − padding, i] kernel[k, i, o]
+
+    Inputs beyond the border are zero. With groups, i counts the channels of the group of o.
+
+    Args:
+        inputs: [B, *spatial, I].
+        kernel: [*window, I / groups, O], in the dtype of the inputs.
+        strides: steps from window to window; a number for each axis, here and below.
+        padding: zeros added on both sides.
+        dilation: distances between neighbouring positions of a window.
+        groups: parts of the channels; each part of the outputs sees one part of the inputs.
+
+    Returns:
+        [B, *spatial, O], in the dtype of the inputs.
+    """
+    axes = "DHW"[-len(strides) :]
+    return jax.lax.conv_general_dilated(
+        inputs,
+        kernel,
+        window_strides=strides,
+        padding=[(amount, amount) for amount in padding],
+        rhs_dilation=dilation,
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+        feature_group_count=groups,
+    )
+
+
+# XLA's convolution on a CPU packs its operands for large images with many channels. Where there is
+# little to pack it is slow, by a factor of two to twenty: few channels, an image no larger than the
+# window, windows of one position. There the same sums are written as matrix products, as scaled
+# copies, or as a convolution with more channels. Windows of 3×3 with many channels take less than
+# half the products (`winograd.py`). Other platforms convolve.
 
 _FEW_POSITIONS = 25  # of a window: as many copies are still cheaper than a convolution
 _MANY_OUTPUTS = 16  # that a copy is scaled to at once
@@ -31,65 +72,53 @@ _MANY_CHANNELS = 64  # products of tiles save more than the sums cost; half as m
 _LARGE_IMAGE = 36  # positions, which are worth spreading a kernel for
 _MOST_VALUES = 2**21  # of an image: with their gradient tiles take 13 times its memory
 
+Gradients = tuple[jax.Array, jax.Array]
+"""Of the inputs [B, *spatial, I] and of the kernel [*window, I / groups, O]."""
+
+_definition = convolve  # what the name stands for below is fast
+
 
 @dataclass(frozen=True)
-class Window:
-    """How a window slides over images."""
+class _Window:
+    """How a window slides over images, and the ways to convolve and to find gradients with it."""
 
     sizes: tuple[int, ...]
-    """Positions along height and width."""
     strides: tuple[int, ...]
     padding: tuple[int, ...]
+    dilation: tuple[int, ...] = (1, 1)
+    groups: int = 1
 
-    def convolve(self, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-        """XLA's convolution of [B, H, W, I] with [*sizes, I, O]."""
-        return jax.lax.conv_general_dilated(
-            inputs,
-            kernel,
-            window_strides=self.strides,
-            padding=[(amount, amount) for amount in self.padding],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+    def xla(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        settings = {"padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+        return _definition(x, kernel, strides=self.strides, **settings)
 
-    def holds(self, inputs: jax.Array) -> bool:
-        """Whether images are no larger than the window, which is larger than one position."""
-        fits = zip(inputs.shape[1:3], self.sizes, strict=True)
-        return math.prod(self.sizes) > 1 and all(size <= reach for size, reach in fits)
-
-    def has_few_positions(self) -> bool:
-        """Whether copies of the images, one for each position, are cheaper than a convolution."""
-        return 1 < math.prod(self.sizes) <= _FEW_POSITIONS
-
-    def slices(self, inputs: jax.Array) -> list[jax.Array]:
-        """What each position k of the window sees, [B, H, W, I] of the outputs' size."""
-        return slices_of_windows(inputs, self.sizes, self.strides, self.padding)
-
-    def as_copies(self, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    def copies(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """The convolution of a single channel: copies of the image, each scaled and moved."""
         weights = kernel.reshape(-1, kernel.shape[-1])  # [k, O]
-        first, *others = zip(self.slices(inputs), weights, strict=True)
+        first, *others = zip(self.slices(x), weights, strict=True)
         total = first[0] * first[1]
         for image, weight in others:
             total += image * weight
         return total
 
-    def as_product(self, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """The convolution as one matrix product over positions and channels of the window."""
-        patches = jnp.concatenate(self.slices(inputs), axis=-1)  # [B, H, W, k I]
+        patches = jnp.concatenate(self.slices(x), axis=-1)  # [B, H, W, k I]
         return patches @ kernel.reshape(-1, kernel.shape[-1])
 
-    def side_by_side(self, inputs: jax.Array, kernel: jax.Array, count: int) -> jax.Array:
+    def side_by_side(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """The convolution with `count` windows side by side as one, which has `count` O outputs."""
+        count = self.windows_at_once(x, kernel)
         size, stride, padding = self.sizes[1], self.strides[1], self.padding[1]
-        width = (inputs.shape[2] + 2 * padding - size) // stride + 1  # of the outputs
+        width = (x.shape[2] + 2 * padding - size) // stride + 1  # of the outputs
         steps = math.ceil(width / count)
         moved = [
             jnp.pad(kernel, [(0, 0), (i * stride, (count - 1 - i) * stride), (0, 0), (0, 0)])
             for i in range(count)
         ]
-        right = (steps * count - 1) * stride + size - inputs.shape[2] - padding
+        right = (steps * count - 1) * stride + size - x.shape[2] - padding
         outputs = jax.lax.conv_general_dilated(
-            inputs,
+            x,
             jnp.concatenate(moved, axis=-1),
             window_strides=(self.strides[0], count * stride),
             padding=[(self.padding[0], self.padding[0]), (padding, right)],
@@ -98,126 +127,124 @@ class Window:
         outputs = outputs.reshape(*outputs.shape[:2], steps * count, kernel.shape[-1])
         return outputs[:, :, :width]
 
+    def tiles(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return convolve_tiles(x, kernel)
 
-def convolve(window: Window, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves [B, H, W, I] with [*sizes, I, O], in the form that suits sizes and platform."""
-    return _convolve(window, inputs, kernel)
+    def slices(self, x: jax.Array) -> list[jax.Array]:
+        """What each position k of the window sees, [B, H, W, I] of the outputs' size."""
+        return slices_of_windows(x, self.sizes, self.strides, self.padding)
 
+    def d_xla(self, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Gradients:
+        return jax.vjp(self.xla, x, kernel)[1](gradient)
 
-def _choose(window: Window, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    channels, outputs = kernel.shape[2:]
-    if channels == 1 and outputs >= _MANY_OUTPUTS and window.has_few_positions():
-        form = window.as_copies
-    elif window.holds(inputs):
-        form = window.as_product
-    elif count := _windows_at_once(window, kernel):
-        form = partial(window.side_by_side, count=count)
-    elif _suits_tiles(window, inputs, kernel) and min(channels, outputs) >= _MANY_CHANNELS:
-        form = convolve_tiles
-    else:
-        return window.convolve(inputs, kernel)
-    return jax.lax.platform_dependent(inputs, kernel, cpu=form, default=window.convolve)
+    def d_product(self, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Gradients:
+        """The gradient of the inputs is that of the product; the kernel's is a good convolution."""
+        (d_inputs,) = jax.vjp(lambda x: self.product(x, kernel), x)[1](gradient)
+        (d_kernel,) = jax.vjp(lambda k: self.xla(x, k), kernel)[1](gradient)
+        return d_inputs, d_kernel
 
+    def d_side_by_side(self, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Gradients:
+        """That of the inputs may be a convolution of the gradient with the window turned around."""
+        can_turn = self.strides == (1, 1) and all(
+            padding < size for padding, size in zip(self.padding, self.sizes, strict=True)
+        )
+        if can_turn and kernel.shape[2] > _COLORS:
+            padding = tuple(size - 1 - p for size, p in zip(self.sizes, self.padding, strict=True))
+            turned = kernel[::-1, ::-1].swapaxes(2, 3)  # [*sizes, O, I]
+            d_inputs = _fast(gradient, turned, strides=(1, 1), padding=padding)
+        else:
+            lowering = self.product if kernel.shape[2] <= _FEW_CHANNELS else self.xla
+            (d_inputs,) = jax.vjp(lambda x: lowering(x, kernel), x)[1](gradient)
+        is_small = math.prod(kernel.shape[2:]) < _FEWEST_WEIGHTS
+        lowering = self.side_by_side if is_small else self.xla
+        (d_kernel,) = jax.vjp(lambda k: lowering(x, k), kernel)[1](gradient)
+        return d_inputs, d_kernel
 
-def _windows_at_once(window: Window, kernel: jax.Array) -> int:
-    """How many windows to take side by side for their few channels; 0 for one."""
-    weights = math.prod(kernel.shape[2:])
-    if window.strides[1] >= window.sizes[1] or weights > _FEW_WEIGHTS:
-        return 0  # windows that do not overlap would only be filled up with zeros
-    return 4 if weights < _FEWEST_WEIGHTS else 2
+    def d_tiles(self, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Gradients:
+        return jax.vjp(convolve_tiles, x, kernel)[1](gradient)
 
+    def d_one_position(self, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Gradients:
+        """Those of a product over all positions of all images."""
+        seen, spread = jax.vjp(lambda x: self.slices(x)[0], x)
+        rows = seen.reshape(-1, seen.shape[-1])  # [B H W, I]
+        d_rows = gradient.reshape(-1, gradient.shape[-1])  # [B H W, O]
+        d_seen = (d_rows @ kernel[0, 0].T).reshape(seen.shape)
+        return spread(d_seen)[0], (rows.T @ d_rows)[None, None]
 
-def _suits_tiles(window: Window, inputs: jax.Array, kernel: jax.Array) -> bool:
-    """Whether `convolve_tiles` convolves in this way, and images are worth it.
+    # Conditions do not count the batch, whose size is open in an exported program.
 
-    The size of the batch does not count: in an exported program it is open.
-    """
-    is_3x3 = (window.sizes, window.strides, window.padding) == ((3, 3), (1, 1), (1, 1))
-    is_exact = inputs.dtype.itemsize >= 4  # in 16 bits the sums of tiles would be rounded
-    positions = math.prod(inputs.shape[1:3])
-    fits = positions >= _LARGE_IMAGE and positions * max(kernel.shape[2:]) <= _MOST_VALUES
-    return is_3x3 and is_exact and fits
+    def is_special(self, x: jax.Array, kernel: jax.Array) -> bool:
+        """Whether only XLA convolves in this way."""
+        return x.ndim != 4 or self.groups > 1 or self.dilation != (1, 1)
 
+    def has_one_position(self, x: jax.Array, kernel: jax.Array) -> bool:
+        return self.sizes == (1, 1)
 
-def _forward(window: Window, inputs: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
-    return _convolve(window, inputs, kernel), (inputs, kernel)
+    def suits_copies(self, x: jax.Array, kernel: jax.Array) -> bool:
+        """Whether copies of the images, one for each position, are cheaper than a convolution."""
+        channels, outputs = kernel.shape[2:]
+        has_few_positions = 1 < math.prod(self.sizes) <= _FEW_POSITIONS
+        return channels == 1 and outputs >= _MANY_OUTPUTS and has_few_positions
 
+    def suits_copies_side_by_side(self, x: jax.Array, kernel: jax.Array) -> bool:
+        is_larger = not self.holds(x, kernel)
+        return self.suits_copies(x, kernel) and is_larger and self.windows_at_once(x, kernel) > 0
 
-def _backward(window: Window, saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    inputs, kernel = saved
-    if window.sizes == (1, 1):
-        form = _gradients_of_one_position
-    elif window.holds(inputs):
-        form = _gradients_through_product
-    elif _windows_at_once(window, kernel):
-        form = _gradients_side_by_side
-    elif kernel.shape[2] <= _FEW_CHANNELS:
-        form = _gradients_through_product
-    elif _suits_tiles(window, inputs, kernel) and 2 * min(kernel.shape[2:]) >= _MANY_CHANNELS:
-        form = _gradients_of_tiles
-    else:
-        form = _gradients_of_convolution
-    forms = {"cpu": form, "default": _gradients_of_convolution}
-    return jax.lax.platform_dependent(
-        inputs, kernel, gradient, **{name: partial(form, window) for name, form in forms.items()}
-    )
+    def holds(self, x: jax.Array, kernel: jax.Array) -> bool:
+        """Whether images are no larger than the window, which is larger than one position."""
+        fits = zip(x.shape[1:3], self.sizes, strict=True)
+        return math.prod(self.sizes) > 1 and all(size <= reach for size, reach in fits)
 
+    def windows_at_once(self, x: jax.Array, kernel: jax.Array) -> int:
+        """How many windows to take side by side for their few channels; 0 for one."""
+        weights = math.prod(kernel.shape[2:])
+        if self.strides[1] >= self.sizes[1] or weights > _FEW_WEIGHTS:
+            return 0  # windows that do not overlap would only be filled up with zeros
+        return 4 if weights < _FEWEST_WEIGHTS else 2
 
-_convolve: Any = jax.custom_vjp(_choose, nondiff_argnums=(0,))
-_convolve.defvjp(_forward, _backward)
+    def has_few_channels(self, x: jax.Array, kernel: jax.Array) -> bool:
+        return kernel.shape[2] <= _FEW_CHANNELS
 
-Gradients = tuple[jax.Array, jax.Array]
-"""Of the inputs [B, H, W, I] and of the kernel [*sizes, I, O]."""
+    def suits_tiles(self, x: jax.Array, kernel: jax.Array) -> bool:
+        return self.suits_tile_gradients(x, kernel) and min(kernel.shape[2:]) >= _MANY_CHANNELS
 
-
-def _gradients_of_convolution(
-    window: Window, inputs: jax.Array, kernel: jax.Array, gradient: jax.Array
-) -> Gradients:
-    return jax.vjp(window.convolve, inputs, kernel)[1](gradient)
-
-
-def _gradients_through_product(
-    window: Window, inputs: jax.Array, kernel: jax.Array, gradient: jax.Array
-) -> Gradients:
-    """The gradient of the inputs is that of the product; the kernel's is a good convolution."""
-    (of_inputs,) = jax.vjp(lambda x: window.as_product(x, kernel), inputs)[1](gradient)
-    (of_kernel,) = jax.vjp(lambda k: window.convolve(inputs, k), kernel)[1](gradient)
-    return of_inputs, of_kernel
-
-
-def _gradients_side_by_side(
-    window: Window, inputs: jax.Array, kernel: jax.Array, gradient: jax.Array
-) -> Gradients:
-    """That of the inputs may be a convolution of the gradient with the window turned around."""
-    can_turn = window.strides == (1, 1) and all(
-        padding < size for padding, size in zip(window.padding, window.sizes, strict=True)
-    )
-    if can_turn and kernel.shape[2] > _COLORS:
-        padding = tuple(size - 1 - p for size, p in zip(window.sizes, window.padding, strict=True))
-        turned = kernel[::-1, ::-1].swapaxes(2, 3)  # [*sizes, O, I]
-        of_inputs = _choose(Window(window.sizes, (1, 1), padding), gradient, turned)
-    else:
-        form = window.as_product if kernel.shape[2] <= _FEW_CHANNELS else window.convolve
-        (of_inputs,) = jax.vjp(lambda x: form(x, kernel), inputs)[1](gradient)
-    form = window.convolve
-    if math.prod(kernel.shape[2:]) < _FEWEST_WEIGHTS:
-        form = partial(window.side_by_side, count=_windows_at_once(window, kernel))
-    (of_kernel,) = jax.vjp(lambda k: form(inputs, k), kernel)[1](gradient)
-    return of_inputs, of_kernel
+    def suits_tile_gradients(self, x: jax.Array, kernel: jax.Array) -> bool:
+        """Whether `convolve_tiles` convolves in this way, and images are worth it."""
+        is_3x3 = (self.sizes, self.strides, self.padding) == ((3, 3), (1, 1), (1, 1))
+        is_exact = x.dtype.itemsize >= 4  # in 16 bits the sums of tiles would be rounded
+        positions = math.prod(x.shape[1:3])
+        fits = positions >= _LARGE_IMAGE and positions * max(kernel.shape[2:]) <= _MOST_VALUES
+        return is_3x3 and is_exact and fits and 2 * min(kernel.shape[2:]) >= _MANY_CHANNELS
 
 
-def _gradients_of_tiles(
-    window: Window, inputs: jax.Array, kernel: jax.Array, gradient: jax.Array
-) -> Gradients:
-    return jax.vjp(convolve_tiles, inputs, kernel)[1](gradient)
+# On a CPU, the first row whose condition holds gives the lowerings of outputs and gradients.
+_LOWERINGS: tuple[tuple[Callable, Callable, Callable], ...] = (
+    (_Window.is_special, _Window.xla, _Window.d_xla),
+    (_Window.has_one_position, _Window.xla, _Window.d_one_position),
+    (_Window.suits_copies_side_by_side, _Window.copies, _Window.d_side_by_side),
+    (_Window.suits_copies, _Window.copies, _Window.d_product),
+    (_Window.holds, _Window.product, _Window.d_product),
+    (_Window.windows_at_once, _Window.side_by_side, _Window.d_side_by_side),
+    (_Window.has_few_channels, _Window.xla, _Window.d_product),
+    (_Window.suits_tiles, _Window.tiles, _Window.d_tiles),
+    (_Window.suits_tile_gradients, _Window.xla, _Window.d_tiles),
+    (lambda *_: True, _Window.xla, _Window.d_xla),
+)
 
 
-def _gradients_of_one_position(
-    window: Window, inputs: jax.Array, kernel: jax.Array, gradient: jax.Array
-) -> Gradients:
-    """Those of a product over all positions of all images."""
-    seen, spread = jax.vjp(lambda x: window.slices(x)[0], inputs)
-    rows = seen.reshape(-1, seen.shape[-1])  # [B H W, I]
-    of_rows = gradient.reshape(-1, gradient.shape[-1])  # [B H W, O]
-    of_seen = (of_rows @ kernel[0, 0].T).reshape(seen.shape)
-    return spread(of_seen)[0], (rows.T @ of_rows)[None, None]
+def _lower(column: int, default: Callable, *arrays: jax.Array, **settings: Any) -> Any:
+    window = _Window(arrays[1].shape[:-2], **settings)
+    chosen = next(row for row in _LOWERINGS if row[0](window, *arrays[:2]))[column]
+    if chosen is default:
+        return default(window, *arrays)
+    return by_platform(partial(default, window), cpu=partial(chosen, window))(*arrays)
+
+
+_fast = partial(_lower, 1, _Window.xla)
+
+
+def _backward(saved: Gradients, gradient: jax.Array, **settings: Any) -> Gradients:
+    return _lower(2, _Window.d_xla, *saved, gradient, **settings)
+
+
+convolve = accelerated(convolve, fast=_fast, backward=_backward)
