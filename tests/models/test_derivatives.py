@@ -54,16 +54,7 @@ MODELS = {
     ),
     "decoder": (TransformerLM(vocab_size=11, max_length=5, dropout=0.0, **SMALL), TOKENS, {}),
     "encoder-decoder": (
-        Seq2SeqTransformer(
-            vocab_size=11,
-            hidden_size=8,
-            num_heads=2,
-            num_encoder_layers=1,
-            num_decoder_layers=1,
-            feed_forward_size=12,
-            max_length=5,
-            dropout=0.0,
-        ),
+        Seq2SeqTransformer(vocab_size=11, max_length=5, dropout=0.0, **SMALL),
         TOKENS,
         {"targets": TOKENS[:, ::-1]},
     ),
