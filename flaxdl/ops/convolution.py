@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxdl.ops.dispatch import accelerated, by_platform
 from flaxdl.ops.windows import slices_of_windows
@@ -94,7 +95,9 @@ class _Window:
 
     def copies(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """The convolution of a single channel: copies of the image, each scaled and moved."""
-        weights = kernel.reshape(-1, kernel.shape[-1])  # [k, O]
+        # Not rows of a reshaped kernel, which XLA's simplifier (jaxlib 0.10.2) gets wrong in second
+        # derivatives under `jax.vmap`.
+        weights = [kernel[*place, 0] for place in np.ndindex(*self.sizes)]  # k times [O]
         first, *others = zip(self.slices(x), weights, strict=True)
         total = first[0] * first[1]
         for image, weight in others:
