@@ -19,7 +19,7 @@ _RUNS = {*_TRAINING, "models", "config", "config_files"}
 ALLOWED = {
     "errors": set(),
     "checks": {"errors"},
-    "tracebacks": set(),
+    "tracebacks": {"errors"},
     "version": set(),
     "filesystem": {"errors"},
     "backend": {"errors", "filesystem"},

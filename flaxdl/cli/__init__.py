@@ -10,6 +10,8 @@ import logging
 import os
 import select
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -31,8 +33,11 @@ from flaxdl.cli import (
 )
 from flaxdl.cli.blame import report_user_error
 from flaxdl.errors import SaveError
+from flaxdl.tracebacks import user_frames
 from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Diverged
+
+_FAREWELL_SECONDS = 5  # for which a process that failed waits for others that failed with it
 
 COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "train": train.main,
@@ -81,9 +86,12 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
     except Diverged as diverged:
         return _complain(str(diverged), 3)
     except Exception as error:
-        if not report_user_error(error):
+        if report_user_error(error):
+            return 2
+        if not jax.distributed.is_initialized():
             raise
-        return 2
+        traceback.print_exc()
+        return 1
     return 0
 
 
@@ -133,10 +141,12 @@ def _run(
     except OSError as error:
         # Windows says EINVAL.
         is_unread = error.errno in (errno.EPIPE, errno.EINVAL) and _is_unread()
-        if not is_unread and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT) and not user_frames(error)
+        is_full = is_full and _is_refused()
+        if not is_unread and not is_full:
             raise  # of another pipe or file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not is_unread:
+        if is_full:
             raise SaveError(f"the output cannot be written: {error.strerror}") from error
 
 
@@ -146,8 +156,13 @@ def _is_unread() -> bool:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
         return any(event & select.POLLERR for _, event in poll.poll(0))
+    return _is_refused()
+
+
+def _is_refused() -> bool:
+    """Returns whether standard output takes nothing, by an empty line before the error."""
     try:
-        print(flush=True)  # an empty line before the traceback, if it is read
+        print(flush=True)
     except OSError:
         return True
     return False
@@ -157,9 +172,15 @@ def leave(code: int) -> NoReturn:
     """Ends the process with the exit code of a command.
 
     After an interruption at once: Python would wait for threads that prepare data, which may hang,
-    and all that matters is on disk.
+    and all that matters is on disk. After an error in one of several processes, soon: JAX would
+    wait for the others, which wait for this one until it is gone.
     """
-    if code in (130, 143):
+    is_one_of_several = code != 0 and jax.distributed.is_initialized()
+    if is_one_of_several:
+        farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        farewell.start()
+        farewell.join(_FAREWELL_SECONDS)
+    if is_one_of_several or code in (130, 143):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
