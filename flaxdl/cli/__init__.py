@@ -5,6 +5,7 @@ the program was called by; the other modules are shared by commands.
 """
 
 import errno
+import inspect as inspect_module  # `inspect` is a command
 import io
 import logging
 import os
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
         return _complain(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}", 2)
     if os.environ.get("NO_COLOR"):  # which rich knows by itself
         tyro._experimental_options["ansi_codes"] = False
+    tyro._strings.remove_single_line_breaks = _paragraphs
     keep_compiled()
     _show_warnings()
     try:
@@ -107,6 +109,15 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _paragraphs(text: str) -> str:
+    """Joins the lines of each paragraph of a docstring, which --help breaks as the terminal needs.
+
+    tyro itself joins no lines that are indented, as those of an attribute's docstring are.
+    """
+    paragraphs = inspect_module.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _usage(program: str) -> str:
