@@ -72,7 +72,7 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
         return _complain(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}", 2)
     if os.environ.get("NO_COLOR"):  # which rich knows by itself
         tyro._experimental_options["ansi_codes"] = False
-    tyro._strings.remove_single_line_breaks = _paragraphs
+    tyro._strings.remove_single_line_breaks = _paragraphs  # pyright: ignore[reportAttributeAccessIssue]
     keep_compiled()
     _show_warnings()
     try:
