@@ -4,7 +4,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
 
 import flax.linen as nn
 import numpy as np
@@ -116,6 +117,7 @@ class Config:
             plain = with_python_numbers(value)
             if plain is not value:
                 object.__setattr__(self, setting.name, plain)
+        _check_types(self)
         for name in (
             "batch_size",
             "accumulate_steps",
@@ -142,8 +144,8 @@ class Config:
                     f"freeze_epochs must be between 0 and epochs = {self.epochs}, "
                     f"got {self.freeze_epochs}"
                 )
-        if self.seed < 0:
-            raise UserError(f"seed must not be negative, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
 
     def best_step(self, validation: Sequence[dict[str, Any]]) -> int | None:
         """Returns the step of the best of these lines of validation metrics; None without lines.
@@ -152,6 +154,41 @@ class Config:
             UserError: if the lines lack `selection.metric`.
         """
         return self.selection.best_step(validation, self.task)
+
+
+def _check_types(config: Config) -> None:
+    for setting in dataclasses.fields(config):
+        value = getattr(config, setting.name)
+        kinds = get_args(setting.type) if isinstance(setting.type, UnionType) else (setting.type,)
+        if not any(_is_of(value, kind) for kind in kinds):
+            allowed = " or ".join(map(_described, kinds))
+            raise UserError(f"{setting.name} must be {allowed}, got {value!r:.200}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Returns whether a value has the type of a field."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_of(x, get_args(kind)[0]) for x in value)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "a tuple of texts"
+    known = {
+        int: "a whole number",
+        float: "a number",
+        NoneType: "None",
+        nn.Module: "a Linen module",
+    }
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
+    return known.get(kind, f"{article} {kind.__name__}")
 
 
 def with_python_numbers(value: Any) -> Any:

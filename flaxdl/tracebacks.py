@@ -11,9 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 from traceback import FrameSummary
 
+from flaxdl.errors import UserError
+
 _FLAXDL = Path(__file__).resolve().parent
 _STANDARD_LIBRARY = {Path(sysconfig.get_path(n)).resolve() for n in ("stdlib", "platstdlib")}
 _INSTALLED = ("site-packages", "dist-packages")
+_CYTHON = (".pyx", ".pxd", ".pxi")
 
 
 class WorkerTraceback(Exception):
@@ -23,9 +26,10 @@ class WorkerTraceback(Exception):
     """
 
     def __init__(self, text: str, frames: list[FrameSummary]):
-        super().__init__(text, frames)
+        # Frames of newer Pythons hold code objects, which cannot be pickled.
+        self.frames = [FrameSummary(f.filename, f.lineno, f.name, line=f.line) for f in frames]
+        super().__init__(text, self.frames)
         self.text = text
-        self.frames = frames
 
     def __str__(self) -> str:
         return f"in a worker process:\n{self.text}"
@@ -53,6 +57,26 @@ def user_frames(error: BaseException) -> list[FrameSummary]:
     return found
 
 
+def is_own_mistake(error: BaseException) -> bool:
+    """Returns whether the user's code raised an error, or called what raised it.
+
+    If flaxdl's code is further in than the user's, the error is flaxdl's.
+    """
+    places = [frame.filename for frame in frames_of(error)]
+    if isinstance(error, SyntaxError) and error.filename:  # which has no frame in its file
+        places.append(error.filename)
+    return next((_is_users(x) for x in reversed(places) if _is_users(x) or _is_flaxdl(x)), False)
+
+
+def located_message(error: BaseException) -> str:
+    """Returns the message of an error, with the line of the user's code that led to it, if any."""
+    message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    frames = user_frames(error)
+    if not frames:
+        return message
+    return f"{message} (in your code: {shown_path(frames[-1].filename)}, line {frames[-1].lineno})"
+
+
 def shown_path(filename: str) -> str:
     """Returns a path as it is typed in the working directory, if it is in there."""
     path = Path(filename)
@@ -66,7 +90,8 @@ def _is_flaxdl(filename: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _is_users(filename: str) -> bool:
-    if filename.startswith("<") or _is_flaxdl(filename):  # <frozen importlib>, <string>
+    # No files are <string> and <frozen importlib>. What Cython compiled names a path of its build.
+    if not os.path.isfile(filename) or filename.endswith(_CYTHON) or _is_flaxdl(filename):
         return False
     path = Path(os.path.realpath(filename))
     is_installed = any(part in _INSTALLED for part in path.parts)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import pkgutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ _RUNS = {*_TRAINING, "models", "config", "config_files"}
 ALLOWED = {
     "errors": set(),
     "checks": {"errors"},
-    "tracebacks": set(),
+    "tracebacks": {"errors"},
     "version": set(),
     "filesystem": {"errors"},
     "backend": {"errors", "filesystem"},
@@ -88,6 +89,28 @@ def test_nothing_imports_a_package_above_it():
         above = {name: {name}.union(*(above[n] for n in ALLOWED[name])) for name in ALLOWED}
     for name, allowed in ALLOWED.items():
         assert not any(name in above[other] for other in allowed - {name}), name
+
+
+def above(lower):
+    """Package → all that it imports, directly or not, from what it imports directly."""
+    found = {name: set(names) for name, names in lower.items()}
+    for _ in lower:
+        found = {
+            name: names.union(*(found.get(n, ()) for n in names)) for name, names in found.items()
+        }
+    return {name: names - _BASE for name, names in found.items() if names - _BASE}
+
+
+def test_the_diagram_for_contributors_is_true():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    drawn = {}
+    for line in text.partition("Imports go one way:\n\n```\n")[2].partition("```")[0].splitlines():
+        parts = [part.strip().split(", ") for part in line.split("←")]
+        for lower, upper in itertools.pairwise(parts):
+            for name in upper:
+                drawn.setdefault(name, set()).update(lower)
+    allowed = {n: lower for n, lower in ALLOWED.items() if not n.startswith("__")}
+    assert above(drawn) == above(allowed)
 
 
 def test_nothing_imports_tensorflow_or_clu():

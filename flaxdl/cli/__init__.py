@@ -5,11 +5,14 @@ the program was called by; the other modules are shared by commands.
 """
 
 import errno
+import inspect as inspect_module  # `inspect` is a command
 import io
 import logging
 import os
 import select
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -31,8 +34,11 @@ from flaxdl.cli import (
 )
 from flaxdl.cli.blame import report_user_error
 from flaxdl.errors import SaveError
+from flaxdl.tracebacks import user_frames
 from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Diverged
+
+_FAREWELL_SECONDS = 5  # for which a process that failed waits for others that failed with it
 
 COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "train": train.main,
@@ -66,6 +72,7 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
         return _complain(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}", 2)
     if os.environ.get("NO_COLOR"):  # which rich knows by itself
         tyro._experimental_options["ansi_codes"] = False
+    tyro._strings.remove_single_line_breaks = _paragraphs  # pyright: ignore[reportAttributeAccessIssue]
     keep_compiled()
     _show_warnings()
     try:
@@ -81,9 +88,12 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
     except Diverged as diverged:
         return _complain(str(diverged), 3)
     except Exception as error:
-        if not report_user_error(error):
+        if report_user_error(error):
+            return 2
+        if not jax.distributed.is_initialized():
             raise
-        return 2
+        traceback.print_exc()
+        return 1
     return 0
 
 
@@ -99,6 +109,15 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _paragraphs(text: str) -> str:
+    """Joins the lines of each paragraph of a docstring, which --help breaks as the terminal needs.
+
+    tyro itself joins no lines that are indented, as those of an attribute's docstring are.
+    """
+    paragraphs = inspect_module.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _usage(program: str) -> str:
@@ -133,10 +152,12 @@ def _run(
     except OSError as error:
         # Windows says EINVAL.
         is_unread = error.errno in (errno.EPIPE, errno.EINVAL) and _is_unread()
-        if not is_unread and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT) and not user_frames(error)
+        is_full = is_full and _is_refused()
+        if not is_unread and not is_full:
             raise  # of another pipe or file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not is_unread:
+        if is_full:
             raise SaveError(f"the output cannot be written: {error.strerror}") from error
 
 
@@ -146,8 +167,13 @@ def _is_unread() -> bool:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
         return any(event & select.POLLERR for _, event in poll.poll(0))
+    return _is_refused()
+
+
+def _is_refused() -> bool:
+    """Returns whether standard output takes nothing, by an empty line before the error."""
     try:
-        print(flush=True)  # an empty line before the traceback, if it is read
+        print(flush=True)
     except OSError:
         return True
     return False
@@ -157,9 +183,15 @@ def leave(code: int) -> NoReturn:
     """Ends the process with the exit code of a command.
 
     After an interruption at once: Python would wait for threads that prepare data, which may hang,
-    and all that matters is on disk.
+    and all that matters is on disk. After an error in one of several processes, soon: JAX would
+    wait for the others, which wait for this one until it is gone.
     """
-    if code in (130, 143):
+    is_one_of_several = code != 0 and jax.distributed.is_initialized()
+    if is_one_of_several:
+        farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        farewell.start()
+        farewell.join(_FAREWELL_SECONDS)
+    if is_one_of_several or code in (130, 143):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

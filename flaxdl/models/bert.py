@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxdl.checks import check_shape
+from flaxdl.checks import check_shape, did_you_mean
 from flaxdl.errors import UserError
 from flaxdl.layers import Dropout, Embedding, token_mask
 from flaxdl.layers.attention import attend
@@ -34,6 +34,16 @@ class BertInputs(TypedDict, total=False):
     """bool[B, T], which tokens are real; an alternative to lengths."""
     lengths: jax.Array | None
     """int32[B], how many tokens of each text are real; all if neither is given."""
+
+
+def _check_keywords(model: nn.Module, given: Mapping[str, Any]) -> None:
+    allowed = [*BertInputs.__annotations__, "train"]
+    for name in given:
+        if name not in allowed:
+            raise UserError(
+                f"{type(model).__name__} takes the keywords {', '.join(allowed)}, got {name!r}"
+                f"{did_you_mean(name, allowed)}"
+            )
 
 
 class BertLayer(BertOptions, kw_only=True):
@@ -77,8 +87,9 @@ class Bert(BertOptions, kw_only=True):
 
     def setup(self) -> None:
         """Creates embeddings, layers and pooler."""
+        hidden_size = known_size("hidden_size", self.hidden_size)
         embedding = partial(
-            Embedding, features=self.hidden_size, embedding_init=normal(self.initializer_range)
+            Embedding, features=hidden_size, embedding_init=normal(self.initializer_range)
         )
         self.word_embeddings = embedding(
             known_size("vocab_size", self.vocab_size),
@@ -115,6 +126,7 @@ class Bert(BertOptions, kw_only=True):
         Raises:
             UserError: if shapes do not fit, tokens are not integers or more than `max_length`.
         """
+        _check_keywords(self, inputs)
         x = self.encode(tokens, train=train, **inputs)
         return x, jnp.tanh(self.pooler(x[:, 0]))
 
@@ -173,6 +185,7 @@ class BertForMaskedLM(BertOptions, kw_only=True):
         self, tokens: jax.Array, *, train: bool = False, **inputs: Unpack[BertInputs]
     ) -> jax.Array:
         """Maps tokens int32[B, T] to logits [B, T, V]; the keywords are `BertInputs`."""
+        _check_keywords(self, inputs)
         options = shared_options(self, Bert)
         bert = Bert(**options, name="bert")
         head = BertPredictionHead(**options, name="cls.predictions")
@@ -194,6 +207,7 @@ class BertForPreTraining(BertOptions, kw_only=True):
 
         The first of the two classes says that the sentence follows.
         """
+        _check_keywords(self, inputs)
         options = shared_options(self, Bert)
         bert = Bert(**options, name="bert")
         head = BertPredictionHead(**options, name="cls.predictions")
@@ -219,6 +233,7 @@ class BertForSequenceClassification(BertOptions, kw_only=True):
         self, tokens: jax.Array, *, train: bool = False, **inputs: Unpack[BertInputs]
     ) -> jax.Array:
         """Maps tokens int32[B, T] to logits [B, C]; the keywords are `BertInputs`."""
+        _check_keywords(self, inputs)
         bert = Bert(**shared_options(self, Bert), name="bert")
         _, pooled = bert(tokens, train=train, **inputs)
         rate = self.dropout if self.classifier_dropout is None else self.classifier_dropout

@@ -45,7 +45,10 @@ class SimpleRNN(nn.Module):
         """
         check_choice("cell", self.cell, CELLS)
         rnn = CELLS[self.cell](
-            self.hidden_size, num_layers=self.num_layers, dropout=self.dropout, name="rnn"
+            known_size("hidden_size", self.hidden_size),
+            num_layers=self.num_layers,
+            dropout=self.dropout,
+            name="rnn",
         )
         _, final_state = rnn(inputs, lengths=lengths, train=train)
         # The final state of the last layer is its output at the last real step.
@@ -100,12 +103,12 @@ class TextRNN(nn.Module):
         check_choice("pooling", self.pooling, ("last_step", "final_states"))
         embedding = Embedding(
             known_size("vocab_size", self.vocab_size),
-            self.embedding_size,
+            known_size("embedding_size", self.embedding_size),
             padding_index=0,
             name="embedding",
         )
         rnn = CELLS[self.cell](
-            self.hidden_size,
+            known_size("hidden_size", self.hidden_size),
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
             dropout=self.dropout,

@@ -59,7 +59,9 @@ class TransformerOptions(nn.Module, kw_only=True):
         smaller ones times √D.
         """
         x = Embedding(
-            known_size("vocab_size", self.vocab_size), self.hidden_size, name="embedding"
+            known_size("vocab_size", self.vocab_size),
+            known_size("hidden_size", self.hidden_size),
+            name="embedding",
         )(tokens)
         add_positions = AddPositions(self.positions, self.max_length, name="position_embedding")
         x = add_positions(x, 0 if position is None else position)

@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import json
 import math
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ _EARLIER_PREFIXES = {
 _EARLIER_CLASSES: dict[str, str] = {}
 # Class, earlier name of its field → the field's name today.
 _EARLIER_FIELDS: dict[tuple[str, str], str] = {}
+# Class, field that it had → the value that changed nothing, with which a run can still be read.
+_REMOVED_FIELDS: dict[tuple[str, str], Any] = {
+    ("flaxdl.layers.BatchNorm", "per_device"): False,
+    ("flaxdl.layers.MultiHeadAttention", "dropout"): 0.0,
+}
 
 
 def to_json(value: Any, name: str = "") -> Any:
@@ -104,11 +110,12 @@ def from_json(value: Any) -> Any:
     if "class" not in value:
         return {key: from_json(item) for key, item in value.items()}
     fields = {name: from_json(item) for name, item in value.items() if name != "class"}
-    found = _public_classes().get(value["class"])
+    name = value["class"]
+    found = _public_classes().get(name) if isinstance(name, str) else None
     if found is None:
         raise UserError(
-            f"config.json names {value['class']!r}, which is no public class of flaxdl; "
-            "give the config file that defines it with --config"
+            f"config.json names {name!r}, which is no public class of flaxdl; "
+            "give the config file of the run with --config"
         )
     known = [field.name for field in dataclasses.fields(found)]
     for name in fields:
@@ -123,8 +130,9 @@ def from_json(value: Any) -> Any:
 def upgraded(value: Any, like: Any = None) -> Any:
     """The JSON of a config that any version has written, as today's version would write it.
 
-    Earlier names are replaced. Fields that were added to a class since get what earlier runs did
-    without them: the field's default, or the value `earlier` of its metadata if that differs.
+    Earlier names are replaced, and removed fields left out if they changed nothing. Fields that
+    were added to a class since get what earlier runs did without them: the field's default, or the
+    value `earlier` of its metadata if that differs.
 
     Args:
         value: the JSON of a config, or of any value in it.
@@ -137,11 +145,13 @@ def upgraded(value: Any, like: Any = None) -> Any:
         return value
     if not isinstance(value.get("class"), str):
         return {name: upgraded(item, _part(like, str(name))) for name, item in value.items()}
-    cls = _current_name(value["class"])
+    cls = _current_name(value["class"], like)
     record: dict[str, Any] = {"class": cls}
     for earlier_name, item in value.items():
         if earlier_name != "class":
             name = _EARLIER_FIELDS.get((cls, str(earlier_name)), str(earlier_name))
+            if (cls, name) in _REMOVED_FIELDS and item == _REMOVED_FIELDS[cls, name]:
+                continue
             record[name] = upgraded(item, _part(like, name))
     is_own = dataclasses.is_dataclass(like) and class_name(type(like)) == cls
     found: Any = type(like) if is_own else _public_classes().get(cls)
@@ -154,11 +164,14 @@ def upgraded(value: Any, like: Any = None) -> Any:
     return record
 
 
-def _current_name(name: str) -> str:
-    """Today's name of a class that any version has stored."""
+def _current_name(name: str, like: Any) -> str:
+    """Today's name of a class that any version has stored; `like` may be a value of it."""
+    if name == f"__main__.{type(like).__qualname__}":
+        return class_name(type(like))
     module, _, own = name.rpartition(".")
-    name = f"{_EARLIER_PREFIXES.get(module, module)}.{own}"
-    return _EARLIER_CLASSES.get(name, name)
+    found = f"{_EARLIER_PREFIXES[module]}.{own}" if module in _EARLIER_PREFIXES else name
+    found = _EARLIER_CLASSES.get(found, found)
+    return found if found in _public_classes() else name
 
 
 def _part(value: Any, name: str) -> Any:
@@ -188,11 +201,17 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 
 def class_name(kind: type) -> str:
-    """The public name of a class of flaxdl, or the module path of another one."""
+    """The public name of a class of flaxdl, or the module path of another one.
+
+    A class of the program itself is that of its file, as if that were a config file.
+    """
     for name, found in _public_classes().items():
         if found is kind:
             return name
-    return f"{kind.__module__}.{kind.__qualname__}"
+    module = kind.__module__
+    if module == "__main__" and (program := getattr(sys.modules[module], "__file__", None)):
+        module = Path(program).stem
+    return f"{module}.{kind.__qualname__}"
 
 
 @cache

@@ -166,13 +166,13 @@ def _read(
     readable = [item for item in items if isinstance(item, str)]
     try:
         return _checked(run, readable, sampling) if readable else {}, faults
-    except UserError:  # of one item or more; which ones is seen one by one
+    except ValueError:  # of one item or more, by us or a user's transform; seen one by one
         parts = []
         for place, item in enumerate(items):
             if isinstance(item, str):
                 try:
                     parts.append(_checked(run, [item], sampling))
-                except UserError as error:
+                except ValueError as error:
                     faults[place] = Unreadable(item, str(error))
     names = parts[0] if parts else ()
     return {name: np.concatenate([part[name] for part in parts]) for name in names}, faults

@@ -1,5 +1,6 @@
 """A run made ready: its plan and its data, loaded and checked against each other."""
 
+import logging
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,6 +34,8 @@ from flaxdl.training.distributed.mesh import check_batch_size, make_mesh, proces
 from flaxdl.training.distributed.parallel import check_parallel
 from flaxdl.training.tasks import Classification
 from flaxdl.training.writers.metrics_file import SPLITS
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,12 @@ def set_up(config: Config, fitted: Transform | None = None) -> Setup:
     config.optimizer.schedule.check(setup.total_steps)
     _check_steps_per_call(setup)
     _check_heads(config, mesh)
+    if mesh.shape["tensor"] > 1 and not setup.placement.tensor_axes:
+        _LOGGER.warning(
+            "mesh.tensor %d splits nothing of %s, which declares no tensor_axes",
+            mesh.shape["tensor"],
+            type(config.model).__name__,
+        )
     return setup
 
 
@@ -184,6 +193,10 @@ def _check_heads(config: Config, mesh: jax.sharding.Mesh) -> None:
 def load_splits(config: Config) -> Splits:
     """The raw splits, that of training cut to its `train_fraction`."""
     splits = config.data.load(config.seed)
+    if not isinstance(splits, Splits):
+        raise UserError(
+            f"{type(config.data).__name__}.load must return Splits, got {splits!r:.200}"
+        )
     if config.train_fraction == 1:
         return splits
     train = share_of(splits.train, fraction=config.train_fraction, seed=config.seed)

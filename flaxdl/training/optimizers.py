@@ -4,6 +4,7 @@ An update is `parameter ← parameter − learning_rate · direction`: the optim
 the schedule the learning rate, counted in optimizer steps.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -137,6 +138,8 @@ class Optimizer:
         for name in ("learning_rate", "weight_decay"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be finite, got {getattr(self, name)}")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
         if self.clip_norm is not None and self.clip_norm <= 0:

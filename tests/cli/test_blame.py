@@ -1,9 +1,11 @@
 """Whose mistake an error is: exit code, message and traceback of the command line."""
 
 import builtins
+import errno
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,10 @@ from PIL import Image
 
 import flaxdl
 from flaxdl.cli import main
+from flaxdl.config import Config
 from flaxdl.errors import UserError
+from flaxdl.tracebacks import frames_of, user_frames
+from flaxdl.training.distributed.collectives import run_on_all
 
 CONFIG = '''"""A config with a model, a source and a transform of its own."""
 from dataclasses import dataclass
@@ -104,7 +109,8 @@ def test_an_error_in_the_users_code_is_shown_with_its_place(
 def test_an_error_of_flaxdl_in_the_users_code_is_one_message(project, capsys):
     code, err = train(capsys, write("misuse", SOURCE="Arrays('no.npz').load(seed)"))
     assert code == 2
-    assert err == "no such file: no.npz\n"
+    place = f"misuse.py, line {NUMBERS['SOURCE']}"
+    assert err == f"no such file: no.npz (in your code: {place})\n"
 
 
 @pytest.fixture
@@ -158,6 +164,48 @@ def test_an_error_in_a_worker_process_is_shown_with_its_place(photos, capsys, li
     assert f"    {line}" in err
     place = "broken_photos.py, line 17, in prepare"
     assert err.splitlines()[-1] == f"this error was raised by your code: {place}"
+
+
+def test_a_library_that_cython_compiled_is_not_the_users_code(project, capsys):
+    Path("bad.parquet").write_bytes(b"PAR1 is no table PAR1")
+    Path("of_a_table.py").write_text(
+        "from flaxdl import Config\n"
+        "from flaxdl.data import Text, TextTable\n"
+        "from flaxdl.models import TextRNN\n"
+        "config = Config(\n"
+        "    model=TextRNN(None, 8, 8, None), data=TextTable('bad.parquet'), transform=Text())\n"
+    )
+    code, err = train(capsys, "of_a_table.py")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "bad.parquet" in err
+    with pytest.raises(TypeError, match="SeedSequence") as raised:
+        run_on_all(partial(np.random.default_rng, 1.5))
+    assert any(frame.filename.endswith(".pyx") for frame in frames_of(raised.value))
+    assert user_frames(raised.value) == []
+
+
+def test_a_bug_of_flaxdl_in_a_config_file_shows_all_of_its_traceback(project, capsys, monkeypatch):
+    monkeypatch.setattr(Config, "__post_init__", raising(TypeError("a bug"), PACKAGE / "run.py"))
+    code, err = train(capsys, write_plain("of_a_bug"))
+    assert code == 2
+    assert f'File "{PACKAGE / "run.py"}", line 3, in broken' in err
+    assert err.splitlines()[-1] == "of_a_bug.py, line 4: TypeError: a bug"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG])
+def test_an_error_of_the_system_hides_no_line_of_the_user(project, capsys, number):
+    line = f"raise OSError({number}, 'It says so', 'some/file')"
+    code, err = train(capsys, write(f"system_{number}", SOURCE=line))
+    assert code == 2
+    assert err.splitlines()[-1].startswith(f"this error was raised by your code: system_{number}")
+
+
+def test_a_full_disk_is_one_message(project, capsys, monkeypatch):
+    error = OSError(errno.ENOSPC, "No space left on device", "some/file")
+    monkeypatch.setattr("flaxdl.cli.train.set_up", raising(error, PACKAGE / "run.py"))
+    code, err = train(capsys, write_plain("of_a_full_disk"))
+    assert (code, err) == (2, "No space left on device: some/file\n")
 
 
 PACKAGE = Path(flaxdl.__file__).parent

@@ -252,6 +252,14 @@ def test_help_shows_every_field(project, capsys):
     ]
 
 
+def test_help_breaks_lines_only_where_the_terminal_ends(project, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    code, out, _ = run(capsys, "train", "--config", project / "quadrants.py", "--help")
+    assert code == 0
+    assert "that are not finite after which the run fails; checked at every line of" in out
+    assert "augmented once, and ends when the training accuracy reaches 1 or the loss has" in out
+
+
 def test_the_same_command_finds_its_run_in_a_later_version(project, monkeypatch):
     monkeypatch.chdir(project)
     monkeypatch.setattr("flaxdl.run.train", lambda config, workdir, **_: found.append(workdir))

@@ -2,9 +2,11 @@ import itertools
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
+from traceback import FrameSummary
 
 import numpy as np
 import pytest
@@ -83,6 +85,23 @@ def test_an_error_in_a_process_is_the_same_error(photos, in_a_process):
     with pytest.raises(ValueError, match=r"(?s)1 images cannot be read.*0:.*(12|33).png"):
         evaluate(load(photos, max_unreadable=0))
     assert multiprocessing.active_children() == []
+
+
+class HoldingCode(FrameSummary):
+    """A frame as of newer Pythons, which cannot be pickled."""
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.code = train.__code__
+
+
+def test_an_error_keeps_its_frames_on_the_way_from_a_process(monkeypatch):
+    frame = HoldingCode("users.py", 3, "prepare", line="1 / 0")
+    monkeypatch.setattr(prefetch, "frames_of", lambda error: [frame])
+    failure = pickle.loads(pickle.dumps(prefetch._Failure(KeyError("a"))))
+    assert repr(failure.error) == "KeyError('a')"
+    (found,) = failure.cause.frames
+    assert (found.filename, found.lineno, found.name, found.line) == tuple(frame)
 
 
 def test_processes_that_die_or_hang_are_started_anew(photos, in_a_process, caplog, monkeypatch):

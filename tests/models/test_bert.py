@@ -321,7 +321,9 @@ def test_wrong_arguments_are_named(tokens, inputs, message):
 @pytest.mark.parametrize("kind", [kind for kind, _ in MODELS.values()])
 def test_an_unknown_keyword_is_refused(kind):
     model = kind.from_hugging_face(CONFIG)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'token_type_ids'"):
+    keywords = "token_types, mask, lengths, train"
+    message = f"^{kind.__name__} takes the keywords {keywords}, got 'token_type_ids'; did you mean"
+    with pytest.raises(ValueError, match=message):
         jax.eval_shape(partial(model.init, jax.random.key(0)), TOKENS, token_type_ids=TOKENS)
 
 

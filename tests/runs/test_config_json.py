@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +11,7 @@ import flaxdl
 from flaxdl import data, layers, models, training
 from flaxdl.data import Arrays, Images, Text, TextTable
 from flaxdl.models import SimpleCNN
+from flaxdl.models.bert import BertLayer
 from flaxdl.runs import config_json
 from flaxdl.runs.config_json import class_name, from_json, to_json, upgraded
 
@@ -107,10 +110,69 @@ def test_a_renamed_field_of_a_nested_value_is_read(monkeypatch):
     assert from_json(upgraded(record)) == config
 
 
-def test_parts_that_are_not_public_need_the_config_file():
-    record = {"class": "flaxdl.models.resnet.BasicBlock"}
+@pytest.mark.parametrize(
+    "name", ["flaxdl.models.resnet.BasicBlock", "flaxdl.models.bert.BertLayer", "Mine"]
+)
+def test_parts_that_are_not_public_keep_their_name_and_need_the_config_file(name):
+    record = upgraded({"class": name})
+    assert record == {"class": name}
+    with pytest.raises(flaxdl.UserError, match=f"'{name}', which is no public class of flaxdl"):
+        from_json(record)
+
+
+def test_a_part_that_is_not_public_is_the_same_as_in_the_config_file():
+    record = to_json(BertLayer(dropout=0.5))
+    assert record["class"] == "flaxdl.models.bert.BertLayer"
+    assert upgraded(record, BertLayer()) == record
+
+
+@pytest.mark.parametrize("name", [[], {}, None, 3])
+def test_a_class_whose_name_is_no_text_is_named(name):
     with pytest.raises(flaxdl.UserError, match="no public class of flaxdl"):
-        from_json(upgraded(record))
+        from_json(upgraded({"class": name}))
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "neutral", "other"),
+    [
+        (layers.BatchNorm, "per_device", False, True),
+        (layers.MultiHeadAttention, "dropout", 0.0, 0.1),
+    ],
+)
+def test_a_removed_field_is_read_if_it_changed_nothing(cls, field, neutral, other):
+    record = {"class": f"flaxdl.layers.{cls.__name__}"}
+    record |= {"num_heads": 2} if cls is layers.MultiHeadAttention else {}
+    for name in {f.name for f in dataclasses.fields(cls)} - {"parent", "name", "num_heads"}:
+        record |= {name: 8} if name == "features" else {}
+    assert from_json(upgraded(record | {field: neutral})) == from_json(upgraded(record))
+    with pytest.raises(flaxdl.UserError, match=f"'{field}', which {cls.__name__} does not have"):
+        from_json(upgraded(record | {field: other}))
+
+
+def test_a_class_of_the_program_is_one_of_its_config_file(tmp_path, monkeypatch):
+    (tmp_path / "own_program.py").write_text(
+        "import json\n"
+        "from dataclasses import dataclass\n"
+        "from flaxdl import Config\n"
+        "from flaxdl.data import Arrays\n"
+        "from flaxdl.models import SimpleCNN\n"
+        "from flaxdl.runs.config_json import to_json\n"
+        "@dataclass(frozen=True)\n"
+        "class Own(Arrays):\n"
+        "    pass\n"
+        "config = Config(model=SimpleCNN(), data=Own('x.npz'))\n"
+        "if __name__ == '__main__':\n"
+        "    print(json.dumps(to_json(config)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "own_program.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    record = json.loads(done.stdout)
+    assert record["data"]["class"] == "own_program.Own"
+    config = flaxdl.load_config(tmp_path / "own_program.py")
+    assert upgraded(record, config) == to_json(config)
+    record["data"]["class"] = "__main__.Own"  # as earlier versions stored it
+    assert upgraded(record, config) == to_json(config)
 
 
 def test_arrays_keep_their_path():

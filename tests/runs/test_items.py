@@ -96,6 +96,22 @@ def test_predictions_come_before_the_last_item_is_read(classifier, files, monkey
     assert Counted.reads == [2]
 
 
+@dataclass(frozen=True)
+class Refusing(Images):
+    """A user's transform that refuses files by name."""
+
+    def read(self, items, shapes):
+        if any(item.endswith("3.png") for item in items):
+            raise ValueError("not this one")
+        return super().read(items, shapes)
+
+
+def test_an_item_that_a_users_transform_refuses_does_not_cost_the_others_theirs(classifier, files):
+    found = list(predict_each(replace(classifier, transform=Refusing()), files))
+    assert found[3] == Unreadable(files[3], "not this one")
+    assert [one.item for one in found if isinstance(one, Prediction)] == files[:3] + files[4:]
+
+
 def test_bad_items_do_not_cost_the_others_theirs(classifier, files, monkeypatch, tmp_path):
     monkeypatch.setattr(prediction, "_MOST_AT_ONCE", 4)
     (tmp_path / "broken.png").write_bytes(b"nothing")

@@ -1,7 +1,7 @@
 """`num_classes=None` and `vocab_size=None` in a config: the data of the run decide."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from helpers.small_runs import quadrant_source, small_config
 import flaxdl
 from flaxdl import Config
 from flaxdl.cli import main
-from flaxdl.data import Arrays, Text, TextTable
+from flaxdl.data import Arrays, Source, Text, TextTable
 from flaxdl.models import (
     VGG11,
     AlexNet,
@@ -59,6 +59,37 @@ def test_a_model_by_itself_needs_its_sizes(model, inputs):
     keywords = {"targets": TOKENS} if isinstance(model, Seq2SeqTransformer) else {}
     with pytest.raises(ValueError, match=f"{name} is None, and there are no data that .* a number"):
         jax.eval_shape(model.init, jax.random.key(0), inputs, **keywords)
+
+
+IMPOSSIBLE = [
+    (SimpleCNN(num_classes=0), IMAGES, "num_classes must be at least 1, got 0"),
+    (ResNet18(num_classes=-1), IMAGES, "num_classes must be at least 1, got -1"),
+    (TextRNN(9, 4, 0, 2), TOKENS, "hidden_size must be at least 1, got 0"),
+    (TextRNN(9, 0, 4, 2), TOKENS, "embedding_size must be at least 1, got 0"),
+    (SimpleRNN(0, 2), jax.ShapeDtypeStruct((1, 8, 3), jnp.float32), "hidden_size must be at least"),
+    (TransformerLM(vocab_size=0, **TINY), TOKENS, "vocab_size must be at least 1, got 0"),
+    (TransformerLM(vocab_size=9, **TINY | {"hidden_size": 0}), TOKENS, "hidden_size must be at"),
+    (Bert(**TINY | {"hidden_size": 0}), TOKENS, "hidden_size must be at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("model", "inputs", "message"), IMPOSSIBLE)
+def test_sizes_below_1_are_refused(model, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), inputs)
+
+
+@dataclass(frozen=True)
+class Forgetful(Source):
+    """A source of the user's own that returns nothing."""
+
+    def load(self, seed):
+        pass
+
+
+def test_a_source_that_returns_no_splits_is_named():
+    with pytest.raises(ValueError, match=r"Forgetful\.load must return Splits, got None"):
+        set_up(small_config(data=Forgetful()))
 
 
 def test_defaults_of_models_stay():

@@ -1,5 +1,6 @@
 """The arithmetic of PyTorch's optimizers, schedules and clipping, to the digit."""
 
+import math
 from dataclasses import replace
 
 import flax.linen as nn
@@ -230,6 +231,8 @@ def test_clipping_shortens_only_what_is_too_long():
     ("make", "message"),
     [
         (lambda: AdamW(learning_rate=-1.0), "learning_rate must not be negative, got -1.0"),
+        (lambda: AdamW(learning_rate=math.inf), "learning_rate must be finite, got inf"),
+        (lambda: SGD(weight_decay=math.nan), "weight_decay must be finite, got nan"),
         (lambda: SGD(clip_norm=0.0), "clip_norm must be positive or None, got 0.0"),
         (lambda: StepDecay(milestones=(30.0,)), r"milestones must be shares .* got \(30.0,\)"),
         (lambda: Cosine(warmup_steps=-1), "warmup_steps must not be negative, got -1"),

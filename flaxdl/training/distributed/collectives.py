@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from flaxdl.errors import SaveError, UserError
+from flaxdl.tracebacks import located_message, user_frames
 
 T = TypeVar("T")
 
@@ -32,7 +33,8 @@ def run_on_all(function: Callable[[], T]) -> T:
     process forever, so they raise an error that names it.
 
     Raises:
-        UserError: if another process raised one, or a SaveError.
+        UserError: if another process raised one, or a SaveError, was interrupted, or failed in the
+            user's code.
         RuntimeError: if another process raised an exception of any other kind.
     """
     if jax.process_count() == 1:
@@ -40,23 +42,28 @@ def run_on_all(function: Callable[[], T]) -> T:
     result, error = None, None
     try:
         result = function()
-    except Exception as raised:
+    except BaseException as raised:
         error = raised
     failures = _gather(None if error is None else _failure(error))
     if error is not None:
         raise error
     for process, failure in enumerate(failures):
-        if failure is not None and failure["on_purpose"]:
-            raise UserError(f"process {process} has stopped: {failure['message']}")
         if failure is not None:
-            raise RuntimeError(f"process {process} failed: {failure['message']}")
+            kind = UserError if failure["on_purpose"] else RuntimeError
+            raise kind(f"process {process} {failure['message']}")
     return result  # type: ignore[return-value]
 
 
-def _failure(error: Exception) -> dict[str, Any]:
-    if isinstance(error, UserError | SaveError):
-        return {"on_purpose": True, "message": str(error)}
-    return {"on_purpose": False, "message": f"{type(error).__name__}: {error}"}
+def _failure(error: BaseException) -> dict[str, Any]:
+    """Returns what the other processes say of an error, after the number of this one."""
+    if not isinstance(error, Exception):
+        verb = "was interrupted" if isinstance(error, KeyboardInterrupt) else "has exited"
+        return {"on_purpose": True, "message": verb}
+    if isinstance(error, SaveError):
+        return {"on_purpose": True, "message": f"has stopped: {error}"}
+    if isinstance(error, UserError) or user_frames(error):
+        return {"on_purpose": True, "message": f"has stopped: {located_message(error)}"}
+    return {"on_purpose": False, "message": f"failed: {located_message(error)}"}
 
 
 def check_agreement(value: Any, differences: Callable[[Any, Any], Sequence[str]]) -> None:

@@ -43,8 +43,20 @@ class Placement:
 
     @classmethod
     def of(cls, model: nn.Module, mesh: Mesh) -> Self:
-        """The placement of a model's state, from the `tensor_axes` that the model declares."""
-        return cls(mesh, getattr(model, "tensor_axes", {}))
+        """The placement of a model's state, from the `tensor_axes` that the model declares.
+
+        Raises:
+            UserError: if they are no patterns with axes 0 or 1.
+        """
+        axes = getattr(model, "tensor_axes", {})
+        if not isinstance(axes, Mapping) or not all(
+            isinstance(pattern, str) and axis in (0, 1) for pattern, axis in axes.items()
+        ):
+            raise UserError(
+                f"{type(model).__name__}.tensor_axes must map patterns over parameter names to 0 "
+                f"for the outputs or 1 for the inputs, got {axes!r}"
+            )
+        return cls(mesh, axes)
 
     def check(self, params: Mapping[str, Any]) -> None:
         """Checks the declaration against the parameters, if `tensor` splits any.
@@ -58,10 +70,10 @@ class Placement:
         shapes = {pytorch_key(path): leaf.shape for path, leaf in leaves.items()}
         for pattern, axis in self.tensor_axes.items():
             for key in sorted(matching(shapes, [pattern], field="model.tensor_axes")):
-                if axis not in (0, 1) or axis >= len(shapes[key]):
+                if axis >= len(shapes[key]):
                     raise UserError(
-                        f"model.tensor_axes: {pattern!r} must name an axis of {key}, 0 for its "
-                        f"outputs or 1 for its inputs, got {axis} for {len(shapes[key])} axes"
+                        f"model.tensor_axes: {pattern!r} must name an axis of {key}, got {axis} "
+                        f"for {len(shapes[key])} axes"
                     )
 
     def spec(self, path: Any, shape: tuple[int, ...]) -> PartitionSpec:

@@ -18,15 +18,21 @@ from flaxdl.training.distributed import collectives
 port, process = sys.argv[1:]
 Distributed(coordinator=f"localhost:{port}", num_processes=2, process_id=int(process)).connect()
 
-def attempt(errors):
+def attempt(errors, call=lambda: None):
     def function():
-        if process in errors:
+        call()
+        if errors.get(process) is not None:
             raise errors[process]
         return f"result of {process}"
     try:
         return collectives.run_on_all(function)
-    except Exception as error:
+    except BaseException as error:
         return f"{type(error).__name__}: {error}"
+
+def users(*_):
+    if process == "1":
+        from users_code import fail
+        fail()
 
 found = {
     "none": attempt({}),
@@ -34,6 +40,9 @@ found = {
     "save": attempt({"0": SaveError("disk full")}),
     "type": attempt({"1": TypeError("unhashable")}),
     "system": attempt({"0": FileNotFoundError(2, "No such file", "a.txt")}),
+    "interrupted": attempt({"1": KeyboardInterrupt()}),
+    "exited": attempt({"0": SystemExit(3)}),
+    "users": attempt({"1": None}, users),
     "both": attempt({"0": KeyError("a"), "1": UserError("b")}),
     "first": collectives.broadcast_from_first({"process": process, "text": "x" * int(process)}),
     "is_first": collectives.is_first(),
@@ -52,14 +61,17 @@ DISAGREEMENT = (
 
 
 @pytest.fixture(scope="module")
-def results():
+def results(tmp_path_factory):
     """What each of two processes gets."""
+    folder = tmp_path_factory.mktemp("users")
+    (folder / "users_code.py").write_text("def fail():\n    {}['no']\n")
     port = str(free_port())
     environment = os.environ | {"XLA_FLAGS": ""}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", SCRIPT, port, str(number)],
-            env=environment,
+            env=environment | {"PYTHONPATH": str(folder)},
+            cwd=folder,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -84,6 +96,14 @@ def results():
             "system",
             "FileNotFoundError: [Errno 2] No such file: 'a.txt'",
             "RuntimeError: process 0 failed: FileNotFoundError: [Errno 2] No such file: 'a.txt'",
+        ),
+        ("interrupted", "UserError: process 1 was interrupted", "KeyboardInterrupt: "),
+        ("exited", "SystemExit: 3", "UserError: process 0 has exited"),
+        (
+            "users",
+            "UserError: process 1 has stopped: KeyError: 'no' "
+            "(in your code: users_code.py, line 2)",
+            "KeyError: 'no'",
         ),
         ("both", "KeyError: 'a'", "UserError: b"),
         ("first", {"process": "0", "text": ""}, {"process": "0", "text": ""}),

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from helpers.every_model import CLASSES, inputs_of, small
+from helpers.small_runs import small_config
 from helpers.small_steps import make_steps, quadrant_batch, small_bert, text_batch
 from jax.sharding import PartitionSpec as P
 
+from flaxdl.errors import UserError
 from flaxdl.layers import Linear, TransformerBlock
 from flaxdl.models import SimpleCNN
+from flaxdl.runs.setup import set_up
 from flaxdl.training import SGD
 from flaxdl.training.distributed.mesh import MeshShape, make_mesh
 from flaxdl.training.distributed.parallel import compile_train
@@ -107,10 +110,37 @@ def test_a_users_model_trains_to_the_same_parameters_when_split():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), split, one)
 
 
+class Plain(nn.Module):
+    """A user's model that declares nothing."""
+
+    @nn.compact
+    def __call__(self, inputs, train=False):
+        return Linear(4, name="fc")(inputs.reshape(len(inputs), -1))
+
+
 class Misspelled(Blocks):
     """Declares a layer that it does not have."""
 
     tensor_axes: ClassVar[dict[str, int]] = {"up.*": 0, "dwon.weight": 1}
+
+
+@pytest.mark.parametrize("axes", [None, {"*": 5}, {"*": None}, {3: 0}, ["*"]])
+def test_axes_that_are_none_are_refused_on_any_mesh(axes):
+    class Wrong(Blocks):
+        tensor_axes = axes
+
+    with pytest.raises(UserError, match=r"Wrong.tensor_axes must map patterns .* or 1 .*, got "):
+        Placement.of(Wrong(), make_mesh())
+
+
+@pytest.mark.parametrize(("model", "warns"), [(Plain(), True), (SimpleCNN(4), False)])
+def test_a_model_of_which_nothing_is_split_is_named(model, warns, caplog):
+    set_up(small_config(model=model, mesh=MeshShape(tensor=2)))
+    message = "mesh.tensor 2 splits nothing of Plain, which declares no tensor_axes"
+    assert (message in caplog.messages) == warns
+    caplog.clear()
+    set_up(small_config(model=model))
+    assert message not in caplog.messages
 
 
 class OfNoAxis(Blocks):

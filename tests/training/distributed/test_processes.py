@@ -157,3 +157,33 @@ def test_a_mistake_of_one_process_ends_all(tmp_path):
     assert "process 1 has stopped:" not in second[1]
     for _, errors in (first, second):
         assert "/there/is/no/data.npz" in errors
+
+
+def test_an_error_of_one_process_in_training_ends_all(tmp_path):
+    config, lines = tmp_path / "late.py", tmp_path / "run" / "metrics.jsonl"
+    config.write_text(
+        "import jax, os\n"
+        "from dataclasses import dataclass\n"
+        "from helpers.small_runs import small_config\n"
+        "from flaxdl.data import Images\n"
+        "@dataclass(frozen=True)\n"
+        "class Late(Images):\n"
+        "    def prepare(self, batch, draws):\n"
+        f"        if jax.process_index() == 1 and os.path.exists({str(lines)!r}):\n"
+        "            raise KeyError('too late')\n"
+        "        return super().prepare(batch, draws)\n"
+        "config = small_config(transform=Late(flip=True), epochs=100000, log_every=25)\n"
+    )
+    processes = start(config, tmp_path / "run")
+    deadline = time.monotonic() + 120
+    while not lines.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    start_time = time.monotonic()
+    (first, _), (second, errors) = finish(processes)
+    assert time.monotonic() - start_time < 60
+    assert first != 0
+    assert second == 2
+    place = "late.py, line 9, in prepare"
+    assert errors.splitlines()[-1].startswith("this error was raised by your code: ")
+    assert errors.splitlines()[-1].endswith(place)
