@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from earlier_runs.checkpoint_arrays import fingerprints, read_arrays
 import flaxdl
 from flaxdl.report.write import write_report
 from flaxdl.runs.config_json import upgraded
-from flaxdl.runs.restored import restore
+from flaxdl.runs.restored import read_plan
 from flaxdl.runs.workdir import Workdir
+from flaxdl.training.checkpoints.manager import Checkpoints
 
 pytestmark = pytest.mark.eight_devices
 
@@ -110,7 +112,9 @@ def test_every_checkpoint_is_restored_byte_for_byte(earlier, tmp_path):
         workdir = shutil.copytree(earlier.workdir, tmp_path / step)
         for other in earlier.arrays.keys() - {step}:
             shutil.rmtree(workdir / "checkpoints" / other)
-        state = restore(workdir, earlier.config).state
+        plan = read_plan(workdir, earlier.config)
+        with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+            state = checkpoints.restore(plan.shapes(int(step)), int(step))
         assert int(state.step) == int(step)
         leaves = jax.tree_util.tree_leaves_with_path(state)
         arrays = {jax.tree_util.keystr(p, simple=True, separator="."): x for p, x in leaves}
