@@ -20,7 +20,7 @@ from flaxdl.ops.dispatch import is_reference
 pytestmark = pytest.mark.quick
 
 PACKAGE = Path(flaxdl.__file__).parent
-NAMES = {"custom_vjp", "custom_jvp", "platform_dependent", "shard_map", "platform"}
+NAMES = {"custom_vjp", "platform_dependent", "shard_map", "platform"}
 MAY = ("ops/dispatch.py", "backend/", "training/distributed/")
 
 
