@@ -93,7 +93,8 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
-        return 1
+        lost = "If a connection was lost, another process has died, and its own messages say why."
+        return _complain(f"process {jax.process_index()} ends with the error above. {lost}", 1)
     return 0
 
 

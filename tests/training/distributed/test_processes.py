@@ -106,7 +106,8 @@ def test_when_one_is_killed_the_others_end(config, tmp_path, victim):
     code, errors = finish(processes)[1 - victim]
     assert time.monotonic() - start_time < 60
     assert code != 0
-    assert "another task died" in errors
+    # Whichever notices first: this process, when it needs the other one, or JAX's heartbeat.
+    assert "another process has died" in errors or "another task died" in errors
     if victim == 1:
         ((code, errors),) = finish(
             start(config, workdir, "--epochs", "20", "--accept-changes", count=1, devices=4)
