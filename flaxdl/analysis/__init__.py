@@ -1,4 +1,4 @@
-"""What a network and its training step do: layers, memory, time, learning rates, interpretability.
+"""Analysis of networks and training steps: layers, memory, time, learning rates, interpretability.
 
 Here belongs what measures or draws a model or a run without training it to the end.
 """

@@ -89,7 +89,7 @@ def _export_run(run: RestoredRun, path: Path) -> None:
 
 
 def _device_for(run: RestoredRun) -> Any:
-    """Where an exported program is tried: a sharded model may be too large for one accelerator."""
+    """The device to try an exported program on; a sharded model may not fit on one accelerator."""
     if run.mesh.shape["data"] == run.mesh.size:
         return None
     try:

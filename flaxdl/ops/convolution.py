@@ -64,10 +64,10 @@ def convolve(
 # half the products (`winograd.py`). Other platforms convolve.
 
 _FEW_POSITIONS = 25  # of a window: as many copies are still cheaper than a convolution
-_MANY_OUTPUTS = 16  # that a copy is scaled to at once
+_MANY_OUTPUTS = 16  # fewest output channels for copies
 _FEW_CHANNELS = 8
 _COLORS = 3  # with so few, the gradient of a product is faster than a convolution of the gradient
-_FEW_WEIGHTS = 256  # I O, up to which two windows are taken at once
+_FEW_WEIGHTS = 256  # I O, up to which two windows are taken together
 _FEWEST_WEIGHTS = 96  # I O, below which four are, forward and in the gradient of the kernel
 _MANY_CHANNELS = 64  # products of tiles save more than the sums cost; half as many in gradients
 _LARGE_IMAGE = 36  # positions, which are worth spreading a kernel for
@@ -81,7 +81,7 @@ _definition = convolve  # what the name stands for below is fast
 
 @dataclass(frozen=True)
 class _Window:
-    """How a window slides over images, and the ways to convolve and to find gradients with it."""
+    """A window that slides over images, with the lowerings of its convolution and gradients."""
 
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
@@ -134,7 +134,7 @@ class _Window:
         return convolve_tiles(x, kernel)
 
     def slices(self, x: jax.Array) -> list[jax.Array]:
-        """What each position k of the window sees, [B, H, W, I] of the outputs' size."""
+        """For each position k of the window the inputs under it, [B, H, W, I] as the outputs."""
         return slices_of_windows(x, self.sizes, self.strides, self.padding)
 
     def d_xla(self, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Gradients:
@@ -177,14 +177,14 @@ class _Window:
     # Conditions do not count the batch, whose size is open in an exported program.
 
     def is_special(self, x: jax.Array, kernel: jax.Array) -> bool:
-        """Whether only XLA convolves in this way."""
+        """Returns whether there is no lowering but XLA's own."""
         return x.ndim != 4 or self.groups > 1 or self.dilation != (1, 1)
 
     def has_one_position(self, x: jax.Array, kernel: jax.Array) -> bool:
         return self.sizes == (1, 1)
 
     def suits_copies(self, x: jax.Array, kernel: jax.Array) -> bool:
-        """Whether copies of the images, one for each position, are cheaper than a convolution."""
+        """Returns whether scaled copies, one per position, are cheaper than a convolution."""
         channels, outputs = kernel.shape[2:]
         has_few_positions = 1 < math.prod(self.sizes) <= _FEW_POSITIONS
         return channels == 1 and outputs >= _MANY_OUTPUTS and has_few_positions
@@ -194,12 +194,12 @@ class _Window:
         return self.suits_copies(x, kernel) and is_larger and self.windows_at_once(x, kernel) > 0
 
     def holds(self, x: jax.Array, kernel: jax.Array) -> bool:
-        """Whether images are no larger than the window, which is larger than one position."""
+        """Returns whether images are no larger than the window, if that has several positions."""
         fits = zip(x.shape[1:3], self.sizes, strict=True)
         return math.prod(self.sizes) > 1 and all(size <= reach for size, reach in fits)
 
     def windows_at_once(self, x: jax.Array, kernel: jax.Array) -> int:
-        """How many windows to take side by side for their few channels; 0 for one."""
+        """The number of windows to take side by side for their few channels; 0 for one."""
         weights = math.prod(kernel.shape[2:])
         if self.strides[1] >= self.sizes[1] or weights > _FEW_WEIGHTS:
             return 0  # windows that do not overlap would only be filled up with zeros
@@ -212,7 +212,7 @@ class _Window:
         return self.suits_tile_gradients(x, kernel) and min(kernel.shape[2:]) >= _MANY_CHANNELS
 
     def suits_tile_gradients(self, x: jax.Array, kernel: jax.Array) -> bool:
-        """Whether `convolve_tiles` convolves in this way, and images are worth it."""
+        """Returns whether `convolve_tiles` applies, and images are large enough to gain."""
         is_3x3 = (self.sizes, self.strides, self.padding) == ((3, 3), (1, 1), (1, 1))
         is_exact = x.dtype.itemsize >= 4  # in 16 bits the sums of tiles would be rounded
         positions = math.prod(x.shape[1:3])

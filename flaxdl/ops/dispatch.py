@@ -40,7 +40,7 @@ def reference() -> Iterator[None]:
 
 
 def is_reference() -> bool:
-    """Whether operations are computed by their definitions."""
+    """Returns whether operations are computed by their definitions."""
     return bool(_is_reference.value)
 
 
@@ -106,13 +106,13 @@ def by_platform(default: Callable[..., Any], **lowerings: Callable[..., Any]) ->
 
 
 def is_on_gpu(device: Any) -> bool:
-    """Whether a device is a GPU."""
+    """Returns whether a device is a GPU."""
     return device.platform == "gpu"
 
 
 @functools.cache
 def has_ampere() -> bool:
-    """Whether JAX computes on NVIDIA GPUs from Ampere on."""
+    """Returns whether JAX computes on NVIDIA GPUs of the Ampere generation or later."""
     device = jax.devices()[0]
     is_nvidia = is_on_gpu(device) and "cuda" in device.client.platform_version.lower()
     return is_nvidia and float(device.compute_capability) >= 8

@@ -72,14 +72,14 @@ def _reduce_windows(
 # of the time on a CPU and in almost half of it on a GPU.
 
 _MANY_POSITIONS = 100  # of a window, that a program is not made longer for
-_MANY_CHANNELS = 16  # that a processor computes with at once
+_MANY_CHANNELS = 16  # fewest channels that fill a vector register
 
 _max_definition = max_pool  # what the name stands for below is fast
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """Where the windows lie; one number for each spatial axis."""
+    """Places of the windows; one number for each spatial axis."""
 
     spatial: tuple[int, ...]
     """Positions of the input."""

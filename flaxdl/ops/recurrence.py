@@ -15,7 +15,7 @@ from flaxdl.ops.products import product_over_rows
 from flaxdl.ops.reductions import sum_by_channel
 
 State = Any
-"""What a cell remembers: h [B, H], in LSTM the pair of h and c, [B, H] each."""
+"""State of a cell: h [B, H], in LSTM the pair of h and c, [B, H] each."""
 
 Cell = Callable[[jax.Array, jax.Array, State], State]
 """The next state from the products of input and hidden state, both [B, G H], and the state."""

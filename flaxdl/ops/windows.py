@@ -1,4 +1,4 @@
-"""What the positions of windows see, for convolution and pooling."""
+"""Slices of the inputs by position of the window, for convolution and pooling."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def slices_of_windows(
     padding: Sequence[int],
     fill: float = 0.0,
 ) -> list[jax.Array]:
-    """What each position of the windows sees of [B, *spatial, C], as [B, *windows, C].
+    """For each position of the window the inputs [B, *spatial, C] under it, as [B, *windows, C].
 
     Args:
         inputs: the images, or whatever has as many spatial axes as there are numbers below.

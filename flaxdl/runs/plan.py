@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def placement(self) -> Placement:
-        """Where the state is stored."""
+        """Placement of the state on the devices."""
         return Placement.of(self.config.model, self.mesh)
 
     @cached_property

@@ -103,7 +103,7 @@ def predict(
 def predict_with(
     run: RestoredRun, items: Sequence[str], *, sampling: Sampling = Sampling()
 ) -> list[Prediction] | list[Writing]:
-    """What `predict` gives, with a run that is in memory.
+    """The same as `predict`, with a run that is in memory.
 
     Raises:
         UserError: if items cannot be read, or the run's task is none of these.

@@ -55,10 +55,10 @@ class Session:
     start: int = field(default=0, init=False)
     """The step that the run resumes from; 0 for a new run."""
     is_over: bool = field(default=False, init=False)
-    """Whether the run had ended before this session."""
+    """True if the run had ended before this session."""
 
     keeps_test: bool = field(default=False, init=False)
-    """Whether the test metrics of that run still hold."""
+    """True if the test metrics of that run still hold."""
 
     @classmethod
     @contextmanager

@@ -192,7 +192,7 @@ class Loop:
             writer.line(line)
 
     def _steps_at_once(self, step: int) -> int:
-        """How many steps to hand out: one where something is due before a call would end."""
+        """The number of steps to dispatch: one if something is due before a call would end."""
         setup = self.setup
         after = step + setup.config.steps_per_call
         dues = [(step // n + 1) * n for n in (setup.log_every, setup.evaluate_every)]
@@ -269,7 +269,7 @@ class _Pace:
 
 
 def has_ended(setup: TrainingRun, metrics: MetricsFile, step: int) -> bool:
-    """Whether a run has ended at a step: the last one, or an earlier one as its config says."""
+    """Returns whether a run has ended at a step: the last, or an earlier one by its config."""
     return (
         step >= setup.total_steps
         or _has_learned(setup, metrics, step)
@@ -278,12 +278,12 @@ def has_ended(setup: TrainingRun, metrics: MetricsFile, step: int) -> bool:
 
 
 def _has_learned(setup: TrainingRun, metrics: MetricsFile, step: int) -> bool:
-    """Whether the few batches that were to be overfitted are learned."""
+    """Returns whether the few batches that were to be overfitted are learned."""
     batches = setup.config.overfit_batches
     return batches is not None and is_learned(metrics.of_split("train", until=step), batches)
 
 
 def _stops_early(setup: TrainingRun, metrics: MetricsFile, step: int) -> bool:
-    """Whether the selection ends the run; what was frozen gets its time to learn first."""
+    """Returns whether the selection ends the run; frozen parameters get time to learn first."""
     config, evaluations = setup.config, metrics.of_split("validation", until=step)
     return config.selection.is_over(evaluations, config.task, after=setup.steps.thaw_step or 0)

@@ -1,4 +1,4 @@
-"""What the training loop needs of a run, and of the files and signals of its session."""
+"""Protocols of the training loop: a run, and the files and signals of its session."""
 
 from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
@@ -17,7 +17,7 @@ from flaxdl.training.writers.metrics_file import MetricsFile
 
 
 class TrainingRun(Protocol):
-    """What is trained; `flaxdl.runs.setup.Setup` is one."""
+    """A run to train; `flaxdl.runs.setup.Setup` is one."""
 
     @property
     def config(self) -> Any:
@@ -31,7 +31,7 @@ class TrainingRun(Protocol):
 
     @property
     def placement(self) -> Placement:
-        """Where the arrays of the state are stored on the devices."""
+        """Placement of the state on the devices."""
         ...
 
     @cached_property
@@ -78,7 +78,7 @@ class TrainingRun(Protocol):
 
 
 class TrainingSession(Protocol):
-    """Where a run is kept while it trains; `flaxdl.runs.session.Session` is one."""
+    """Files and signals of a run while it trains; `flaxdl.runs.session.Session` is one."""
 
     metrics: MetricsFile
     checkpoints: Checkpoints

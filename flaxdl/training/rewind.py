@@ -67,7 +67,7 @@ def last_due_before(step: int, evaluate_every: int) -> int:
 
 
 def can_roll_back(checkpoints: Checkpoints, step: int, evaluate_every: int) -> bool:
-    """Whether there is a checkpoint to roll back to after a spike at a step; warns if not."""
+    """Returns whether there is a checkpoint to roll back to after a spike; warns if not."""
     checkpoints.settle()
     start = last_due_before(step, evaluate_every)
     if start in checkpoints.steps():

@@ -35,7 +35,7 @@ _SMALLEST_SHARDED = 4096  # elements; gathering less costs more than it saves
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the state of a run is stored: the devices, and what `tensor` splits of the model."""
+    """Placement of a run's state: the devices, and what `tensor` splits of the model."""
 
     mesh: Mesh
     tensor_axes: Mapping[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Where metrics go: `metrics.jsonl`, the console, TensorBoard, Weights & Biases, a notebook.
+"""Metrics backends: `metrics.jsonl`, the console, TensorBoard, Weights & Biases, a notebook.
 
 Here belongs another metrics backend, one per file; it is a subclass of `Writer`.
 """

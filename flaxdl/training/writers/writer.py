@@ -1,4 +1,4 @@
-"""What a writer does; subclass it for another metrics backend."""
+"""Base class of metrics backends."""
 
 from typing import Any
 
