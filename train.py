@@ -1,4 +1,4 @@
-"""Trains the network that a config file describes: python train.py --config configs/NAME.py."""
+"""Trains a model from a config file: python train.py --config configs/NAME.py."""
 
 import sys
 

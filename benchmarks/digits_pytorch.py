@@ -2,8 +2,8 @@
 
     python benchmarks/digits_pytorch.py DATA.npz
 
-The data are `train_inputs` uint8[N, 8, 8, 1], `train_label`, `validation_...` and `test_...`. They
-are held as tensors and augmented a batch at a time. Prints a line of JSON.
+DATA.npz has the arrays `train_inputs` uint8[N, 8, 8, 1], `train_label`, `validation_...` and
+`test_...`. They are kept as tensors and augmented batch by batch. Prints a line of JSON.
 """
 
 import time
@@ -24,7 +24,7 @@ BATCH, EPOCHS, EVALUATE_EVERY, MEAN, STD = 128, 200, 20, 0.305, 0.376
 
 
 def augmented(images: torch.Tensor) -> torch.Tensor:
-    """Turns images [B, 1, 8, 8] by up to 10 degrees, and moves them by up to a pixel."""
+    """Rotates images [B, 1, 8, 8] by up to 10 degrees and shifts them by up to one pixel."""
     count = len(images)
     angles = torch.deg2rad(torch.empty(count).uniform_(-10, 10))
     moves = torch.randint(-1, 2, (2, count)) * (2 / 8)
@@ -35,7 +35,7 @@ def augmented(images: torch.Tensor) -> torch.Tensor:
 
 
 def main(path: str) -> dict[str, float]:
-    """Trains, keeps the best of the validation split, and scores it on the test split."""
+    """Trains, and evaluates the checkpoint with the best validation loss on the test split."""
     with np.load(path) as arrays:
         data = {name: torch.tensor(arrays[name]) for name in arrays}
     for name, tensor in data.items():

@@ -1,8 +1,8 @@
-"""Damages checkpoints at random, and checks that each time the one before is restored instead.
+"""Corrupts checkpoints at random, and checks that the previous one is restored each time.
 
     python benchmarks/flips.py --times 1000
 
-Flips single bits, cuts files short and removes them. Writes the counts to benchmarks/results/.
+Flips single bits, truncates files and removes them. Writes the counts to benchmarks/results/.
 """
 
 import json
@@ -24,11 +24,11 @@ RESULTS = HERE / "results" / "flips.json"
 
 
 def main(times: int = 1000, seed: int = 0) -> None:
-    """Prints and writes how often what was done to which file; a failure ends it.
+    """Corrupt checkpoints and count the kinds of damage; stops at the first failure.
 
     Args:
-        times: How many checkpoints are damaged.
-        seed: Decides how.
+        times: Number of checkpoints to corrupt.
+        seed: Random seed of the damage.
     """
     logging.getLogger("flaxdl").setLevel(logging.ERROR)
     random = np.random.default_rng(seed)

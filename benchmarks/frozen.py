@@ -1,8 +1,8 @@
-"""How much faster a step is when all but the head is frozen.
+"""Speedup of a training step when all parameters but the head are frozen.
 
     python benchmarks/frozen.py
 
-Alternates both steps in one process, and prints the median of each and of their ratio.
+Alternates both steps in one process, and prints the median times and the median ratio.
 """
 
 import statistics
@@ -32,7 +32,7 @@ CASES: dict[str, tuple[Any, tuple[int, ...], tuple[str, ...]]] = {
 
 
 def measure(model: Any, shape: tuple[int, ...], freeze: tuple[str, ...], rounds: int) -> str:
-    """One line: milliseconds of a step, all trained and frozen, and how they compare."""
+    """Returns a line with the milliseconds per step, all trainable and frozen, and their ratio."""
     rng = np.random.default_rng(0)
     is_text = len(shape) == 2
     batch = {
@@ -72,10 +72,10 @@ def measure(model: Any, shape: tuple[int, ...], freeze: tuple[str, ...], rounds:
 
 
 def main(rounds: int = 10) -> None:
-    """Prints a line for each case.
+    """Compare training steps with and without frozen parameters.
 
     Args:
-        rounds: How often both steps are run, behind the first that compiles.
+        rounds: Number of measurements of each step, after the first one, which compiles.
     """
     for name, (model, shape, freeze) in CASES.items():
         print(f"{name:<28} {measure(model, shape, freeze, rounds)}", flush=True)

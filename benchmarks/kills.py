@@ -1,9 +1,9 @@
-"""Stops real runs at random moments, starts them again, and compares how they end, bit for bit.
+"""Stops runs at random moments, resumes them, and compares the final results bit for bit.
 
     nice python benchmarks/kills.py --kills 200 --terminations 50
 
-Half of the runs are of a CNN with BatchNorm and dropout, half of an LSTM. Those that are asked to
-stop compile anew each time, so that this comes while they do, too. Writes what it found to
+Half of the runs train a CNN with BatchNorm and dropout, half an LSTM. Runs that get a SIGTERM
+compile again each time, so that some signals arrive during compilation. Writes the results to
 benchmarks/results/.
 """
 
@@ -28,12 +28,12 @@ RESULTS = HERE / "results" / "kills.json"
 
 
 def main(kills: int = 200, terminations: int = 50, seed: int = 0) -> None:
-    """Prints and writes, by signal and phase, how many stops there were and how long they took.
+    """Stop and resume runs; report the number of stops and their duration by signal and phase.
 
     Args:
-        kills: How many SIGKILLs.
-        terminations: How many SIGTERMs.
-        seed: Decides the moments.
+        kills: Number of SIGKILLs.
+        terminations: Number of SIGTERMs.
+        seed: Random seed of the moments.
     """
     start, found = time.monotonic(), {}
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def main(kills: int = 200, terminations: int = 50, seed: int = 0) -> None:
             for number, count in ((signal.SIGKILL, kills), (signal.SIGTERM, terminations)):
                 work = Path(folder) / f"{name}-{number}"
                 work.mkdir()
-                # Killed while it compiles, a run has nothing to lose; asked to stop, it ends then.
+                # A run that is killed while it compiles loses nothing, but SIGTERM ends it there.
                 cache = f"{folder}/cache" if number == signal.SIGKILL else None
                 whole, seconds = stopping.uninterrupted(name, work, cache=cache)
                 random = np.random.default_rng((seed, number))

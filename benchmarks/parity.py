@@ -1,9 +1,10 @@
-"""How far the models' float32 outputs are from PyTorch's, with the same weights and inputs.
+"""Differences of the models' float32 outputs from PyTorch's, with the same weights and inputs.
 
     python benchmarks/parity.py
 
 PyTorch's values were computed in float64 and are stored in tests/reference. The error is the
-largest difference, as a share of the largest output. Writes benchmarks/results/parity.json.
+maximum absolute difference divided by the maximum absolute output. Writes
+benchmarks/results/parity.json.
 """
 
 import json
@@ -43,7 +44,7 @@ SIZES = {"hidden_size": 32, "num_heads": 4, "feed_forward_size": 64}
 
 
 def cases() -> Iterator[tuple[str, str, nn.Module, tuple[Any, ...], dict[str, Any]]]:
-    """Name of the weights, name of the stored output, module, and its inputs."""
+    """Yields name of the weights, name of the stored output, module, and inputs of each case."""
     image = np.moveaxis(reference.inputs("image", (2, 3, 224, 224)), 1, -1)
     for name, kind in IMAGES.items():
         yield name, f"{name}/logits", kind(), (image,), {}
@@ -74,7 +75,7 @@ def cases() -> Iterator[tuple[str, str, nn.Module, tuple[Any, ...], dict[str, An
 
 
 def main() -> None:
-    """Prints and writes the error of each model."""
+    """Print and record the error of each model."""
     errors = {}
     for name, stored, module, inputs, others in cases():
         variables = reference_variables(module, name, np.float32, *inputs, **others)

@@ -1,11 +1,11 @@
-"""Trains `digits_cnn` as one process and as two, and goes on as one, two and four.
+"""Trains `digits_cnn` with one and two processes, and resumes with one, two and four.
 
     python benchmarks/processes.py
 
-All runs have four simulated devices, in one, two or four processes of this machine. The run of two
-is asked to stop in the middle, and what it saved is gone on with by each number of processes.
-Writes the last lines of metrics, and the largest difference of the training losses from those of
-one process, to `benchmarks/results/processes.json`.
+All runs have four simulated devices, in one, two or four processes on this machine. A run with two
+processes is stopped in the middle, and its checkpoint is resumed with each number of processes.
+Writes the final metrics, and the maximum difference of the training losses from those of one
+process, to `benchmarks/results/processes.json`.
 """
 
 import json
@@ -26,19 +26,19 @@ from helpers.launch import finish, start  # noqa: E402
 CONFIG = ROOT / "configs" / "digits_cnn.py"
 RESULTS = ROOT / "benchmarks" / "results" / "processes.json"
 DEVICES = 4
-STOP_BEHIND = 1000  # steps of 2,000
+STOP_AFTER = 1000  # of 2,000 steps
 
 
 def lines_of(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics so far."""
+    """Returns the lines of metrics so far."""
     file = workdir / "metrics.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def run(workdir: Path, count: int, *, stop: bool = False) -> None:
-    """Trains to the end, or until one process is asked to stop."""
+    """Trains to the end, or until one process gets a SIGTERM."""
     processes = start(CONFIG, workdir, count=count, devices=DEVICES // count)
-    while stop and not any(line["step"] >= STOP_BEHIND for line in lines_of(workdir)):
+    while stop and not any(line["step"] >= STOP_AFTER for line in lines_of(workdir)):
         time.sleep(0.05)
     if stop:
         processes[-1].send_signal(signal.SIGTERM)
@@ -48,7 +48,7 @@ def run(workdir: Path, count: int, *, stop: bool = False) -> None:
 
 
 def summary(workdir: Path, reference: Path) -> dict[str, Any]:
-    """How a run ended, and how far its training losses are from the reference's."""
+    """Returns the test metrics of a run, and the difference of its losses from the reference."""
     ours, theirs = lines_of(workdir), lines_of(reference)
     pairs = zip(ours, theirs, strict=True)
     differences = [abs(a["loss"] - b["loss"]) for a, b in pairs if a["split"] == "train"]
@@ -62,7 +62,7 @@ def summary(workdir: Path, reference: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs all and records them."""
+    """Run all cases and record the results."""
     results: dict[str, Any] = {"jax": metadata.version("jax"), "devices": DEVICES}
     with tempfile.TemporaryDirectory() as folder:
         one, two, stopped = (Path(folder) / name for name in ("one", "two", "stopped"))
@@ -75,9 +75,9 @@ def main() -> None:
         steps = [int(path.name) for path in (stopped / "checkpoints").iterdir()]
         results["stopped at step"] = max(steps)
         for count in (1, 2, 4):
-            workdir = shutil.copytree(stopped, Path(folder) / f"goes_on_as_{count}")
+            workdir = shutil.copytree(stopped, Path(folder) / f"resumed_as_{count}")
             run(workdir, count)
-            name = f"2 processes, stopped, gone on with as {count}"
+            name = f"2 processes, stopped, resumed as {count}"
             results[name] = summary(workdir, one)
             print(name, results[name], flush=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")

@@ -1,6 +1,6 @@
-"""The networks of `speed.py` in PyTorch, under the names and layouts that flaxdl's import expects.
+"""The networks of `speed.py` in PyTorch, with the parameter names and layouts of flaxdl.
 
-Each computes what its namesake in `flaxdl.models` does, in PyTorch's own modules.
+Each computes the same function as its counterpart in `flaxdl.models`, with PyTorch's modules.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 def simple_cnn(channels: int, dropout: float) -> nn.Module:
-    """The document's small network."""
+    """A small CNN, see `flaxdl.models.SimpleCNN`."""
     return Network(
         features=nn.Sequential(
             nn.Conv2d(channels, 32, 3, padding=1),
@@ -40,12 +40,12 @@ class Network(nn.Module):
         self.features, self.classifier = features, classifier
 
     def forward(self, x):
-        """Maps a batch to logits."""
+        """Computes logits for a batch."""
         return self.classifier(self.features(x))
 
 
 class LeNet5(nn.Module):
-    """Two convolutions and three linear maps, with the scaled hyperbolic tangent."""
+    """LeNet-5: two convolutions and three linear layers, with a scaled tanh."""
 
     def __init__(self):
         super().__init__()
@@ -53,7 +53,7 @@ class LeNet5(nn.Module):
         self.fc1, self.fc2, self.fc3 = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 10)
 
     def forward(self, x):
-        """Maps a batch to logits."""
+        """Computes logits for a batch."""
 
         def activate(x):
             return 1.7159 * torch.tanh(2 / 3 * x)
@@ -64,7 +64,7 @@ class LeNet5(nn.Module):
 
 
 def alexnet(dropout: float) -> nn.Module:
-    """AlexNet as torchvision has it."""
+    """AlexNet, as in torchvision."""
     layers: list[nn.Module] = []
     for inputs, outputs, window, stride, padding in (
         (3, 64, 11, 4, 2),
@@ -91,15 +91,15 @@ def alexnet(dropout: float) -> nn.Module:
 
 
 class Flattened(nn.Linear):
-    """A linear map that flattens its input, so that the numbers of the modules stay."""
+    """A linear layer that flattens its input, which keeps the indices of the modules."""
 
     def forward(self, x):
-        """Maps a batch to logits."""
+        """Computes logits for a batch."""
         return super().forward(x.flatten(1))
 
 
 def vgg11(dropout: float) -> nn.Module:
-    """VGG-11 as torchvision has it."""
+    """VGG-11, as in torchvision."""
     layers: list[nn.Module] = []
     inputs = 3
     for outputs, depth in ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)):
@@ -143,7 +143,7 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
     def forward(self, x):
-        """Maps a batch to logits."""
+        """Maps features to features."""
         shortcut = x if self.downsample is None else self.downsample(x)
         for number in range(1, self.depth + 1):
             x = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(x))
@@ -154,7 +154,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A ResNet as torchvision has it."""
+    """ResNet, as in torchvision."""
 
     def __init__(self, depths: tuple[int, ...], bottleneck: bool):
         super().__init__()
@@ -171,7 +171,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(inputs, 1000)
 
     def forward(self, x):
-        """Maps a batch to logits."""
+        """Computes logits for a batch."""
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         x = functional.max_pool2d(x, 3, 2, 1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
@@ -179,7 +179,7 @@ class ResNet(nn.Module):
 
 
 class SimpleRNN(nn.Module):
-    """The document's classifier of sequences."""
+    """A recurrent classifier of sequences, see `flaxdl.models.SimpleRNN`."""
 
     def __init__(self, cell: str):
         super().__init__()
@@ -187,12 +187,12 @@ class SimpleRNN(nn.Module):
         self.fc = nn.Linear(256, 10)
 
     def forward(self, x):
-        """Maps a batch to logits."""
+        """Computes logits for a batch."""
         return self.fc(self.rnn(x)[0][:, -1])
 
 
 class TextRNN(nn.Module):
-    """The document's classifier of texts."""
+    """A bidirectional GRU that classifies texts, see `flaxdl.models.TextRNN`."""
 
     def __init__(self):
         super().__init__()
@@ -201,12 +201,12 @@ class TextRNN(nn.Module):
         self.fc = nn.Linear(512, 10)
 
     def forward(self, x):
-        """Maps a batch to logits."""
+        """Computes logits for a batch."""
         return self.fc(self.rnn(self.embedding(x))[0][:, -1])
 
 
 class EncoderClassifier(nn.Module):
-    """PyTorch's own encoder between embeddings with sinusoidal positions and a mean."""
+    """PyTorch's TransformerEncoder on embeddings with sinusoidal positions, and mean pooling."""
 
     def __init__(self, positions: torch.Tensor, dropout: float):
         super().__init__()
@@ -218,13 +218,13 @@ class EncoderClassifier(nn.Module):
         self.fc = nn.Linear(512, 10)
 
     def forward(self, x):
-        """Maps a batch to logits."""
+        """Computes logits for a batch."""
         x = self.dropout(self.encoder.embedding(x) + self.positions[: x.shape[1]])
         return self.fc(self.encoder(x).mean(1))
 
 
 class Bert(nn.Module):
-    """Hugging Face's BERT-base with a head for two classes."""
+    """BERT-base from Hugging Face with a head for two classes."""
 
     def __init__(self, dropout: float):
         from transformers import BertConfig, BertForSequenceClassification
@@ -239,10 +239,10 @@ class Bert(nn.Module):
         self.model = BertForSequenceClassification(config)
 
     def forward(self, x):
-        """Maps a batch to logits."""
+        """Computes logits for a batch."""
         return self.model(x, return_dict=False)[0]
 
     def state_dict(self, *args, **kwargs):
-        """Without the wrapper's own name, and as published files have it."""
+        """State dict without the wrapper's prefix, as in published files."""
         state = self.model.state_dict(*args, **kwargs)
         return {name: array for name, array in state.items() if "position_ids" not in name}

@@ -1,9 +1,9 @@
-"""Measures the result of configs over several seeds, as their docstrings state it.
+"""Measures the test metrics of configs over several seeds, as given in their docstrings.
 
-    python benchmarks/seeds.py configs/digits_cnn.py configs/digits_lenet.py --seeds 5
+    python benchmarks/seeds.py digits_cnn digits_lenet --seeds 5
 
-Each run is a process of its own, from start to end, in a workdir of its own. Prints the mean, the
-standard deviation and the range of every metric on the test split, and the seconds a run took.
+Each run is a separate process with its own workdir. Prints mean, standard deviation and range of
+every metric on the test split, and of the seconds per run.
 """
 
 import json
@@ -20,7 +20,7 @@ TRAIN = Path(__file__).parent.parent / "train.py"
 
 
 def measure(config: Path, seed: int) -> dict[str, float]:
-    """Trains once and returns the metrics of the test split, and the seconds it took."""
+    """Trains once, and returns the test metrics and the duration in seconds."""
     with tempfile.TemporaryDirectory() as workdir:
         start = time.perf_counter()
         flags = ["--config", str(config), "--seed", str(seed), "--workdir", workdir]
@@ -31,11 +31,11 @@ def measure(config: Path, seed: int) -> dict[str, float]:
 
 
 def main(configs: tyro.conf.Positional[tuple[Path, ...]], seeds: int = 5) -> None:
-    """Prints a line for each metric of each config.
+    """Print a line for each metric of each config.
 
     Args:
-        configs: Config files.
-        seeds: How many runs of each, with seeds 0, 1, 2, ...
+        configs: Configs, by name or as Python files.
+        seeds: Number of runs per config, with seeds 0, 1, 2, ...
     """
     for config in configs:
         runs = [measure(config, seed) for seed in range(seeds)]

@@ -1,10 +1,10 @@
-"""What the training steps of large runs take on slices of TPU v5e, from the TPU's own compiler.
+"""Cost of training steps of large runs on TPU v5e slices, according to the TPU compiler.
 
     pip install '.[tpu]'; python benchmarks/slices.py
 
-Compiles ResNet-50 for 256 devices and BERT-base for 64, on a machine that needs no TPU, and writes
-to `benchmarks/results/slices.json` what a device computes, reads and writes, keeps in memory and
-exchanges in a step. `docs/scaling.md` draws the conclusions.
+Compiles ResNet-50 for 256 devices and BERT-base for 64; needs no TPU. Writes FLOPs, memory traffic,
+memory and collectives per device and step to `benchmarks/results/slices.json`.
+`docs/guides/scaling.md` discusses the results.
 """
 
 import collections
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Else libtpu asks a server of Google's cloud what machine this is.
+# Otherwise libtpu queries a metadata server of Google Cloud for the machine type.
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-8"
 os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
@@ -31,7 +31,7 @@ from jax.experimental import topologies
 
 from flaxdl.models import BertForSequenceClassification, ResNet50
 from flaxdl.training import SGD, AdamW, Classification, Steps
-from flaxdl.training.distributed.mesh import MeshShape, make_mesh, split_by_example
+from flaxdl.training.distributed.mesh import MeshShape, batch_sharding, make_mesh
 from flaxdl.training.distributed.placement import Placement, shapes_on, shardings
 
 RESULTS = Path(__file__).parent / "results" / "slices.json"
@@ -42,12 +42,12 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, 
 
 
 def images(batch_size: int) -> dict[str, Any]:
-    """ImageNet's, as bytes."""
+    """Returns the shapes of a batch of ImageNet images, as bytes."""
     return {"inputs": jax.ShapeDtypeStruct((batch_size, 224, 224, 3), jnp.uint8)}
 
 
 def texts(batch_size: int) -> dict[str, Any]:
-    """Of 128 tokens."""
+    """Returns the shapes of a batch of texts of 128 tokens."""
     return {
         "inputs": jax.ShapeDtypeStruct((batch_size, 128), jnp.int32),
         "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
@@ -55,7 +55,7 @@ def texts(batch_size: int) -> dict[str, Any]:
 
 
 def as_numbers(pixels: jax.Array) -> jax.Array:
-    """Bytes as numbers around 0."""
+    """Scales bytes to numbers around 0."""
     return pixels.astype(jnp.float32) / 64 - 2
 
 
@@ -79,7 +79,7 @@ CASES = {
 
 
 def measure(topology: str, shape: MeshShape, batch: dict[str, Any], settings: Any) -> Any:
-    """Compiles a training step, and says what a device does in it."""
+    """Compiles a training step, and returns its cost per device."""
     mesh = make_mesh(shape, devices=topologies.get_topology_desc(topology, "tpu").devices)
     steps = Steps(
         task=Classification(), total_steps=100, precision="bfloat16", mesh=mesh, **settings
@@ -90,10 +90,10 @@ def measure(topology: str, shape: MeshShape, batch: dict[str, Any], settings: An
         "weight": jax.ShapeDtypeStruct((size,), jnp.float32),
     }
     one = {name: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
-    placement = Placement.of(steps.model, mesh)
+    placement = Placement.for_model(steps.model, mesh)
     state = shapes_on(placement, partial(steps.initial_state, one))
     placed = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split_by_example(mesh))
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh))
         for name, x in batch.items()
     }
     start = time.perf_counter()
@@ -115,7 +115,7 @@ def measure(topology: str, shape: MeshShape, batch: dict[str, Any], settings: An
 
 
 def collectives(text: str) -> dict[str, dict[str, float]]:
-    """By kind, how many a compiled step has, and the megabytes that they give each device."""
+    """Returns the number of collectives of a compiled step by kind, and their output in MB."""
     found: dict[str, dict[str, float]] = collections.defaultdict(lambda: {"count": 0, "mb": 0.0})
     for shapes, kind in _COLLECTIVE.findall(text):
         found[kind]["count"] += 1
@@ -126,10 +126,10 @@ def collectives(text: str) -> dict[str, dict[str, float]]:
 
 
 def main(only: str = "") -> None:
-    """Measures the cases and records them.
+    """Compile the cases and record their costs.
 
     Args:
-        only: A part of the names of the cases to measure; the others stay as they are recorded.
+        only: Substring of the names of the cases to compile; the results of the others are kept.
     """
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, case in CASES.items():

@@ -1,8 +1,8 @@
-"""Trains for half an hour and looks whether memory, threads and open files stay as they are.
+"""Soak test: trains for half an hour and checks that memory, threads and open files do not grow.
 
     python benchmarks/soak.py --minutes 30
 
-Writes what it found to benchmarks/results/soak.json.
+Writes the results to benchmarks/results/soak.json.
 """
 
 import json
@@ -21,10 +21,10 @@ RESULTS = HERE / "results" / "soak.json"
 
 
 def main(minutes: float = 30) -> None:
-    """Prints and writes the first sample, the last one, the extremes and the growth.
+    """Print and record first and last sample, extremes and growth.
 
     Args:
-        minutes: How long.
+        minutes: Duration of the training in minutes.
     """
     with tempfile.TemporaryDirectory() as folder:
         samples, saved = soak(Path(folder), seconds=60 * minutes, every=2.0)

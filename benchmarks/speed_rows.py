@@ -1,4 +1,4 @@
-"""The rows of `speed.py`: a network with its batch and optimizer, here and in PyTorch."""
+"""Rows of `speed.py`: a network with its batch and optimizer, in flaxdl and in PyTorch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """What is compared; `ours` and `pytorch` make the network, given its dropout."""
+    """One comparison; `ours` and `pytorch` create the network, given its dropout rate."""
 
     shape: tuple[int, ...]
-    """Of the inputs, examples first: images channels last, vectors over time, or token ids."""
+    """Shape of the inputs, batch first: channels-last images, vector sequences, or token ids."""
     gpu_batch: int
-    """Examples in a batch on a GPU."""
+    """Batch size on a GPU."""
     classes: int
     ours: Callable[[float], Any]
     pytorch: Callable[[float], Any]
     dropout: float = 0.0
     vocabulary: int | None = None
-    """Number of token ids, where the inputs are such."""
+    """Vocabulary size if the inputs are token ids, else None."""
     optimizer: str = "adamw"
 
     @property
     def is_image(self) -> bool:
-        """Whether inputs have channels."""
+        """True if the inputs are images."""
         return len(self.shape) == 4
 
     def batch(self, size: int | None = None) -> dict[str, np.ndarray]:
-        """A batch of random numbers, the same in every process."""
+        """Returns a batch of random numbers, the same in every process."""
         rng = np.random.default_rng(0)
         shape = (size or self.shape[0], *self.shape[1:])
         inputs = (

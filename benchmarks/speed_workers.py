@@ -1,9 +1,9 @@
-"""The processes of `speed.py`: each holds one side of one row, and measures when it is told to.
+"""Processes of `speed.py`: each prepares one side of one row and measures on command.
 
-    python benchmarks/speed_workers.py {ours,eager,compiled} ROW FOLDER [--gpu]
+    python benchmarks/speed_workers.py {ours,eager,eager_keeping,compiled} ROW FOLDER [--gpu]
 
-It reads commands from its standard input and answers each with a line of JSON. `prepare` compiles
-and leaves little in the GPU's memory, so that all rows can be prepared at the same time.
+A worker reads commands from standard input and responds to each with a line of JSON. `prepare`
+compiles and keeps little in GPU memory, so that several rows can be prepared at the same time.
 """
 
 import json
@@ -17,21 +17,21 @@ from typing import Any
 import numpy as np
 from speed_rows import ROWS, Row
 
-WEIGHTS = "weights.safetensors"  # what all sides of a row start from
-LEARNING_RATE = 1e-3  # in the measured steps
+WEIGHTS = "weights.safetensors"  # the initial weights of all sides of a row
+LEARNING_RATE = 1e-3  # of the measured steps
 
 
 class Ours:
     """flaxdl's training step and inference, compiled by XLA."""
 
     def __init__(self, row: Row, folder: Path, gpu: bool):
-        from flaxdl.backend.malloc import computing_in_calling_thread, keeping_freed_memory
+        from flaxdl.backend.malloc import keep_freed_memory, synchronous_dispatch
         from flaxdl.training import SGD, AdamW
 
         if not gpu:  # as a run does
             self.settings = ExitStack()
-            self.settings.enter_context(computing_in_calling_thread())
-            self.settings.enter_context(keeping_freed_memory())
+            self.settings.enter_context(synchronous_dispatch())
+            self.settings.enter_context(keep_freed_memory())
         self.row, self.folder, self.gpu = row, folder, gpu
         self.precision = "bfloat16" if gpu else "float32"
         self.batch = row.batch(row.gpu_batch if gpu else None)
@@ -70,7 +70,7 @@ class Ours:
         )
 
     def check(self) -> dict[str, float]:
-        """Writes logits and gradients without dropout."""
+        """Writes logits and gradients computed without dropout."""
         import jax
         from safetensors.numpy import save_file
 
@@ -88,7 +88,7 @@ class Ours:
             logits, _ = steps.model.apply(variables, inputs, train=True, mutable=mutable)
             return Classification().loss(logits, batch)
 
-        # Used once, so that it does not pay to look for the fastest kernels.
+        # Used once, so autotuning does not pay off.
         options = {"xla_gpu_autotune_level": 0} if self.gpu else None
         logits = jax.jit(steps.predict, compiler_options=options)(state, batch)
         value, gradients = jax.jit(jax.value_and_grad(loss), compiler_options=options)(state.params)
@@ -98,7 +98,7 @@ class Ours:
         return {"loss": float(value)}
 
     def prepare(self, mode: str) -> Callable[[int], None]:
-        """Compiles the step of a mode, and returns a function that takes so many of them."""
+        """Compiles the step of a mode, and returns a function that runs a number of them."""
         import jax
 
         steps, is_training = self._steps(self.row.dropout), mode == "train"
@@ -107,7 +107,7 @@ class Ours:
         kept: dict[str, Any] = {}
 
         def run(count: int) -> None:
-            if not kept:  # not before, since other rows need the memory while they compile
+            if not kept:  # lazily, since other rows need the memory for compiling
                 kept.update(state=self._state(steps), batch=jax.device_put(self.batch))
             for _ in range(count):
                 result = step(kept["state"], kept["batch"])
@@ -118,10 +118,10 @@ class Ours:
         return run
 
     def rest(self) -> None:
-        """Nothing, since JAX keeps the memory that it has."""
+        """Does nothing, since JAX does not release its memory."""
 
     def matrix_rate(self) -> float:
-        """FLOPs a second of a large matrix product in the precision of the steps."""
+        """Measures the FLOPs per second of a large matrix product in the precision of the steps."""
         import jax
         import jax.numpy as jnp
 
@@ -137,7 +137,7 @@ class Ours:
         return 4 * 2 * size**3 / min(seconds)
 
     def facts(self) -> dict[str, Any]:
-        """What it runs on, and the multiply-adds of a forward pass as FLOPs."""
+        """Returns versions, device, precision and the FLOPs of a forward pass."""
         import flax
         import jax
         import jaxlib
@@ -160,7 +160,7 @@ class Ours:
 
 
 class PyTorch:
-    """The same in PyTorch, eager or compiled; images are channels last."""
+    """PyTorch's training step and inference, eager or compiled; images are channels last."""
 
     def __init__(self, row: Row, folder: Path, gpu: bool, compiled: bool):
         import torch
@@ -174,7 +174,7 @@ class PyTorch:
 
         batch = self.row.batch(size)
         inputs = torch.tensor(batch["inputs"], device=self.device)
-        if self.row.is_image:  # a view of channels first, in memory channels last
+        if self.row.is_image:  # shape [B, C, H, W], channels-last memory format
             inputs = inputs.permute(0, 3, 1, 2)
         elif self.row.vocabulary is not None:
             inputs = inputs.long()
@@ -237,7 +237,7 @@ class PyTorch:
         return loss.item()
 
     def train(self) -> Callable[[int], None]:
-        """Returns a function that takes so many training steps."""
+        """Returns a function that runs a number of training steps."""
         import torch
 
         network = self._network(self.row.dropout).train()
@@ -260,7 +260,7 @@ class PyTorch:
         return run
 
     def infer(self) -> Callable[[int], None]:
-        """Returns a function that computes logits so many times."""
+        """Returns a function that runs inference a number of times."""
         import torch
 
         network = self._network(self.row.dropout).eval()
@@ -276,18 +276,18 @@ class PyTorch:
         return run
 
     def prepare(self, mode: str) -> Callable[[int], None]:
-        """The function of a mode; what is to be compiled has taken a step."""
+        """Returns the function of a mode, after a first step if it is to be compiled."""
         import torch
 
         run = getattr(self, mode)()
         if self.compiled:
-            torch.backends.cudnn.benchmark = False  # others use the GPU at this time
+            torch.backends.cudnn.benchmark = False  # other processes use the GPU now
             run(1)
-        torch.backends.cudnn.benchmark = True  # cuDNN tries its ways in the next step
+        torch.backends.cudnn.benchmark = True  # cuDNN autotunes in the next step
         return run
 
     def rest(self) -> None:
-        """Gives free memory of the GPU back, for the other sides."""
+        """Releases cached GPU memory for the other sides."""
         import torch
 
         if self.gpu:
@@ -300,14 +300,14 @@ class PyTorch:
             torch.cuda.synchronize()
 
     def facts(self) -> dict[str, Any]:
-        """What it runs on."""
+        """Returns version and number of threads."""
         import torch
 
         return {"versions": {"torch": torch.__version__}, "threads": torch.get_num_threads()}
 
 
 def main() -> None:
-    """Answers commands until its input ends."""
+    """Executes commands until the end of standard input."""
     contender, name, folder, *flags = sys.argv[1:]
     row, gpu = ROWS[name], "--gpu" in flags
     side = (
@@ -332,13 +332,13 @@ def main() -> None:
 
 
 def measure(run: Callable[[int], None], *, seconds: float) -> dict[str, float]:
-    """Milliseconds of a step, over so many seconds."""
+    """Milliseconds of a step, measured for about `seconds`, after one step to warm up."""
     run(1)
     start = time.perf_counter()
     run(1)
-    count = max(1, round(seconds / (time.perf_counter() - start)) - 1)
-    start = time.perf_counter()
-    run(count)
+    count = max(1, round(seconds / (time.perf_counter() - start)))
+    if count > 1:
+        run(count - 1)
     return {"ms": 1000 * (time.perf_counter() - start) / count}
 
 

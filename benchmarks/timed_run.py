@@ -1,4 +1,4 @@
-"""`train.py` with a watch: where the time of a run goes, as a line of JSON at the end.
+"""Runs `train.py` with timers, and prints where the time was spent as a line of JSON.
 
 python benchmarks/timed_run.py --config configs/digits_cnn.py --workdir DIR
 """
@@ -21,7 +21,7 @@ IMPORTED = time.perf_counter()
 
 
 def timed(arguments: list[str]) -> dict[str, float]:
-    """Trains, and returns seconds from the start of the process and within it."""
+    """Trains, and returns durations in seconds."""
     compiling: list[float] = []
     evaluating: list[float] = []
     first_steps: list[float] = []
@@ -43,7 +43,7 @@ def timed(arguments: list[str]) -> dict[str, float]:
         return found
 
     def timed_progress(writer: ConsoleWriter, step: int) -> None:
-        if step == 1:  # the first step is compiled, and on its way
+        if step == 1:  # the first step is compiled and dispatched
             first_steps.append(time.perf_counter() - START)
         progress(writer, step)
 

@@ -1,10 +1,10 @@
-"""What pretraining is worth with few examples: from scratch, frozen, and fine-tuned.
+"""Value of pretraining with few examples: from scratch, frozen, and fine-tuned.
 
     python train.py --config configs/glyphs_resnet.py
     python benchmarks/transfer.py configs/digits_transfer.py --seeds 5
 
-Each seed learns from its own 1 %, 5 % and 100 % of the training split, every class giving its part,
-and is scored once on the whole test split, after the last step. Prints a table in Markdown.
+Each seed trains on its own stratified 1 %, 5 % and 100 % of the training split, and is evaluated
+once on the whole test split, after the last step. Prints a Markdown table.
 """
 
 import dataclasses
@@ -26,21 +26,21 @@ WAYS: dict[Way, dict[str, Any]] = {
     "frozen": {"freeze": ("conv1.*", "bn1.*", "layer*")},
     "fine-tuned": {},
 }
-STEPS = 200  # in every cell, so that none is better for being longer
+STEPS = 200  # in every cell of the table, for a fair comparison
 
 
 def accuracy(
     config: Config, way: Way, *, fraction: float, seed: int, validation_fraction: float
 ) -> float:
-    """Trains on a share of the training split and returns the accuracy on what is not trained on.
+    """Trains on a fraction of the training split and returns the accuracy on held-out data.
 
     Args:
         config: the fine-tuning run.
-        way: how much of the pretrained network is used.
-        fraction: share of the training split.
-        seed: decides which share, and all chance.
-        validation_fraction: zero scores on the test split; otherwise this share of the training
-            split is held out and scored instead, to choose settings by.
+        way: use of the pretrained network.
+        fraction: fraction of the training split.
+        seed: random seed of the subset and of the training.
+        validation_fraction: 0 evaluates on the test split; otherwise this fraction of the training
+            split is held out for evaluation, to choose settings.
     """
     data: Any = dataclasses.replace(config.data, validation_fraction=validation_fraction)
     splits = data.load(seed)
@@ -70,19 +70,20 @@ def main(
     fractions: tuple[float, ...] = (0.01, 0.05, 1.0),
     validation_fraction: float = 0.0,
 ) -> None:
-    """Prints the table.
+    """Print a table of accuracies.
 
     Args:
-        config: The config of the fine-tuning run.
-        seeds: How many runs behind each number.
-        fractions: Shares of the training split.
-        validation_fraction: Held out of the training split and scored in the place of the test.
+        config: Config file of the fine-tuning run.
+        seeds: Number of runs per cell.
+        fractions: Fractions of the training split.
+        validation_fraction: Fraction of the training split to evaluate on instead of the test
+            split.
     """
     base = load_config(config)
-    print("| share of the training split | from scratch | frozen base | fine-tuned |")
+    print("| fraction of the training split | from scratch | frozen base | fine-tuned |")
     print("|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as cache:
-        jax.config.update("jax_compilation_cache_dir", cache)  # the same programs for all seeds
+        jax.config.update("jax_compilation_cache_dir", cache)  # all seeds compile the same programs
         for fraction in fractions:
             cells = []
             for way in WAYS:

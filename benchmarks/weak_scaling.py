@@ -1,12 +1,12 @@
-"""What our own code costs a step on 1, 2, 4 and 8 devices, each with the same number of examples.
+"""Overhead of flaxdl's loop per step on 1, 2, 4 and 8 devices, with a fixed batch per device.
 
     python benchmarks/weak_scaling.py
 
-The devices are simulated on the CPU and share its cores, so their number says nothing of the speed
-of real ones. What is ours is the difference between a step of the run's loop (batch, placing it on
-the devices, starting the step, logging) and the same compiled step alone, called with a batch that
-is there already. Both are measured in alternation; each number of devices is a process of its own.
-Writes `benchmarks/results/weak_scaling.json`.
+The devices are simulated on the CPU and share its cores, so the results do not predict the speed of
+real devices. The overhead is the difference between a step of the training loop (preparing the
+batch, placing it on the devices, dispatching the step, logging) and the same compiled step alone,
+on a batch that is already on the devices. Both are measured alternately; each number of devices is
+a separate process. Writes `benchmarks/results/weak_scaling.json`.
 """
 
 import json
@@ -26,16 +26,16 @@ import tyro
 
 RESULTS = Path(__file__).parent / "results" / "weak_scaling.json"
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_cnn.py"
-EXAMPLES = 128  # a device
-ROUNDS, STEPS = 11, 20  # the median of so many rounds of so many steps
+EXAMPLES = 128  # per device
+ROUNDS, STEPS = 11, 20  # median over rounds of STEPS steps
 
 
 def measure(*, fsdp: bool) -> dict[str, float]:
-    """Milliseconds of a step alone, and of what is ours, on the devices of this process."""
+    """Returns the milliseconds per step of the step alone, and of the overhead of the loop."""
     import jax
     import numpy as np
 
-    from flaxdl.config import load_config
+    from flaxdl.config_files import load_config
     from flaxdl.runs.setup import set_up
     from flaxdl.training.distributed.mesh import MeshShape
     from flaxdl.training.distributed.parallel import compile_train
@@ -58,11 +58,11 @@ def measure(*, fsdp: bool) -> dict[str, float]:
             between = time.perf_counter()
             for _ in range(STEPS):
                 state = jax.block_until_ready(train(state, next(batches)))
-            state.sums.means()  # what a line of metrics waits for
+            state.sums.means()  # as for a log line of metrics
             end = time.perf_counter()
             alone.append((between - start) / STEPS * 1e3)
             within.append((end - between) / STEPS * 1e3)
-    del alone[0], within[0]  # compiled in it
+    del alone[0], within[0]  # the first round compiles
     ours = np.subtract(within, alone)
     return {
         "step_ms": round(statistics.median(alone), 2),
@@ -73,11 +73,11 @@ def measure(*, fsdp: bool) -> dict[str, float]:
 
 
 def main(devices: int | None = None, fsdp: bool = False) -> None:
-    """Measures all numbers of devices, or one.
+    """Measure all numbers of devices, or one.
 
     Args:
-        devices: Only so many, and only printed.
-        fsdp: Splits the state over them too.
+        devices: Number of devices to measure; the result is only printed. None measures all.
+        fsdp: Shard the state across the devices as well.
     """
     if devices is not None:
         print(json.dumps(measure(fsdp=fsdp)))

@@ -1,15 +1,15 @@
-"""Runs from start to end beside PyTorch's, and the parts that they are made of.
+"""Duration of whole runs compared with PyTorch's, and of their parts.
 
-    python benchmarks/whole_runs.py                      everything that a CPU can do
-    python benchmarks/whole_runs.py --parts pipeline     how fast data come, and nothing else
+    python benchmarks/whole_runs.py                      everything for a CPU
+    python benchmarks/whole_runs.py --parts pipeline     only the input pipeline
 
-- `digits`: `train.py --config configs/digits_cnn.py` from a cold start, again with what it compiled
-  kept, and the same training in PyTorch, in turn.
-- `loop`: examples a second of the loop, logging and checkpoints included, by those of its step.
-- `pipeline`: examples a second that the input pipeline prepares, by itself.
-- `small`: on a GPU, the loop with data on the device and many steps at once, beside eager PyTorch.
+- `digits`: `train.py --config configs/digits_cnn.py` from a cold start, with a warm compilation
+  cache, and the same training in PyTorch, in turn.
+- `loop`: examples per second of the loop, including logging and checkpoints, relative to its step.
+- `pipeline`: examples per second of the input pipeline alone.
+- `small`: on a GPU, the loop with data on the device and many steps per call, and eager PyTorch.
 
-What was found is kept in `results/whole_runs.json`.
+The results are written to `results/whole_runs.json`.
 """
 
 import json
@@ -30,12 +30,12 @@ import numpy as np
 import tyro
 
 import flaxdl
-from flaxdl.backend.malloc import computing_in_calling_thread, keeping_freed_memory
+from flaxdl.backend.malloc import keep_freed_memory, synchronous_dispatch
 from flaxdl.config import Config
 from flaxdl.config_files import load_config
 from flaxdl.data import Arrays, Dataset, ImageFolder, Images, Tfds, Transform, training_batches
 from flaxdl.data.image_files import read_image
-from flaxdl.data.sizing import centre
+from flaxdl.data.resizing import center_crop
 from flaxdl.models import ResNet18
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.setup import set_up
@@ -46,7 +46,7 @@ DIGITS = HERE.parent / "configs" / "digits_cnn.py"
 
 
 def digits(rounds: int) -> dict[str, Any]:
-    """Whole runs, one after the other in each round: cold, warm, PyTorch."""
+    """Measures whole runs, alternating in each round: cold, warm, PyTorch."""
     found: dict[str, list[dict[str, float]]] = {"cold": [], "warm": [], "pytorch": []}
     with tempfile.TemporaryDirectory() as folder:
         data = f"{folder}/digits.npz"
@@ -72,7 +72,7 @@ def digits(rounds: int) -> dict[str, Any]:
 
 
 def _run(arguments: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """The last line that a script prints, and the seconds from its start to its end."""
+    """Returns the last line of a script's output, and the duration of the process."""
     others = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     start = time.perf_counter()
     done = subprocess.run(
@@ -96,7 +96,7 @@ def _rates(workdir: Path) -> dict[str, float]:
 
 
 def loop(rounds: int) -> dict[str, Any]:
-    """The loop's rate by that of its step alone, on a batch that is on the device already."""
+    """Measures the rate of the loop relative to its step alone with a batch on the device."""
     images = np.random.default_rng(0).integers(0, 256, (256, 224, 224, 3), dtype=np.uint8)
     labels = np.arange(len(images), dtype=np.int32) % 10
     source = Arrays.from_memory(train_inputs=images, train_label=labels, validation_fraction=0.25)
@@ -119,7 +119,7 @@ def _loop_and_step(config: Config, rounds: int) -> dict[str, float]:
     setup = set_up(config)
     train = jax.jit(setup.steps.train, donate_argnums=0)
     with closing(setup.training_batches()) as batches:
-        # Small arrays too, which `put_batch` leaves to the step of a single CPU device.
+        # `put_batch` leaves small arrays on the host for a single CPU device.
         batch = jax.device_put(put_batch(next(batches), setup.mesh))
     ratios, steps, loops = [], [], []
     for _ in range(rounds):
@@ -144,7 +144,7 @@ def _loop_and_step(config: Config, rounds: int) -> dict[str, float]:
 
 
 def pipeline(rounds: int) -> dict[str, Any]:
-    """Examples a second, by the clock and by the second of one core."""
+    """Measures examples per second of wall time, and per second of one core."""
     rng = np.random.default_rng(0)
     arrays = {
         "train_inputs": rng.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8),
@@ -154,7 +154,7 @@ def pipeline(rounds: int) -> dict[str, Any]:
     augmented = Images(crop_padding=4, flip=True)
     found = {
         "in memory, 32 x 32 x 3": _stream(small, Images(), 128, rounds),
-        "in memory, 32 x 32 x 3, moved and mirrored": _stream(small, augmented, 128, rounds),
+        "in memory, 32 x 32 x 3, shifted and flipped": _stream(small, augmented, 128, rounds),
     }
     found["ArrayRecord, 8 x 8"] = _stream(_digits_in_files(), Images(), 128, rounds)
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +163,7 @@ def pipeline(rounds: int) -> dict[str, Any]:
 
 
 def _digits_in_files() -> Dataset:
-    """The digits as they are read from their files, which a run holds in memory instead."""
+    """Loads the digits dataset in a way that reads its files; a run keeps it in memory."""
     from flaxdl.data import tfds
 
     limit, tfds._MEMORY_LIMIT = tfds._MEMORY_LIMIT, -1
@@ -192,7 +192,7 @@ def _stream(dataset: Dataset, transform: Transform, batch: int, rounds: int) -> 
 
 
 def _photographs(folder: Path, rounds: int) -> dict[str, Any]:
-    """JPEGs of 500 x 375, decoded and made squares of 224: by the pipeline, and by themselves."""
+    """Measures decoding and center-cropping 500 x 375 JPEGs to 224, with and without pipeline."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -206,11 +206,11 @@ def _photographs(folder: Path, rounds: int) -> dict[str, Any]:
     def bare() -> float:
         processor = time.process_time()
         for path in paths:
-            centre(read_image(path, 3), size=224, shorter_side=256)
+            center_crop(read_image(path, 3), size=224, shorter_side=256)
         return len(paths) / (time.process_time() - processor)
 
     train = ImageFolder(str(folder), validation_fraction=0.0, test_fraction=0.0).load(0).train
-    transform = Images(size=224, shorter_side=256)
+    transform = Images(size=224, resize=256)
     alone = statistics.median(bare() for _ in range(rounds))
     stream = _stream(train, transform, 32, rounds)
     return {
@@ -220,10 +220,10 @@ def _photographs(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def small(rounds: int) -> dict[str, Any]:
-    """Examples a second of SimpleCNN on the digits in bfloat16, 128 at a time.
+    """Measures examples per second of SimpleCNN on the digits in bfloat16, with a batch of 128.
 
-    Ours are those of the whole loop: it logs, evaluates and saves. PyTorch takes its eager step
-    again and again with one batch that is on the device already.
+    Ours are measured over the whole loop, which logs, evaluates and saves. PyTorch repeats its
+    eager step with one batch that is already on the device.
     """
     from speed_rows import ROWS
     from speed_workers import PyTorch, measure
@@ -267,14 +267,14 @@ def main(
     rounds: int = 3,
     out: Path = HERE / "results" / "whole_runs.json",
 ) -> None:
-    """Measures, and writes what was found after each part.
+    """Measure, and write the results after each part.
 
     Args:
-        parts: What is measured.
-        rounds: How often, for the medians.
-        out: The file of the results.
+        parts: Parts to measure.
+        rounds: Number of measurements, for the medians.
+        out: Output file.
     """
-    with computing_in_calling_thread(), keeping_freed_memory():  # as a run does
+    with synchronous_dispatch(), keep_freed_memory():  # as a run does
         _measure(parts, rounds, out)
 
 

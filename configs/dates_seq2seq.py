@@ -1,9 +1,8 @@
-"""An encoder-decoder transformer reads dates written out in ten styles and writes ISO dates.
+"""Encoder-decoder transformer that converts dates in ten written styles to ISO dates.
 
-python train.py --config configs/dates_seq2seq.py
+flaxdl train --config dates_seq2seq
 
-99.81 % ± 0.16 of the test dates are written exactly (five seeds, 99.55 to 99.95); 126 s at
-best on two CPU cores.
+Test exact match: 99.81 % ± 0.16 (five seeds, 99.55 to 99.95); at best 126 s on two CPU cores.
 """
 
 from flaxdl import Config

@@ -1,8 +1,8 @@
-"""A GRU that reads scikit-learn's handwritten digits row by row.
+"""GRU that reads scikit-learn's handwritten digits row by row.
 
-python train.py --config configs/digits_gru.py
+flaxdl train --config digits_gru
 
-97.83 % ± 0.60 of the test split (five seeds, 97.50 to 98.89), in 17 to 22 s on two CPU cores.
+Test accuracy: 97.83 % ± 0.60 (five seeds, 97.50 to 98.89), in 17 to 22 s on two CPU cores.
 """
 
 from flaxdl import Config

@@ -1,8 +1,8 @@
 """LeNet-5 on scikit-learn's handwritten digits.
 
-python train.py --config configs/digits_lenet.py
+flaxdl train --config digits_lenet
 
-99.22 % ± 0.50 of the test split (five seeds, 98.61 to 99.72), in 23 to 27 s on two CPU cores.
+Test accuracy: 99.22 % ± 0.50 (five seeds, 98.61 to 99.72), in 23 to 27 s on two CPU cores.
 """
 
 from flaxdl import Config

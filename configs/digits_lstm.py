@@ -1,8 +1,8 @@
-"""An LSTM that reads scikit-learn's handwritten digits row by row.
+"""LSTM that reads scikit-learn's handwritten digits row by row.
 
-python train.py --config configs/digits_lstm.py
+flaxdl train --config digits_lstm
 
-98.28 % ± 0.60 of the test split (five seeds, 97.50 to 98.89), in 21 to 24 s on two CPU cores.
+Test accuracy: 98.28 % ± 0.60 (five seeds, 97.50 to 98.89), in 21 to 24 s on two CPU cores.
 """
 
 from flaxdl import Config

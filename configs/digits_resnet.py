@@ -1,8 +1,8 @@
-"""A ResNet of ten layers, with the stem for small images, on scikit-learn's handwritten digits.
+"""ResNet-10 with the small-image stem on scikit-learn's handwritten digits.
 
-python train.py --config configs/digits_resnet.py
+flaxdl train --config digits_resnet
 
-99.17 % ± 0.48 of the test split (three seeds, 98.89 to 99.72), in 83 to 85 s on two CPU cores.
+Test accuracy: 99.17 % ± 0.48 (three seeds, 98.89 to 99.72), in 83 to 85 s on two CPU cores.
 """
 
 from flaxdl import Config

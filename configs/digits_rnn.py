@@ -1,8 +1,8 @@
-"""A tanh RNN that reads scikit-learn's handwritten digits row by row.
+"""Tanh RNN that reads scikit-learn's handwritten digits row by row.
 
-python train.py --config configs/digits_rnn.py
+flaxdl train --config digits_rnn
 
-97.94 % ± 0.32 of the test split (five seeds, 97.50 to 98.33), in 11 to 13 s on two CPU cores.
+Test accuracy: 97.94 % ± 0.32 (five seeds, 97.50 to 98.33), in 11 to 13 s on two CPU cores.
 """
 
 from flaxdl import Config

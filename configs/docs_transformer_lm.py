@@ -1,11 +1,11 @@
-"""A causal transformer writes Python documentation, character by character.
+"""Character-level transformer language model of Python's documentation.
 
-python train.py --config configs/docs_transformer_lm.py
+flaxdl train --config docs_transformer_lm
 
-1.996 ± 0.012 bits per character on the test part of Python 3.11's documentation (three seeds, 1.982
-to 2.004); minutes on two CPU cores.
+Test loss: 1.996 ± 0.012 bits per character on Python 3.11's documentation (three seeds, 1.982 to
+2.004); a few minutes on two CPU cores.
 
-Of any other text: --data.path FILE, and --model.vocab-size as the error message says.
+For another text, set --data.path FILE, and set --model.vocab-size as stated in the error message.
 """
 
 from flaxdl import Config

@@ -1,10 +1,10 @@
-"""BERT learns to tell the classes of your own texts.
+"""Fine-tuning of BERT to classify your own texts.
 
-python train.py --config configs/finetune_bert.py
+flaxdl train --config finetune_bert
 
-Takes the columns "text" and "label" of texts.csv, or of any table of --data.path, --data.text and
---data.label. The recipe is that of the paper; weights and vocabulary are downloaded (440 MB). The
-result depends on the texts and was not measured.
+Reads the columns "text" and "label" of texts.csv; for another table, set --data.path, --data.text
+and --data.label. The recipe follows the BERT paper. Downloads weights and vocabulary (440 MB). The
+accuracy depends on the texts and has not been measured.
 """
 
 from flaxdl import Config, Init
@@ -13,10 +13,10 @@ from flaxdl.models import BertForSequenceClassification
 from flaxdl.training import AdamW, LinearDecay
 
 config = Config(
-    model=BertForSequenceClassification(num_classes=None),  # as many as the data have
+    model=BertForSequenceClassification(num_classes=None),  # inferred from the data
     data=TextTable("texts.csv", text="text", label="label"),
-    # Batches of short texts stay short: three compilations, and little padding.
-    transform=Text("bert-base-uncased", max_length=128, padded_lengths=(32, 64)),
+    # Length bucketing reduces padding, at the cost of three compilations.
+    transform=Text("bert-base-uncased", max_length=128, bucket_lengths=(32, 64)),
     init=Init(weights="bert-base-uncased", omit=("classifier.*",)),
     optimizer=AdamW(
         learning_rate=2e-5,

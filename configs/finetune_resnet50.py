@@ -1,10 +1,10 @@
-"""A ResNet-50 that knows ImageNet learns the classes of your own images.
+"""Fine-tuning of an ImageNet ResNet-50 to classify your own images.
 
-python train.py --config configs/finetune_resnet50.py
+flaxdl train --config finetune_resnet50
 
-Put the images into images/CLASS/NAME.jpg, or name another folder by --data.path. The head learns
-first, then everything, the earlier layers more slowly. The weights are downloaded (98 MB). The
-result depends on the images and was not measured.
+Put the images into images/CLASS/NAME.jpg, or set --data.path to another folder. Trains the head
+first, then all layers, with lower learning rates for earlier layers. Downloads the weights (98 MB).
+The accuracy depends on the images and has not been measured.
 """
 
 from flaxdl import Config, Init
@@ -13,14 +13,14 @@ from flaxdl.models import ResNet50
 from flaxdl.training import AdamW, Classification, Cosine
 
 config = Config(
-    model=ResNet50(num_classes=None),  # as many as the data have
+    model=ResNet50(num_classes=None),  # inferred from the data
     data=ImageFolder("images"),
     transform=Images(
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         size=224,
-        shorter_side=256,
-        smallest_area=0.35,
+        resize=256,
+        min_scale=0.35,
         flip=True,
     ),
     task=Classification(label_smoothing=0.1),

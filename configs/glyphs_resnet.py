@@ -1,9 +1,9 @@
-"""A small ResNet learns letters and digits in many typefaces, as a base for other pictures.
+"""Small ResNet on letters and digits in many typefaces, for transfer to other images.
 
-python train.py --config configs/glyphs_resnet.py
+flaxdl train --config glyphs_resnet
 
-89.7 % of the test split, and 99.1 % among its first five, with one seed: c and C, O and 0 look
-alike. Half an hour on two busy CPU cores.
+Test accuracy: 89.7 %, top-5 99.1 % (one seed); some classes look alike, such as c and C, or O and
+0. Half an hour on two busy CPU cores.
 """
 
 from flaxdl import Config

@@ -1,12 +1,13 @@
-"""AlexNet on ImageNet, as torchvision trains it.
+"""AlexNet on ImageNet, with torchvision's training recipe.
 
-python train.py --config configs/imagenet_alexnet.py
+flaxdl train --config imagenet_alexnet
 
-The recipe is that of torchvision's references/classification: batches of 256, 90 epochs, SGD, a
-learning rate of 0.01 that falls to a tenth after 30 and 60 epochs, random resized crops of 224 and
-flips; evaluation on the centre 224 of images resized to 256. torchvision publishes 56.522 % top-1;
-the result has not been measured here. TFDS says where to put ImageNet's files; its validation
-split is the test, and 1 % of the training images are held out to choose by.
+The recipe follows torchvision's references/classification: batch size 256, 90 epochs, SGD, learning
+rate 0.01 divided by 10 after 30 and 60 epochs, random resized crops of 224 pixels and flips;
+evaluation on 224-pixel center crops of images resized to 256. torchvision reports 56.522 % top-1
+accuracy; that of flaxdl has not been measured. TFDS prints where to put the ImageNet files. The
+validation split of ImageNet is used as the test split, and 1 % of the training images are held out
+for validation.
 """
 
 from flaxdl import Config
@@ -21,8 +22,8 @@ config = Config(
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         size=224,
-        shorter_side=256,
-        smallest_area=0.08,
+        resize=256,
+        min_scale=0.08,
         flip=True,
     ),
     optimizer=SGD(

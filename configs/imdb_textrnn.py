@@ -1,8 +1,8 @@
-"""TextRNN on the film reviews of IMDb: good or bad, by their words.
+"""TextRNN on IMDb movie reviews: word-level sentiment classification.
 
-python train.py --config configs/imdb_textrnn.py
+flaxdl train --config imdb_textrnn
 
-TFDS downloads the data (81 MB). The result has not been measured here.
+TFDS downloads the data (81 MB). The accuracy has not been measured.
 """
 
 from flaxdl import Config
@@ -11,7 +11,7 @@ from flaxdl.models import TextRNN
 from flaxdl.training import AdamW, Cosine
 
 config = Config(
-    # Final states, since the last time step that the document reads is often padding.
+    # Final states, since the last time step is often padding.
     model=TextRNN(
         vocab_size=20_000,
         embedding_size=128,

@@ -1,9 +1,9 @@
-"""A transformer names the language of a country's, language's or currency's name, by its letters.
+"""Character-level transformer that classifies the language of country, language and currency names.
 
-python train.py --config configs/languages_transformer.py
+flaxdl train --config languages_transformer
 
-80.6 % ± 0.4 of the test split (three seeds, 80.2 to 81.1), and 95.1 % ± 0.1 among its
-first five; minutes on two CPU cores.
+Test accuracy: 80.6 % ± 0.4 (three seeds, 80.2 to 81.1), top-5 95.1 % ± 0.1; a few minutes on two
+CPU cores.
 """
 
 from flaxdl import Config

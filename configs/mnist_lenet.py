@@ -1,9 +1,9 @@
-"""LeNet-5 on MNIST, the digits it was made for.
+"""LeNet-5 on MNIST.
 
-python train.py --config configs/mnist_lenet.py
+flaxdl train --config mnist_lenet
 
-TFDS downloads the data (12 MB). The paper reports 0.95 % errors on the test set, or 0.8 % with
-distorted images (LeCun et al., 1998); what this recipe reaches has not been measured here.
+TFDS downloads the data (12 MB). The paper reports a test error of 0.95 %, or 0.8 % with distorted
+images (LeCun et al., 1998); the accuracy of this recipe has not been measured.
 """
 
 from flaxdl import Config

@@ -1,10 +1,10 @@
-"""A bidirectional LSTM on SST-2: is a sentence about a film for it or against it?
+"""Bidirectional LSTM on SST-2: sentiment classification of sentences from movie reviews.
 
-python train.py --config configs/sst2_lstm.py
+flaxdl train --config sst2_lstm
 
-TFDS downloads the data (7 MB). The labels of GLUE's test set are secret, so its validation set is
-the test, and a part of the training set is held out to choose by. The result has not been measured
-here.
+TFDS downloads the data (7 MB). The labels of GLUE's test set are not public, so its validation set
+is used as the test split, and a part of the training set is held out for validation. The accuracy
+has not been measured.
 """
 
 from flaxdl import Config
@@ -13,7 +13,7 @@ from flaxdl.models import TextRNN
 from flaxdl.training import AdamW, Cosine
 
 config = Config(
-    # Final states, since the last time step that the document reads is mostly padding.
+    # Final states, since the last time step is mostly padding.
     model=TextRNN(
         vocab_size=15_000,
         embedding_size=128,

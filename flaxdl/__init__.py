@@ -1,12 +1,13 @@
-"""The classic architectures of deep learning in Flax, number for number what PyTorch computes.
+"""Classic deep learning architectures in Flax, numerically equivalent to PyTorch's.
 
-Everything a user needs to train, evaluate and use networks is here; models, layers, data sources
-and training recipes are in `flaxdl.models`, `flaxdl.layers`, `flaxdl.data` and `flaxdl.training`.
+The top level contains the functions that train, evaluate and use models. Models, layers, data
+sources and training components are in `flaxdl.models`, `flaxdl.layers`, `flaxdl.data` and
+`flaxdl.training`.
 """
 
 from flaxdl.backend.xla_flags import set_cpu_flags
 
-set_cpu_flags()  # before anything starts JAX's backend
+set_cpu_flags()  # before JAX initializes its backend
 
 from flaxdl.analysis.learning_rate import LearningRateCurve, find_learning_rate  # noqa: E402
 from flaxdl.analysis.visualization import visualize  # noqa: E402
@@ -17,7 +18,13 @@ from flaxdl.exporters.exporting import export  # noqa: E402
 from flaxdl.pretrained import evaluate_pretrained, load_pretrained  # noqa: E402
 from flaxdl.run import Result, train  # noqa: E402
 from flaxdl.runs.evaluation import evaluate  # noqa: E402
-from flaxdl.runs.prediction import Prediction, Sampling, Writing, predict  # noqa: E402
+from flaxdl.runs.prediction import (  # noqa: E402
+    BeamSearch,
+    Generation,
+    Prediction,
+    Sampling,
+    predict,
+)
 from flaxdl.runs.restored import RestoredRun, restore  # noqa: E402
 from flaxdl.training import Diverged, Interrupted  # noqa: E402
 from flaxdl.training.writers import LiveCurve, Writer  # noqa: E402
@@ -25,8 +32,10 @@ from flaxdl.version import __version__  # noqa: E402
 from flaxdl.weights import export_weights, load_weights, state_dict  # noqa: E402
 
 __all__ = [
+    "BeamSearch",
     "Config",
     "Diverged",
+    "Generation",
     "Init",
     "Interrupted",
     "LearningRateCurve",
@@ -38,7 +47,6 @@ __all__ = [
     "SaveError",
     "UserError",
     "Writer",
-    "Writing",
     "__version__",
     "evaluate",
     "evaluate_pretrained",

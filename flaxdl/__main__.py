@@ -1,4 +1,4 @@
-"""`python -m flaxdl COMMAND ...`; see `flaxdl.cli`."""
+"""Entry point of `python -m flaxdl COMMAND ...`; see `flaxdl.cli`."""
 
 import sys
 from typing import NoReturn
@@ -7,7 +7,7 @@ from flaxdl.cli import leave, main
 
 
 def script() -> NoReturn:
-    """The same as an installed program, `flaxdl COMMAND ...`."""
+    """Entry point of the installed `flaxdl` command."""
     leave(main(sys.argv[1:], program="flaxdl"))
 
 

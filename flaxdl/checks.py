@@ -1,4 +1,4 @@
-"""Checks of arguments, as errors that name the argument, its value and what is allowed."""
+"""Argument checks that raise errors with the argument's name, its value and the allowed values."""
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
@@ -10,16 +10,17 @@ from flaxdl.errors import UserError
 
 
 def check_shape(name: str, array: Any, axes: str, **sizes: int) -> None:
-    """Checks that `array` has the given axes, and the given sizes on some of them.
+    """Checks the rank of `array` and the sizes of some of its axes.
 
     Args:
-        name: name of the array for the caller; it begins the error message.
-        array: anything with a `shape`, tracers included.
-        axes: one word per axis, as in `"B H W C"`; `"B ... C"` leaves the middle open.
-        **sizes: the axes whose size is fixed, as in `C=3`.
+        name: name of the array; the error message begins with it.
+        array: array, tracer or other object with a `shape` attribute.
+        axes: axis names separated by spaces, as in `"B H W C"`; `...` stands for any number of
+            axes, as in `"B ... C"`.
+        **sizes: required sizes by axis name, as in `C=3`; other axes may have any size.
 
     Raises:
-        UserError: if rank or sizes differ, as in
+        UserError: if the rank or a size differs, for example
             `images must have shape [B, H, W, C=3], got [8, 32, 32, 1]`.
     """
     expected = [... if axis == "..." else sizes.get(axis) for axis in axes.split()]
@@ -33,10 +34,10 @@ def check_shape(name: str, array: Any, axes: str, **sizes: int) -> None:
 
 
 def check_integers(name: str, array: Any) -> None:
-    """Checks that `array` holds integers, as token ids and lengths must.
+    """Checks that `array` has an integer dtype, as required for token IDs and lengths.
 
     Raises:
-        UserError: naming the argument and its dtype.
+        UserError: if the array has another dtype; the message states the name and the dtype.
     """
     try:
         chex.assert_type(array, int)
@@ -45,19 +46,20 @@ def check_integers(name: str, array: Any) -> None:
 
 
 def check_choice(name: str, value: str, allowed: Collection[str]) -> None:
-    """Checks that an option is one of a few words.
+    """Checks that an option has one of the allowed values.
 
     Raises:
-        UserError: as in `activation must be 'relu' or 'gelu', got 'selu'`.
+        UserError: if it has another value, for example
+            `activation must be 'relu' or 'gelu', got 'selu'`.
     """
     if value not in allowed:
         raise UserError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns `; did you mean 'mnist'?` with the known name nearest to `name`, or nothing.
+    """Returns a hint such as `; did you mean 'mnist'?`, or an empty string if no name is similar.
 
-    It ends the error message about an unknown name.
+    The hint is appended to error messages about an unknown name.
     """
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""Configuration of a training run: frozen values, built by a config file and changed by flags."""
+"""Configuration of a training run, set in a config file and by command-line flags."""
 
 import dataclasses
 import math
@@ -14,10 +14,11 @@ from flaxdl.data import Source, Transform
 from flaxdl.errors import UserError
 from flaxdl.training.distributed.mesh import MeshShape
 from flaxdl.training.distributed.parallel import Parallel
+from flaxdl.training.ema import EMA
 from flaxdl.training.optimizers import AdamW, Optimizer
 from flaxdl.training.precision import Precision
-from flaxdl.training.rewind import Rewind
 from flaxdl.training.selection import Selection
+from flaxdl.training.spike_recovery import SpikeRecovery
 from flaxdl.training.tasks import Classification, Task
 
 
@@ -26,11 +27,12 @@ class Init:
     """Initial weights."""
 
     weights: str | None = None
-    """File of weights, Hugging Face folder, name of a pretrained model such as `resnet50`, or
-    workdir of a run; None for random weights. `FILE:KEY` selects one of several sets of weights in
-    a PyTorch checkpoint, as in `last.ckpt:ema`."""
+    """Weights to load: a weights file, a Hugging Face folder, the name of a pretrained model such
+    as `resnet50`, or the workdir of a run; None for random initialization. `FILE:KEY` selects one
+    of several state dicts in a PyTorch checkpoint, for example `last.ckpt:ema`."""
     omit: tuple[str, ...] = ()
-    """Patterns of PyTorch parameter names to initialize randomly all the same, such as `fc.*`."""
+    """Patterns of PyTorch parameter names, such as `fc.*`; matching parameters are initialized
+    randomly instead of loaded."""
 
     def __post_init__(self):
         if self.omit and self.weights is None:
@@ -39,77 +41,94 @@ class Init:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Configuration of a training run.
+    """Immutable configuration of a training run.
 
-    NumPy numbers in it are converted to Python numbers.
+    >>> config = flaxdl.Config(
+    ...     model=flaxdl.models.SimpleCNN(num_classes=10),
+    ...     data=flaxdl.data.Tfds("digits"),
+    ...     optimizer=flaxdl.training.AdamW(learning_rate=2e-3),
+    ...     epochs=20,
+    ... )
+
+    NumPy numbers in the fields are converted to Python numbers.
 
     Raises:
-        UserError: naming the field whose value is impossible.
+        UserError: if the value of a field is invalid; the message names the field.
     """
 
-    # The order is that of --help: first what most runs set.
+    # --help lists the fields in this order, so the most used ones come first.
     model: nn.Module
-    """Network to train."""
+    """Model to train."""
     data: Source
-    """Source of the examples."""
+    """Data source: the training, validation and test splits."""
     transform: Transform = Transform()
-    """Preprocessing and augmentation of the examples."""
+    """Preprocessing and augmentation."""
     task: Task = Classification()
-    """Task that the model is trained for: its loss and metrics."""
+    """Training task, which defines the loss and the metrics."""
     init: Init = Init()
-    """Initial weights: random, or loaded."""
+    """Initial weights: random or loaded."""
     optimizer: Optimizer = AdamW()
     """Optimizer and learning-rate schedule."""
     batch_size: int = 128
-    """Examples per step, over all devices and processes."""
+    """Global batch size: number of examples per step on all devices and processes together."""
     epochs: float = 10.0
-    """Passes over the training split."""
+    """Number of passes over the training split."""
     precision: Precision = "float32"
-    """Format of the computations in a step; parameters and optimizer state stay float32."""
+    """Numeric precision of the forward and backward passes (mixed precision); parameters and
+    optimizer state are always stored in float32."""
     seed: int = 0
-    """Random seed of initial weights, order of the data, augmentation and dropout."""
+    """Random seed for weight initialization, data order, augmentation and dropout."""
     evaluate_every: float = 1.0
-    """Epochs between evaluations on the validation split, each with a checkpoint."""
+    """Number of epochs between evaluations on the validation split; each evaluation also saves a
+    checkpoint."""
     freeze: tuple[str, ...] = ()
-    """Patterns of PyTorch parameter names to keep fixed, such as `layer1.*`."""
+    """Patterns of PyTorch parameter names, such as `layer1.*`; matching parameters are frozen."""
     freeze_epochs: float | None = None
-    """Epochs after which frozen parameters are unfrozen; None for never."""
+    """Number of epochs after which the frozen parameters are unfrozen; None to keep them frozen."""
 
     train_fraction: float = 1.0
     """Fraction of the training examples to use, stratified by class where labels are known without
-    decoding."""
+    decoding the data."""
+    repeated_augmentation: int = 1
+    """Number of copies of each example in a batch, each augmented differently (repeated
+    augmentation). An epoch has the same number of steps, and therefore shows only this part of the
+    examples: a quarter with 4 copies."""
     overfit_batches: int | None = None
-    """Number of batches to overfit, as a check that the model can learn: the run trains on its
-    first batches over and over, augmented once, and ends when the training accuracy reaches 1 or
-    the loss has fallen to a hundredth. Validation, test and report are left out."""
+    """Number of batches to overfit, as a sanity check: the run trains on the first N batches only,
+    each augmented once, without random erasing, mixup, cutmix and moving averages, until the
+    training accuracy is at least 99.9 % or the loss has fallen to 1 % of its first value.
+    Validation, test and report are skipped."""
 
+    ema: EMA = EMA()
+    """Moving averages of parameters and BatchNorm statistics, which are evaluated, used for
+    prediction and exported in place of the last values."""
     selection: Selection = Selection()
-    """Choice of the best checkpoint, and early stopping."""
+    """Selection of the best checkpoint, and early stopping."""
     keep_checkpoints: int = 2
-    """Number of newest checkpoints to keep, in addition to the best one."""
+    """Number of latest checkpoints to keep, in addition to the best one."""
 
     log_every: int | None = None
-    """Steps between lines of training metrics; by default 50, or fewer in a run so short that it
-    would have fewer than twenty lines."""
+    """Number of steps between log lines of training metrics; by default, 50, or fewer in short
+    runs, so that there are at least 20 lines."""
 
     max_bad_steps: int = 10
-    """Consecutive steps with a loss or gradients that are not finite after which the run fails;
-    checked at every line of training metrics."""
-    rewind: Rewind = Rewind()
-    """Rolling back after a loss spike."""
+    """Number of consecutive steps with a non-finite loss or gradient before the run aborts; checked
+    at every log line of training metrics."""
+    spike_recovery: SpikeRecovery = SpikeRecovery()
+    """Rollback to a checkpoint after a loss spike."""
 
     accumulate_steps: int = 1
-    """Number of micro-batches per step (gradient accumulation); saves memory."""
+    """Number of micro-batches per step (gradient accumulation); higher values save memory."""
 
     # The hardware layout is not part of a run's identity, so it may change on resume.
     mesh: MeshShape = field(default=MeshShape(), compare=False)
-    """Layout of the devices: how they split batches, parameters and layers."""
+    """Device mesh, which defines the sharding of batches, parameters and layers."""
     parallel: Parallel = field(default="jit", compare=False)
-    """`jit`, or the older `pmap`, which splits nothing but the batch."""
+    """Parallelization method: `jit`, or the older `pmap` (data parallelism only)."""
     steps_per_call: int = field(default=1, compare=False)
-    """Training steps per dispatch to the devices; more than 1 speeds up small models on a GPU or
-    TPU, but slows down convolutions on a CPU. Before a line of metrics or an evaluation, steps are
-    dispatched singly."""
+    """Number of training steps per dispatch to the devices; values above 1 hide the dispatch
+    overhead of small models on GPU and TPU, but slow down convolutions on CPU. Just before logging
+    and evaluation, steps are dispatched one at a time."""
 
     def __post_init__(self):
         for setting in dataclasses.fields(self):
@@ -123,6 +142,7 @@ class Config:
             "accumulate_steps",
             "keep_checkpoints",
             "max_bad_steps",
+            "repeated_augmentation",
             "steps_per_call",
         ):
             if getattr(self, name) < 1:
@@ -136,6 +156,11 @@ class Config:
                 raise UserError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if not 0 < self.train_fraction <= 1:
             raise UserError(f"train_fraction must be in (0, 1], got {self.train_fraction}")
+        if self.batch_size % self.repeated_augmentation:
+            raise UserError(
+                f"repeated_augmentation must divide batch_size {self.batch_size}, "
+                f"got {self.repeated_augmentation}"
+            )
         if self.freeze_epochs is not None:
             if not self.freeze:
                 raise UserError(f"freeze_epochs {self.freeze_epochs} needs patterns in freeze")
@@ -148,10 +173,14 @@ class Config:
             raise UserError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
 
     def best_step(self, validation: Sequence[dict[str, Any]]) -> int | None:
-        """Returns the step of the best of these lines of validation metrics; None without lines.
+        """Returns the step with the best validation metrics, or None if there are no metrics.
+
+        Args:
+            validation: parsed lines of `metrics.jsonl` for the validation split.
 
         Raises:
-            UserError: if the lines lack `selection.metric`.
+            UserError: if the lines do not contain `selection.metric`, or the task does not define
+                whether higher or lower is better.
         """
         return self.selection.best_step(validation, self.task)
 
@@ -160,29 +189,29 @@ def _check_types(config: Config) -> None:
     for setting in dataclasses.fields(config):
         value = getattr(config, setting.name)
         kinds = get_args(setting.type) if isinstance(setting.type, UnionType) else (setting.type,)
-        if not any(_is_of(value, kind) for kind in kinds):
-            allowed = " or ".join(map(_described, kinds))
+        if not any(_has_type(value, kind) for kind in kinds):
+            allowed = " or ".join(map(_describe_type, kinds))
             raise UserError(f"{setting.name} must be {allowed}, got {value!r:.200}")
 
 
-def _is_of(value: Any, kind: Any) -> bool:
-    """Returns whether a value has the type of a field."""
+def _has_type(value: Any, kind: Any) -> bool:
+    """Returns True if a value has the annotated type of a field."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_is_of(x, get_args(kind)[0]) for x in value)
+        return isinstance(value, tuple) and all(_has_type(x, get_args(kind)[0]) for x in value)
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
-def _described(kind: Any) -> str:
+def _describe_type(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) is tuple:
-        return "a tuple of texts"
+        return "a tuple of strings"
     known = {
-        int: "a whole number",
+        int: "an integer",
         float: "a number",
         NoneType: "None",
         nn.Module: "a Linen module",
@@ -192,14 +221,15 @@ def _described(kind: Any) -> str:
 
 
 def with_python_numbers(value: Any) -> Any:
-    """Returns the value, or a copy in which NumPy numbers are converted to Python numbers.
+    """Returns a value with NumPy numbers, including nested ones, converted to Python numbers.
 
-    JAX does not promote a dtype for a Python number, but does for one of NumPy, so a run resumed
-    from its config.json would not compute the same.
+    NumPy numbers have a dtype that takes part in JAX's dtype promotion; Python numbers are weakly
+    typed. Without the conversion, a run resumed from its config.json could compute different
+    values.
     """
     if type(value) in (tuple, list):
         items = [with_python_numbers(item) for item in value]
-        is_same = all(item is own for item, own in zip(items, value, strict=True))
+        is_same = all(item is original for item, original in zip(items, value, strict=True))
         return value if is_same else type(value)(items)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {name: getattr(value, name) for name in setting_names(value)}
@@ -210,7 +240,7 @@ def with_python_numbers(value: Any) -> Any:
 
 
 def python_number(value: Any) -> Any:
-    """Returns a NumPy number, boolean or string as a Python one; anything else as it is."""
+    """Converts a NumPy scalar to the built-in Python type; returns other values unchanged."""
     if not isinstance(value, np.generic):
         return value
     item = value.item()
@@ -218,11 +248,13 @@ def python_number(value: Any) -> Any:
 
 
 def setting_names(value: Any) -> list[str]:
-    """Returns the names of the settings among the fields of a dataclass, given it or a value."""
-    # A Linen module's `parent` and `name` are its place in a tree. Fields that are not compared are
-    # no settings either, such as arrays in memory, whose hash is another field.
+    """Returns the names of the settings among the fields of a dataclass or dataclass instance."""
+    # `parent` and `name` are the position of a Linen module in its tree. Fields with compare=False
+    # are excluded too, for example in-memory arrays, whose hash is in another field.
     cls = value if isinstance(value, type) else type(value)
-    own = ("parent", "name") if issubclass(cls, nn.Module) else ()
+    excluded = ("parent", "name") if issubclass(cls, nn.Module) else ()
     return [
-        field.name for field in dataclasses.fields(value) if field.compare and field.name not in own
+        field.name
+        for field in dataclasses.fields(value)
+        if field.compare and field.name not in excluded
     ]

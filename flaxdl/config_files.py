@@ -1,4 +1,4 @@
-"""Config files: loaded, and listed without being run."""
+"""Functions that find, load and list config files."""
 
 import ast
 import importlib.machinery
@@ -15,30 +15,58 @@ from flaxdl.filesystem.paths import local_path
 from flaxdl.tracebacks import shown_path, user_frames
 
 
-def load_config(path: str | Path) -> Config:
-    """Runs a config file, which is Python and may do anything, and returns its `config`.
+def find_config(name: str | Path) -> Path:
+    """Returns the path of a config file.
 
-    The file is imported under its own name, so that worker processes find what it defines. It can
-    import modules beside it, unless Python or an installed package has one of the same name.
+    A name without folder and `.py`, such as `digits_cnn`, is searched for in the working directory,
+    in its folder `configs/` and among the configs included in flaxdl, in this order.
+
+    Args:
+        name: path or name of the config file.
 
     Raises:
-        UserError: if there is no such file, it fails (naming the line), it defines no `config`, or
-            it has the name of another module.
+        UserError: if there is no such file; the message suggests a similar name.
     """
-    path = local_path(path)
+    path = local_path(name)
+    if _is_name(path):
+        files = [folder / f"{path}.py" for folder in (Path(), Path("configs"), _packaged())]
+        path = next((file for file in files if file.is_file()), path)
     if not path.is_file():
-        known = {
-            p.name: p for folder in (Path("configs"), path.parent) for p in folder.glob("*.py")
-        }
-        near = get_close_matches(path.name, known, n=1)
-        hint = f"; did you mean {str(known[near[0]])!r}?" if near else ""
-        raise UserError(f"there is no config file {path}{hint}")
+        known = {Path(name).stem: name for name in _names()}
+        known |= {file.stem: str(file) for file in path.parent.glob("*.py")}
+        near = get_close_matches(path.stem, known, n=1)
+        hint = f"did you mean {known[near[0]]!r}? " if near else ""
+        raise UserError(
+            f"there is no config file {path}; {hint}`flaxdl train --list` shows what there is"
+        )
+    return path
+
+
+def load_config(path: str | Path) -> Config:
+    """Executes a config file, which may contain any Python code, and returns its `config`.
+
+    The file is imported as a module with the name of the file, so that worker processes can
+    unpickle the objects defined in it. It can import modules from its folder, unless the standard
+    library or an installed package has a module of the same name.
+
+    Args:
+        path: path of the file, or the name of a config, such as `digits_cnn`, as in `find_config`.
+
+    Raises:
+        UserError: if the file does not exist, raises an exception (the message states the line),
+            does not define `config`, or has the name of another module.
+    """
+    path = find_config(path)
     config = getattr(_import(path), "config", None)
     if not isinstance(config, Config):
         del sys.modules[path.stem]
         raise UserError(
             f"{path} must define config = flaxdl.Config(...), "
-            + ("but defines no config" if config is None else f"but config is a {type(config)}")
+            + (
+                "but does not"
+                if config is None
+                else f"but config is of type {type(config).__name__}"
+            )
         )
     return config
 
@@ -49,8 +77,8 @@ def _import(path: Path) -> Any:
         raise UserError(f"a config file must end in .py, got {path}")
     if _is_taken(path.stem):
         raise UserError(
-            f"a config file cannot be called {path.name}, since it would replace Python's or an "
-            f"installed module {path.stem!r}; rename it"
+            f"a config file cannot be called {path.name}: it would shadow the standard library's "
+            f"or an installed module {path.stem!r}; rename it"
         )
     _add_to_path(str(path.resolve().parent))
     module = importlib.util.module_from_spec(spec)
@@ -59,15 +87,15 @@ def _import(path: Path) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[path.stem]
-        raise UserError(_located(error, path)) from error
+        raise UserError(_located_message(error, path)) from error
     return module
 
 
-def _located(error: Exception, path: Path) -> str:
-    """Names the line of a config file, or of a module that it imports, that raised an error."""
+def _located_message(error: Exception, path: Path) -> str:
+    """Returns the message of an error with its line in the config file or an imported module."""
     message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
-        message = f"{type(error).__name__}: {error.msg}"  # which has no file and line
+        message = f"{type(error).__name__}: {error.msg}"  # without file and line
     frames = user_frames(error)
     if not frames:
         return f"{path}: {message}"
@@ -77,42 +105,65 @@ def _located(error: Exception, path: Path) -> str:
 
 
 def _add_to_path(folder: str) -> None:
-    """Makes modules beside a config file importable, before others of the same name.
+    """Adds the folder of a config file to `sys.path`, so that the file can import its neighbors.
 
-    If one of them is named like a module of Python or an installed one, all come last.
+    The folder is added at the beginning or, if one of its modules has the name of a standard
+    library or installed module, at the end.
     """
     if folder not in sys.path:
-        beside = [path.stem for path in Path(folder).glob("*.py")]
-        beside += [path.parent.name for path in Path(folder).glob("*/__init__.py")]
-        sys.path.insert(len(sys.path) if any(map(_is_installed, beside)) else 0, folder)
+        names = [path.stem for path in Path(folder).glob("*.py")]
+        names += [path.parent.name for path in Path(folder).glob("*/__init__.py")]
+        sys.path.insert(len(sys.path) if any(map(_is_installed, names)) else 0, folder)
 
 
 def _is_taken(name: str) -> bool:
-    """Returns whether code that imports this name expects another module than a config file."""
+    """Returns True if the name belongs to a module other than a config file."""
     if name in sys.modules and name not in sys.stdlib_module_names:
         return not isinstance(getattr(sys.modules[name], "config", None), Config)
     return _is_installed(name)
 
 
 def _is_installed(name: str) -> bool:
-    """Returns whether a module of this name belongs to Python or an installed package."""
+    """Returns True if the standard library or an installed package has a module of this name."""
     if name in sys.stdlib_module_names:
         return True
     installed = [
         folder for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages")
     ]
     spec = importlib.machinery.PathFinder.find_spec(name, installed)
-    return spec is not None and spec.origin is not None  # not a mere folder
+    return spec is not None and spec.origin is not None  # None for a folder without __init__.py
 
 
-def list_configs(folder: Path) -> dict[str, str]:
-    """Path → first line of the docstring, for each config file; nothing is run."""
-    return {str(path): _first_line(path) for path in sorted(folder.glob("*.py"))}
+def list_configs() -> dict[str, str]:
+    """Returns the first docstring line of each config, without executing the configs.
+
+    The keys are valid arguments of `find_config`: paths of the files in the folder `configs/` of
+    the working directory, and names of the configs included in flaxdl.
+    """
+    return {name: _first_line(find_config(name)) for name in _names()}
+
+
+def _names() -> list[str]:
+    local, packaged = Path("configs"), _packaged()
+    is_checkout = local.is_dir() and local.samefile(packaged)
+    files = [] if is_checkout else sorted(local.glob("*.py"))
+    return [*map(str, files), *sorted(file.stem for file in packaged.glob("*.py"))]
+
+
+def _packaged() -> Path:
+    """Returns the folder of the configs included in flaxdl."""
+    package = Path(__file__).parent
+    installed = package / "configs"  # the location in a wheel
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _is_name(path: Path) -> bool:
+    return len(path.parts) == 1 and path.suffix != ".py"
 
 
 def _first_line(path: Path) -> str:
     try:
         docstring = ast.get_docstring(ast.parse(path.read_text()))
-    except (OSError, ValueError, SyntaxError) as error:  # a list shows what else there is
+    except (OSError, ValueError, SyntaxError) as error:  # still list the other files
         return f"(cannot be read: {error})"
-    return (docstring or "(says nothing of itself)").partition("\n")[0]
+    return (docstring or "(no docstring)").partition("\n")[0]

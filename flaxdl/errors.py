@@ -1,13 +1,13 @@
-"""Errors that are raised on purpose; any other exception is a bug."""
+"""Exceptions that flaxdl raises on purpose; any other exception is a bug."""
 
 
 class UserError(ValueError):
-    """A mistake of the user, such as an impossible value or a missing file.
+    """Error in the user's input, such as an invalid value or a missing file.
 
-    Its message says what was wrong, what was given and what is allowed, so the command line prints
-    it without a traceback (exit code 2).
+    The message states what was wrong, what was given and what is allowed. The command line prints
+    it without a traceback and exits with code 2.
     """
 
 
 class SaveError(OSError):
-    """A checkpoint or metrics could not be written; what was written before is as it was."""
+    """Failure to write a checkpoint or metrics; files written earlier stay intact."""

@@ -1,7 +1,4 @@
-"""Published models: what their weights fit into, and what they score.
-
-B images or texts in a batch, H height, W width.
-"""
+"""Pretrained models with published weights, and evaluation on ImageNet."""
 
 import json
 from functools import partial
@@ -41,9 +38,9 @@ from flaxdl.training.precision import matmul_precision
 from flaxdl.training.tasks import Classification
 from flaxdl.weights import load_weights, read_weights
 from flaxdl.weights.download import cache_folder, download
-from flaxdl.weights.hub import PUBLISHED, imagenet_classes, locate, published
+from flaxdl.weights.hub import PRETRAINED, imagenet_classes, locate, pretrained_weights
 
-# torchvision's names, and ours.
+# torchvision's name → model.
 _IMAGE_MODELS = {
     "alexnet": AlexNet,
     "vgg11": VGG11,
@@ -60,8 +57,8 @@ _IMAGE_MODELS = {
     "resnet101": ResNet101,
     "resnet152": ResNet152,
 }
-# What a BERT's checkpoint holds besides the encoder tells which model it is; the first that fits.
-# What its config.json says does not: bert-base-uncased calls itself a BertForMaskedLM.
+# Prefix of a head's parameters in a BERT checkpoint → model; the first match is used. The
+# architecture in config.json is not reliable: for bert-base-uncased it is BertForMaskedLM.
 _BERT_HEADS = {
     "classifier.": BertForSequenceClassification,
     "cls.seq_relationship.": BertForPreTraining,
@@ -71,19 +68,18 @@ _BERT_NAMES = ("BertModel", *(kind.__name__ for kind in _BERT_HEADS.values()))
 
 
 def pretrained_model(name: str) -> nn.Module:
-    """The model that published weights fit into.
+    """Creates the module for a pretrained model, without its weights.
 
     Args:
-        name: an ImageNet checkpoint, such as `resnet50` or `vgg16_bn`; or a BERT: a folder as
-            Hugging Face lays it out, `bert-base-uncased`, or `owner/name` on its hub, whose files
-            are downloaded.
+        name: name of an ImageNet model, such as `resnet50` or `vgg16_bn`; name of a BERT model,
+            such as `bert-base-uncased` or `owner/name` on the Hugging Face hub, which is downloaded
+            if necessary; or a folder with a BERT model in Hugging Face format.
 
     Raises:
-        UserError: if there is nothing of that name, or the BERT is of a kind that is not
-            supported.
+        UserError: if there is no model of that name, or its architecture is not supported.
     """
-    if name in PUBLISHED:
-        return _IMAGE_MODELS[PUBLISHED[name].name]()
+    if name in PRETRAINED:
+        return _IMAGE_MODELS[PRETRAINED[name].name]()
     folder = locate(name)
     file = folder / "config.json"
     try:
@@ -91,7 +87,7 @@ def pretrained_model(name: str) -> nn.Module:
         architectures = description.get("architectures") or []
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{name} must be a published model or a folder with a BERT's config.json; "
+            f"{name} must be a pretrained model or a folder with the config.json of a BERT; "
             f"{file} cannot be read: {error}"
         ) from error
     for architecture in architectures:
@@ -106,20 +102,22 @@ def pretrained_model(name: str) -> nn.Module:
 
 
 def load_pretrained(name: str) -> tuple[nn.Module, dict[str, Any]]:
-    """The model and its variables, with all published weights.
+    """Loads a pretrained model; returns the module and its variables.
 
-    >>> model, variables = load_pretrained("resnet18")
+    >>> model, variables = flaxdl.load_pretrained("resnet18")
     >>> logits = model.apply(variables, images)
 
     Args:
-        name: as `pretrained_model` takes it. That of an ImageNet checkpoint means the published
-            weights, whatever is called like it in the working directory.
+        name: name of the model, as in `pretrained_model`. The name of an ImageNet model always
+            selects the published weights, even if the working directory contains a file of that
+            name.
 
     Raises:
-        UserError: if there is nothing of that name, it cannot be downloaded, or is broken.
+        UserError: if there is no model of that name, or its weights cannot be downloaded or are
+            corrupt.
     """
-    if name in PUBLISHED:
-        checkpoint = PUBLISHED[name]
+    if name in PRETRAINED:
+        checkpoint = PRETRAINED[name]
         path = download(checkpoint.url, cache_folder() / checkpoint.file, checkpoint.sha256)
         model = pretrained_model(name)
     else:
@@ -128,38 +126,40 @@ def load_pretrained(name: str) -> tuple[nn.Module, dict[str, Any]]:
     if isinstance(model, BertOptions):
         example = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     else:
-        side = published(name).crop
+        side = pretrained_weights(name).crop
         example = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), example)
     return model, load_weights(shapes, path, ignore=getattr(model, "ignored_keys", ()))
 
 
 def evaluate_pretrained(name: str, data: str | Path, *, batch_size: int = 64) -> dict[str, float]:
-    """The metrics of a published ImageNet model on a folder of images, preprocessed as published.
+    """Evaluates a pretrained ImageNet model on a folder of images.
+
+    Images are preprocessed as published with the weights.
 
     Args:
-        name: an ImageNet checkpoint, such as `resnet50:IMAGENET1K_V2`.
-        data: a folder with a folder for each class, called by its WordNet number (`n01440764`) or
-            by its name (`tench`, `great_white_shark`), or such a folder's parent, if it is called
-            `val` as ImageNet has it. Classes may be missing. Training images are scored only if
-            their own folder is given.
-        batch_size: how many images are computed at once; it changes nothing else.
+        name: name of an ImageNet model, such as `resnet50:IMAGENET1K_V2`.
+        data: folder with one subfolder per class, named by WordNet ID (`n01440764`) or class name
+            (`tench`, `great_white_shark`). If the folder contains a folder `val`, as in ImageNet,
+            `val` is used instead. Classes may be missing. To evaluate training images, pass the
+            folder of the training images.
+        batch_size: number of images per batch; does not affect the results.
 
     Returns:
-        `loss`, `accuracy` and `top_5_accuracy` over all images, each counted once, among the
-        logits of all 1000 classes.
+        Dictionary with `loss`, `accuracy` and `top_5_accuracy`, averaged over all images and
+        computed from the logits of all 1000 classes.
 
     Raises:
-        UserError: if there is no such model or folder, it holds a folder `train` and none called
-            `val`, or a folder is called like no class, with the list of them.
+        UserError: if there is no such model or folder, if the folder contains `train` but not
+            `val`, or if subfolders match no class; the message lists them.
     """
-    checkpoint = published(name)
+    checkpoint = pretrained_weights(name)
     folder = local_path(data)
     folder = folder / "val" if (folder / "val").is_dir() else folder
     if (folder / "train").is_dir():
         raise UserError(
-            f"{folder} holds a folder train and none called val; give the folder of the images to "
-            f"score, with a folder for each class, or {folder / 'train'} if those are meant"
+            f"{folder} has a folder train but no folder val; pass the folder with one folder of "
+            f"images per class, which may be {folder / 'train'}"
         )
     everything = ImageFolder(str(folder), validation_fraction=0.0, test_fraction=0.0).load(seed=0)
     numbers = _class_numbers(everything.classes or (), folder)
@@ -167,7 +167,7 @@ def evaluate_pretrained(name: str, data: str | Path, *, batch_size: int = 64) ->
         mean=checkpoint.mean,
         std=checkpoint.std,
         size=checkpoint.crop,
-        shorter_side=checkpoint.resize,
+        resize=checkpoint.resize,
     )
     model, variables = load_pretrained(name)
     variables = jax.device_put(variables)
@@ -185,12 +185,12 @@ def evaluate_pretrained(name: str, data: str | Path, *, batch_size: int = 64) ->
     for batch in track(batches, name, total=count, console=Console(stderr=True)):
         measured = measure(variables, batch | {"label": numbers[batch["label"]]})
         sums = measured if sums is None else sums + measured
-    assert sums is not None, "a folder of images holds some"
+    assert sums is not None, "ImageFolder refuses empty folders"
     return sums.means()
 
 
 def _class_numbers(folders: tuple[str, ...], where: Path) -> np.ndarray:
-    """The number of the logit for each of the folders, int32[n]."""
+    """Returns the logit index of each class folder, int32[number of folders]."""
     known = {
         word: number
         for number, one in enumerate(imagenet_classes())
@@ -199,8 +199,8 @@ def _class_numbers(folders: tuple[str, ...], where: Path) -> np.ndarray:
     unknown = [folder for folder in folders if folder.replace("_", " ") not in known]
     if unknown:
         raise UserError(
-            f"{where} has folders that are called like no class of ImageNet: {', '.join(unknown)}; "
-            f"needed are WordNet numbers such as n01440764, or names such as tench"
+            f"{where} has folders that match no ImageNet class: {', '.join(unknown)}; name them "
+            f"by WordNet id, such as n01440764, or class name, such as tench"
             f"{did_you_mean(unknown[0].replace('_', ' '), known)}"
         )
     return np.array([known[folder.replace("_", " ")] for folder in folders], np.int32)

@@ -1,4 +1,4 @@
-"""A run from end to end: config → data → model → state → loop."""
+"""Training from end to end: config → data → model → state → loop."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -19,32 +19,35 @@ from flaxdl.runs.restored import RestoredRun
 from flaxdl.runs.session import Session
 from flaxdl.runs.setup import Setup
 from flaxdl.runs.summary import outcome, summarize
-from flaxdl.runs.tokens import with_tokenizer
+from flaxdl.runs.tokens import with_default_tokenizer
 from flaxdl.training.distributed.collectives import is_first, run_on_all
+from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Loop
 from flaxdl.training.writers.console import ConsoleWriter
 from flaxdl.training.writers.tensorboard import TensorBoardWriter
 from flaxdl.training.writers.weights_and_biases import WeightsAndBiasesWriter
 from flaxdl.training.writers.writer import Writer
 
+_NO_REPORT = "report not written; run the same command to write it"
+
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a run."""
+    """Result of a training run."""
 
     metrics: dict[str, Any]
-    """The last line of `metrics.jsonl`: that of the test split, if there is one."""
+    """Last line of `metrics.jsonl`: the test metrics, if there is a test split."""
     run: RestoredRun
-    """The run with the state that was measured."""
+    """Run with the state that was evaluated."""
 
     @property
     def model(self) -> nn.Module:
-        """The network, with the sizes that its data decided."""
+        """Model, with sizes that were None in the config inferred from the data."""
         return self.run.model
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The trained variables, for `model.apply`."""
+        """Trained variables, for `model.apply`."""
         return self.run.variables
 
 
@@ -57,28 +60,35 @@ def train(
     wandb: str | None = None,
     writers: Sequence[Writer] = (),
 ) -> Result:
-    """Trains to the end, resuming from the newest checkpoint in the workdir.
+    """Trains a model, resuming from the latest checkpoint in the workdir if there is one.
 
-    The best checkpoint on the validation split, or the last one if there is none, is evaluated once
-    on the test split.
+    After training, the checkpoint with the best validation metrics, or the last one if there is no
+    validation split, is evaluated once on the test split.
+
+    >>> result = flaxdl.train(config, "runs/mine")
+    >>> logits = result.model.apply(result.variables, images)
 
     Args:
-        config: the run.
-        workdir: folder for checkpoints and metrics; made if it is missing.
-        accept_changes: resume although the config, the data or the lines in `metrics.jsonl` are not
-            those that the run began with; each difference is logged.
+        config: configuration of the run.
+        workdir: folder for checkpoints and metrics; created if missing.
+        accept_changes: whether to resume even if the config, the data or the lines in
+            `metrics.jsonl` have changed since the run began; each change is logged.
         report: whether to write `report.html` at the end.
-        wandb: project of Weights & Biases that gets the metrics as well.
-        writers: where else metrics go, such as `flaxdl.LiveCurve`; closed at the end.
+        wandb: name of a Weights & Biases project to log the metrics to, if any.
+        writers: additional metrics writers, such as `flaxdl.LiveCurve`; closed at the end.
+
+    Returns:
+        The final metrics and the trained model.
 
     Raises:
-        UserError: if config, data, weights and workdir do not fit together, saying where, or if
-            the training step does not fit into the memory of a device.
-        Diverged: if loss or gradients were not finite for too long.
-        Interrupted: after SIGINT or SIGTERM, once the state is saved.
-        SaveError: if the last checkpoint or the metrics could not be written.
+        UserError: if config, data, weights and workdir do not match (the message states the
+            mismatch), or if the training step does not fit into the memory of a device.
+        Diverged: if the loss or gradients are non-finite for `config.max_bad_steps` consecutive
+            steps, or if the loss spikes again after repeated rollbacks.
+        Interrupted: after SIGINT or SIGTERM, once a checkpoint is saved.
+        SaveError: if the last checkpoint or the metrics cannot be written.
     """
-    config = with_tokenizer(config)
+    config = with_default_tokenizer(config)
     report = report and config.overfit_batches is None
     with (
         Session.open(workdir, config, accept_changes=accept_changes) as session,
@@ -87,7 +97,7 @@ def train(
         run_on_all(partial(_check_writers, writers))
         setup = session.set_up()
         state = session.begin(setup)
-        outputs = run_on_all(partial(_open_tracker, wandb, session, opened))  # may refuse
+        outputs = run_on_all(partial(_open_tracker, wandb, session, opened))  # raises UserError
         session.claim(setup)
         console = _announced(setup, session)
         own = [ReportWriter(session.folder, setup.splits)] if report else []
@@ -100,9 +110,15 @@ def train(
             loop.test(state)
             session.metrics.finish()
         run = RestoredRun.of(setup, state)
-        with session.interruption.at_once():
-            for writer in outputs:
-                writer.finish(run)
+        try:
+            with session.interruption.immediate():
+                for writer in outputs:
+                    writer.finish(run)
+        except Interrupted as interrupted:
+            if not report or session.folder.report.exists():
+                raise
+            received = interrupted.received
+            raise Interrupted(received, f"{received.name}: {_NO_REPORT}") from None
     console.print(outcome(setup, session.folder, session.metrics))
     if report and session.folder.report.exists():
         console.print(f"report: {session.folder.report}")
@@ -112,14 +128,14 @@ def train(
 def _check_writers(writers: Sequence[Writer]) -> None:
     for writer in writers:
         if not isinstance(writer, Writer):
-            raise UserError(f"writers must be of subclasses of flaxdl.Writer, got {writer!r:.200}")
+            raise UserError(f"writers must be instances of flaxdl.Writer, got {writer!r:.200}")
 
 
 def _open_tracker(project: str | None, session: Session, opened: ExitStack) -> list[Writer]:
-    """The writer to a project of Weights & Biases in the first process, if there is one.
+    """Creates the Weights & Biases writer in the first process, if a project is given.
 
     Raises:
-        UserError: if it cannot be used.
+        UserError: if Weights & Biases cannot be used.
     """
     if project is None or not is_first():
         return []
@@ -129,15 +145,17 @@ def _open_tracker(project: str | None, session: Session, opened: ExitStack) -> l
 
 
 def _announced(setup: Setup, session: Session) -> Console:
-    """Says what is about to be done, and returns the console of this process."""
+    """Prints the summary of the run and returns the console of this process."""
     quiet = not is_first()
     console = Console(stderr=True, quiet=quiet, markup=False, highlight=False, soft_wrap=True)
     console.print(summarize(setup))
+    if session.weights is not None:
+        console.print(session.weights)
     start, total_steps = session.start, setup.total_steps
     if start > total_steps:
-        where = f"after the last step {total_steps}"
-        console.print(f"the newest checkpoint is of step {start}, {where}")
-    elif start:
+        where = f"past the last step {total_steps}"
+        console.print(f"the latest checkpoint, of step {start}, is {where}")
+    elif start and not session.is_over:
         console.print(f"resuming from step {start} of {total_steps}")
     return console
 
@@ -149,12 +167,17 @@ def _open(
     console: Console,
     opened: ExitStack,
 ) -> list[Writer]:
-    """These writers and flaxdl's own in the first process, none in the others."""
+    """Returns the given and the built-in writers in the first process, an empty list in others."""
     if not is_first():
         return []
     own = (
         lambda: TensorBoardWriter(session.folder.events, step=session.start),
-        lambda: ConsoleWriter(setup.total_steps, console),
+        lambda: ConsoleWriter(
+            console,
+            total_steps=setup.total_steps,
+            steps_per_epoch=setup.steps_per_epoch,
+            has_validation="validation" in setup.evaluated_splits,
+        ),
     )
     found = [opened.enter_context(closing(writer)) for writer in writers]
     return found + [opened.enter_context(closing(make())) for make in own]

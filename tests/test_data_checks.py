@@ -71,7 +71,7 @@ def set_up_with(inputs=IMAGES, label=LABELS, **changes):
             r"train_label must be .* float32 \[54\]; use train_label.astype",
         ),
         (np.eye(2)[LABELS], r"use train_label.argmax\(1\)"),
-        (LABELS + 1, "train_label .* from 1 to 2, but class 0 has no example there: subtract 1"),
+        (LABELS + 1, "train_label .* from 1 to 2, but classes must start at 0: subtract 1"),
     ],
 )
 def test_a_classifier_needs_classes(label, message):
@@ -93,7 +93,8 @@ def test_set_up_warns_once_of_each(caplog):
     assert starts == [
         "train_inputs (float32, 0 to 255)",
         "1 of 3 classes (1) have no training examples",
-        "the validation split has only 6 examples, so the choice of the best checkpoint is noisy",
+        "the validation split has only 6 examples, so model selection will be noisy; a larger one, "
+        "such as by --data.validation-fraction, would help",
     ]
     line = "train / validation by class: 0 27 / 3, 1 0 / 0, 2 27 / 3"
     assert line in summarize(setup).split("\n")

@@ -39,7 +39,7 @@ def same_as(ours, theirs):
 
 
 @pytest.mark.parametrize("as_file", [False, True])
-def test_a_run_starts_from_another_run_or_a_file(base, tmp_path, as_file):
+def test_a_run_starts_from_another_run_or_a_file(base, tmp_path, capsys, as_file):
     workdir, result = base
     weights = state_dict(jax.device_get(result.variables))
     source = workdir
@@ -55,6 +55,15 @@ def test_a_run_starts_from_another_run_or_a_file(base, tmp_path, as_file):
     same = same_as(state_dict(jax.device_get(result.variables)), weights)
     assert same == {key: not key.startswith("classifier.4.") for key in same}
     assert set(same.values()) == {True, False}
+    step = "" if as_file else f", step {restore(workdir).state.step}"
+    printed = capsys.readouterr().err.splitlines()
+    initialized = "; initialized: classifier.4.bias, classifier.4.weight"
+    assert f"weights from {source}{step}{initialized}" in printed
+    train(config, tmp_path / "run")
+    printed = capsys.readouterr().err
+    assert "already finished: test (best checkpoint, step " in printed
+    assert "weights from" not in printed
+    assert "resuming" not in printed
 
 
 def test_weights_that_do_not_fit_leave_no_workdir(base, tmp_path):
@@ -124,15 +133,15 @@ def frozen_at_first(**changes):
     return small_config(freeze=("features.*",), freeze_epochs=2.0, **changes)
 
 
-def test_a_frozen_part_is_thawed_after_its_epochs(tmp_path):
+def test_a_frozen_part_is_unfrozen_after_its_epochs(tmp_path):
     early = train(small_config(freeze=("features.*",), epochs=2.0), tmp_path / "early")
     result = train(frozen_at_first(), tmp_path / "run")
     start = restore(tmp_path / "early").steps.initial_state(restore(tmp_path / "early").examples)
     initial = state_dict(jax.device_get({"params": start.params}))
     frozen = same_as(state_dict(jax.device_get({"params": early.variables["params"]})), initial)
-    thawed = same_as(state_dict(jax.device_get({"params": result.variables["params"]})), initial)
+    unfrozen = same_as(state_dict(jax.device_get({"params": result.variables["params"]})), initial)
     assert frozen == {key: key.startswith("features.") for key in frozen}
-    assert not any(thawed.values())
+    assert not any(unfrozen.values())
     assert flaxdl.evaluate(tmp_path / "run", config=frozen_at_first())["loss"] == pytest.approx(
         result.metrics["loss"], 1e-5
     )
@@ -141,7 +150,7 @@ def test_a_frozen_part_is_thawed_after_its_epochs(tmp_path):
 @pytest.mark.parametrize(
     "step", sampled([5, 7, 8, 9], (7, 8).__contains__)
 )  # the eighth step (from 0) is the first of all
-def test_interrupted_around_the_thaw_it_ends_the_same(tmp_path, monkeypatch, step):
+def test_interrupted_around_unfreezing_it_ends_the_same(tmp_path, monkeypatch, step):
     whole = train(frozen_at_first(), tmp_path / "whole")
     progress = ConsoleWriter.progress
 
@@ -184,14 +193,15 @@ def test_patterns_that_match_nothing_leave_no_workdir(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_patience_waits_for_the_thaw():
+def test_patience_waits_for_unfreezing():
     lines = [{"step": step, "accuracy": 1 / step} for step in (2, 4, 6, 8, 10, 12)]
     patient = Selection(patience=1)
     over = [
-        patient.is_over(lines[:count], Classification(), after=8) for count in range(len(lines) + 1)
+        patient.should_stop(lines[:count], Classification(), after=8)
+        for count in range(len(lines) + 1)
     ]
-    assert over == [False] * 6 + [True]  # worse at step 12 than at 10, the first after the thaw
-    assert patient.is_over(lines[:2], Classification())
+    assert over == [False] * 6 + [True]  # worse at step 12 than at 10, the first after unfreezing
+    assert patient.should_stop(lines[:2], Classification())
     assert patient.best_step(lines, Classification()) == 2
 
 
@@ -204,14 +214,14 @@ def test_a_checkpoint_of_another_structure_is_refused_and_nothing_is_lost(tmp_pa
     train(stopped, tmp_path)  # step 8, with all of it still frozen
     before = (tmp_path / "config.json").read_text()
     changed = dataclasses.replace(config, **changes)
-    with pytest.raises(ValueError, match="another model, optimizer or way of freezing"):
+    with pytest.raises(ValueError, match="another model, optimizer, `freeze`"):
         train(changed, tmp_path, accept_changes=True)
     assert (tmp_path / "config.json").read_text() == before
     train(stopped, tmp_path)
 
 
 @pytest.mark.parametrize("freeze_epochs", [0.1, 4.45])
-def test_a_thaw_outside_of_the_run_is_refused(tmp_path, freeze_epochs):
+def test_unfreezing_outside_of_the_run_is_refused(tmp_path, freeze_epochs):
     with pytest.raises(ValueError, match="must end between the first and the last step"):
         train(small_config(freeze=("features.*",), freeze_epochs=freeze_epochs), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flaxdl.data import Images
-from flaxdl.data.sizing import centre, resize
+from flaxdl.data.resizing import center_crop, resize
 from flaxdl.exporters.hugging_face import export_hugging_face
 from flaxdl.models import (
     VGG16,
@@ -27,7 +27,7 @@ from flaxdl.models import (
 )
 from flaxdl.pretrained import evaluate_pretrained, load_pretrained, pretrained_model
 from flaxdl.weights import export_weights, load_weights
-from flaxdl.weights.hub import PUBLISHED, Published, imagenet_classes
+from flaxdl.weights.hub import PRETRAINED, PretrainedWeights, imagenet_classes
 
 TINY = {
     "vocab_size": 13,
@@ -59,7 +59,7 @@ def test_image_models(name, model):
 
 
 def test_every_image_checkpoint_has_a_model():
-    for name in PUBLISHED:
+    for name in PRETRAINED:
         assert pretrained_model(name).num_classes == 1000
 
 
@@ -107,12 +107,14 @@ def test_berts_of_other_kinds_are_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             pretrained_model(str(tmp_path))
     path.unlink()
-    with pytest.raises(ValueError, match="must be a published model or a folder with a BERT"):
+    with pytest.raises(
+        ValueError, match="must be a pretrained model or a folder with the config.json of a BERT"
+    ):
         pretrained_model(str(tmp_path))
 
 
 def photos(count):
-    """Smooth images of different sizes, one of them grey."""
+    """Smooth images of different sizes, one of them gray."""
     rng = np.random.default_rng(0)
     images = []
     for number in range(count):
@@ -132,7 +134,7 @@ def tiny_imagenet(tmp_path_factory):
     export_weights(variables, cache / "new.safetensors")
     sha256 = hashlib.sha256((cache / "new.safetensors").read_bytes()).hexdigest()[:8]
     (cache / "new.safetensors").rename(cache / f"resnet18-{sha256}.pth")
-    checkpoint = Published("resnet18", f"resnet18-{sha256}.pth", 60.0, resize=232)
+    checkpoint = PretrainedWeights("resnet18", f"resnet18-{sha256}.pth", 60.0, resize=232)
 
     # The preprocessing again, with Pillow alone and in the words of torchvision.
     batch = []
@@ -176,7 +178,7 @@ def tiny_imagenet(tmp_path_factory):
 def test_every_image_counts_once(tiny_imagenet, monkeypatch, batch_size):
     cache, checkpoint, folder, expected = tiny_imagenet
     monkeypatch.setenv("FLAXDL_CACHE", str(cache))
-    monkeypatch.setitem(PUBLISHED, "resnet18", checkpoint)
+    monkeypatch.setitem(PRETRAINED, "resnet18", checkpoint)
     found = evaluate_pretrained("resnet18", folder.parent, batch_size=batch_size)
     assert found == pytest.approx(expected, rel=1e-5)
     assert list(found) == list(expected)
@@ -188,7 +190,7 @@ def test_a_published_name_is_no_file_of_the_working_directory(
 ):
     cache, checkpoint, *_ = tiny_imagenet
     monkeypatch.setenv("FLAXDL_CACHE", str(cache))
-    monkeypatch.setitem(PUBLISHED, "resnet18", checkpoint)
+    monkeypatch.setitem(PRETRAINED, "resnet18", checkpoint)
     monkeypatch.chdir(tmp_path)
     export_weights({"params": {"other": np.ones(1)}}, tmp_path / "model.safetensors")
     if kind == "file":
@@ -208,7 +210,7 @@ def test_training_images_are_not_scored_unasked(tmp_path, monkeypatch):
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / name / "1.png")
     # Were they read, it would be for the model to fail.
     monkeypatch.setattr("flaxdl.pretrained.load_pretrained", lambda _: pytest.fail("scores them"))
-    message = "/images holds a folder train and none called val; give .*/images/train if those"
+    message = "/images has a folder train but no folder val; .* may be .*/images/train"
     with pytest.raises(ValueError, match=message):
         evaluate_pretrained("resnet18", tmp_path / "images")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -217,7 +219,7 @@ def test_training_images_are_not_scored_unasked(tmp_path, monkeypatch):
     for name in ("carp", "tench"):
         (tmp_path / "images" / "val" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / "val" / name / "1.png")
-    with pytest.raises(ValueError, match="/images/val has folders .* no class of ImageNet: carp"):
+    with pytest.raises(ValueError, match="/images/val has folders .* no ImageNet class: carp"):
         evaluate_pretrained("resnet18", tmp_path / "images")
 
 
@@ -225,10 +227,10 @@ def test_folders_that_are_no_classes_are_listed(tmp_path):
     for name in ("tench", "n01443537", "golden_retreiver", "n99999999"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
-    message = "no class of ImageNet: golden_retreiver, n99999999; .*did you mean 'golden retriever'"
+    message = "no ImageNet class: golden_retreiver, n99999999; .*did you mean 'golden retriever'"
     with pytest.raises(ValueError, match=message):
         evaluate_pretrained("resnet18", tmp_path)
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="no such image folder"):
         evaluate_pretrained("resnet18", tmp_path / "missing")
 
 
@@ -308,12 +310,12 @@ def test_preprocessing_is_pillows_to_the_pixel(size, shorter_side, side, channel
     picture = Image.fromarray(image[..., 0] if channels == 1 else image)
     picture = picture.resize(new, Image.Resampling.BILINEAR)
     theirs = np.asarray(picture.crop((left, top, left + side, top + side)))
-    ours = centre(image, size=side, shorter_side=shorter_side)
+    ours = center_crop(image, size=side, shorter_side=shorter_side)
     np.testing.assert_array_equal(ours, theirs.reshape(side, side, channels))
 
 
 def test_normalization_is_torchvisions():
-    settings = PUBLISHED["resnet50"]
+    settings = PRETRAINED["resnet50"]
     images = Images(mean=settings.mean, std=settings.std)
     image = noise(5, 4)
     expected = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]

@@ -27,6 +27,7 @@ from flaxdl.config import Init
 from flaxdl.data import Arrays
 from flaxdl.errors import SaveError
 from flaxdl.models import SimpleCNN, TransformerClassifier
+from flaxdl.report.write import ReportWriter
 from flaxdl.runs.setup import _check_heads, set_up
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training import SGD, AdamW, Cosine, Diverged, Interrupted, Selection
@@ -134,7 +135,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_before_it(
     whole, result = uninterrupted
     flip(finished / "checkpoints" / "18" / "_METADATA")
     again = train(small_config(), finished)
-    assert "that of step 18: _METADATA changed. The run resumes from step 15" in caplog.text
+    assert "step 18: _METADATA changed); resuming from step 15" in caplog.text
     assert_identical(again.variables, result.variables)
     assert metric_lines(finished) == metric_lines(whole)
     assert (finished / "checkpoints" / "damaged" / "18").is_dir()
@@ -144,7 +145,7 @@ def test_without_a_sound_checkpoint_nothing_is_overwritten(finished):
     for checkpoint in (finished / "checkpoints").iterdir():
         (checkpoint / "SHA256SUMS").unlink()
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match="all checkpoints in .* are damaged; that of step"):
+    with pytest.raises(ValueError, match=r"all checkpoints in .* are damaged \(step"):
         train(small_config(), finished)
     with pytest.raises(ValueError, match="is damaged: its SHA256SUMS is missing"):
         flaxdl.evaluate(finished, config=small_config())
@@ -263,7 +264,9 @@ def test_a_dry_run_tells_whether_the_first_step_is_finite():
 
 
 def test_more_steps_than_can_be_counted_are_refused():
-    with pytest.raises(ValueError, match=r"epochs 1e\+10 make 4e\+10 steps, more than 2\*\*31 - 1"):
+    with pytest.raises(
+        ValueError, match=r"epochs 1e\+10 amount to 4e\+10 steps; at most 2\*\*31 - 1"
+    ):
         set_up(small_config(epochs=1e10))
 
 
@@ -281,6 +284,8 @@ def test_early_stopping_ends_the_run_at_its_best_and_stays_ended(tmp_path, capsy
     assert validation[-1]["step"] < 100
     assert result.metrics["step"] == best["step"]
     assert result.metrics["split"] == "test"
+    end = f"at step {validation[-1]['step']} of 100: validation loss has not improved in the last 2"
+    assert f"finished early, {end} evaluations" in capsys.readouterr().err.replace("\n", " ")
     train(config, tmp_path)
     assert "already finished" in capsys.readouterr().err
 
@@ -298,8 +303,8 @@ class NanInTraining(flaxdl.data.Transform):
 def test_numbers_that_diverge_end_the_run(tmp_path):
     config = small_config(max_bad_steps=3, transform=NanInTraining())
     message = (
-        "were not finite for 3 steps in a row, from step 1 to 3. In the last of them, the first "
-        "such value is in the field of the batch inputs. Losses up to there: not finite. "
+        "were not finite for 3 consecutive steps, from step 1 to 3. First non-finite value at "
+        "step 3: the field of the batch inputs. Last training losses: not finite. "
         "There is no checkpoint yet; a smaller --optimizer.learning-rate"
     )
     with pytest.raises(Diverged, match=message):
@@ -344,13 +349,16 @@ def test_accepted_changes_go_on_from_the_checkpoint(tmp_path):
             "batch_size must be a multiple of the 8 devices",
             marks=pytest.mark.eight_devices,
         ),
-        ({"batch_size": 80}, "batch_size must be between 1 and the 72 training examples, got 80"),
+        (
+            {"batch_size": 80},
+            "batch_size must be between 1 and 72, the number of training examples, got 80",
+        ),
         ({"model": SimpleCNN(num_classes=7)}, "4 classes.* 7 outputs"),
         ({"optimizer": SGD(no_decay=("*.biass",))}, "optimizer.no_decay: the pattern"),
-        ({"selection": Selection(metric="acuracy")}, "'acuracy', .*; did you mean 'accuracy'"),
+        ({"selection": Selection(metric="acuracy")}, "got 'acuracy'; did you mean 'accuracy'"),
         (
             {"optimizer": AdamW(learning_rate=1e-3, schedule=Cosine(warmup_steps=18))},
-            "warmup_steps 18 must be less than the 18 steps",
+            "warmup_steps must be less than the 18 steps of the run, got 18",
         ),
     ],
 )
@@ -375,7 +383,7 @@ def test_an_unwritable_workdir_is_named(tmp_path):
 
 
 def test_a_workdir_without_a_run_is_named(tmp_path):
-    with pytest.raises(ValueError, match="holds no run"):
+    with pytest.raises(ValueError, match="has no run"):
         flaxdl.predict(tmp_path, ["x.png"])
 
 
@@ -459,7 +467,7 @@ def test_what_cannot_be_written_for_a_while_is_reported_and_the_run_goes_on(
             assert not thread.is_alive()
     told = [message for message in caplog.messages if reason in message]
     for step in (10, 15):
-        start = f"the checkpoint of step {step} cannot be written: {reason}. The newest good one is"
+        start = f"the checkpoint of step {step} cannot be written: {reason} (step of the newest"
         assert any(message.startswith(start) for message in told)
     assert_identical(ours.variables, result.variables)
     assert metric_lines(workdir) == metric_lines(whole)
@@ -518,7 +526,7 @@ def test_cudnn_is_not_asked_to_split_a_head(platform, precision, tensor, fits):
     with (
         contextlib.nullcontext()
         if fits
-        else pytest.raises(ValueError, match="must divide the 4 heads")
+        else pytest.raises(ValueError, match="must divide the 4 attention heads")
     ):
         _check_heads(small_config(model=model, precision=precision), mesh)
 
@@ -546,7 +554,7 @@ def test_stopped_while_the_best_one_is_tested_the_newest_step_is_named(
     (workdir / "metrics.jsonl").write_text("".join(lines[:-1]))  # as before the test
     with monkeypatch.context() as patch:
         signal_when(patch, Loop, "evaluate", lambda state, split: int(state.step) == 15)
-        with pytest.raises(Interrupted, match="SIGTERM: saved at step 18; run the same command"):
+        with pytest.raises(Interrupted, match="SIGTERM: checkpoint saved at step 18; run"):
             train(small_config(), workdir)
     assert train(small_config(), workdir).metrics["step"] == 15
 
@@ -557,10 +565,25 @@ def test_a_signal_after_the_last_line_is_not_lost(uninterrupted, tmp_path, monke
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         signal_when(patch, MetricsFile, "finish")
-        with pytest.raises(Interrupted, match="SIGTERM: nothing was left to save") as stopped:
+        with pytest.raises(Interrupted, match="SIGTERM: nothing to save") as stopped:
             train(small_config(), workdir)
     assert stopped.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_while_the_report_is_written_says_so(uninterrupted, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], workdir)
+    (workdir / "report.html").unlink(missing_ok=True)
+    with monkeypatch.context() as patch:
+        signal_when(patch, ReportWriter, "finish")
+        message = "SIGTERM: report not written; run the same command to write it"
+        with pytest.raises(Interrupted, match=message) as stopped:
+            flaxdl.train(small_config(), workdir)
+    assert stopped.value.exit_code == 143
+    assert not (workdir / "report.html").exists()
+    flaxdl.train(small_config(), workdir)
+    assert (workdir / "report.html").exists()
 
 
 @pytest.mark.parametrize(

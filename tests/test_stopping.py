@@ -96,7 +96,7 @@ def test_stuck_in_the_data_it_saves_and_ends(stuck):
     _, seconds = run.stop(signal.SIGTERM)
     assert seconds < 10
     assert run.process.exitcode == 143
-    assert "SIGTERM: saved at step " in run.output
+    assert "SIGTERM: checkpoint saved at step " in run.output
 
 
 def test_a_second_sigint_stops_at_once(stuck):

@@ -1,4 +1,4 @@
-"""What the modules of a model put out while it is called in inference mode, taken or changed."""
+"""Captures or replaces module outputs while a model is called in inference mode."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,17 +8,25 @@ import jax
 
 Variables = Mapping[str, Any]
 Outputs = dict[str, Any]
-"""What modules put out, by their names joined by dots, in the order of calls."""
+"""Module outputs by dotted module name, in the order of the calls."""
 
 
-def apply_changing(
+def intervene(
     model: nn.Module,
     variables: Variables,
     change: Callable[[nn.Module, Any], Any],
     *arguments: Any,
     **others: Any,
 ) -> Any:
-    """Calls the model; what a module puts out becomes what `change` makes of it."""
+    """Calls the model with the output of each module replaced by `change(module, output)`.
+
+    Args:
+        model: model to call.
+        variables: variables of the model.
+        change: callable that takes a module and its output and returns the new output.
+        *arguments: positional arguments of the model.
+        **others: keyword arguments of the model.
+    """
 
     def call(method: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         outputs = method(*arguments, **keywords)
@@ -28,32 +36,40 @@ def apply_changing(
         return model.apply(variables, *arguments, train=False, **others)
 
 
-def collect(
+def capture(
     model: nn.Module,
     variables: Variables,
-    take: Callable[[nn.Module, Any], Any],
+    select: Callable[[nn.Module, Any], Any],
     *arguments: Any,
     **others: Any,
 ) -> Outputs:
-    """What `take` makes of each module and what it puts out, where that is not None."""
+    """Calls the model and returns `select(module, output)` for each module, unless it is None.
+
+    Args:
+        model: model to call.
+        variables: variables of the model.
+        select: callable that takes a module and its output and returns the value to capture.
+        *arguments: positional arguments of the model.
+        **others: keyword arguments of the model.
+    """
 
     def run(variables: Variables, *arguments: Any, **others: Any) -> Outputs:
         found: Outputs = {}
 
-        def keep(module: nn.Module, outputs: Any) -> Any:
-            taken = take(module, outputs)
-            if taken is not None:
-                found[name_of(module)] = taken
+        def record(module: nn.Module, outputs: Any) -> Any:
+            selected = select(module, outputs)
+            if selected is not None:
+                found[name_of(module)] = selected
             return outputs
 
-        apply_changing(model, variables, keep, *arguments, **others)
+        intervene(model, variables, record, *arguments, **others)
         return found
 
     return jit_in_order(run)(variables, *arguments, **others)
 
 
 def jit_in_order(function: Callable[..., Outputs]) -> Callable[..., Outputs]:
-    """The function under `jit`, which alone would sort the names."""
+    """Compiles a function with `jax.jit` and restores the order of its outputs; jit sorts them."""
     names: list[str] = []
 
     @jax.jit
@@ -70,5 +86,5 @@ def jit_in_order(function: Callable[..., Outputs]) -> Callable[..., Outputs]:
 
 
 def name_of(module: nn.Module) -> str:
-    """A module's path in the model, joined by dots."""
+    """Returns the path of a module in the model, joined by dots."""
     return ".".join(module.path)

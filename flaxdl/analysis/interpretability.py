@@ -1,12 +1,11 @@
-"""What a network does with its inputs, as arrays: maps, weights, gradients and states.
+"""Interpretability methods as arrays: filters, feature maps, attention, saliency, hidden states.
 
-Every function takes a model, its variables, and the arguments of the call in inference mode, with
-images normalized as the model wants them. Nothing in the models is made for it: what modules put
-out is taken, and changed for a gradient, while they are called. Each call is traced and compiled
-anew.
+Every function takes a model, its variables and the arguments of a call in inference mode, with
+inputs normalized as the model expects. Models need no support for this: module outputs are
+intercepted during the call. Each call is traced and compiled again.
 
-Legend: B batch, H height, W width, C channels, K classes, T tokens or steps, S tokens looked at, N
-heads, D features.
+Legend: B batch, H height, W width, C channels, K classes, T tokens or steps (queries), S tokens
+attended to (keys), N heads, D features.
 """
 
 from collections.abc import Callable
@@ -20,51 +19,65 @@ from flax.traverse_util import flatten_dict
 from flaxdl.analysis.intermediates import (
     Outputs,
     Variables,
-    apply_changing,
-    collect,
+    capture,
+    intervene,
     jit_in_order,
     name_of,
 )
+from flaxdl.checks import did_you_mean
 from flaxdl.errors import UserError
 from flaxdl.layers import Conv, Embedding
 from flaxdl.layers.recurrent import Recurrent
 
-_PROBES = 16  # noisy copies of an image, so that each pixel that can matter does so in one of them
+_PROBES = 16  # noisy copies of an image; a pixel with zero gradient in one has one in another
 
 
-def filters(model: nn.Module, variables: Variables, images: jax.Array, **others: Any) -> jax.Array:
-    """The weights of the convolution that is called first, [height, width, C, filters].
+def filters(
+    model: nn.Module,
+    variables: Variables,
+    images: jax.Array,
+    layer: str | None = None,
+    **others: Any,
+) -> jax.Array:
+    """Returns the weights of a convolution, [height, width, C, filters].
+
+    Args:
+        model: a model of images.
+        variables: its variables.
+        images: [B, H, W, C].
+        layer: name of the convolution, such as `layer1.0.conv1`; the first one if None.
+        **others: further arguments of the model.
 
     Raises:
-        UserError: if there is no convolution over images.
+        UserError: if there is no convolution over images, or none of this name.
     """
 
     def kernel(module: nn.Module, outputs: Any) -> Any:
         is_over_images = isinstance(module, Conv) and outputs.ndim == 4
         return module.get_variable("params", "kernel") if is_over_images else None
 
-    kernels = collect(model, variables, kernel, images, **others)
+    kernels = capture(model, variables, kernel, images, **others)
     if not kernels:
         raise UserError(f"filters need a convolution over images; {_kind(model)} has none")
-    return next(iter(kernels.values()))
+    return next(iter(chosen(kernels, layer).values()))
 
 
 def feature_maps(
     model: nn.Module, variables: Variables, images: jax.Array, **others: Any
 ) -> Outputs:
-    """What each part of the model makes of images, [B, H, W, C] by name.
+    """Returns a dict from the names of the top-level modules to their outputs, [B, H, W, C].
 
-    The parts are the modules that the model calls itself: layers, or the blocks of a ResNet. Their
-    outputs are as they are, before an activation that the model applies to them.
+    Top-level modules are those that the model calls directly: layers, or the blocks of a ResNet.
+    An activation that the model applies to their outputs is not included.
 
     Raises:
-        UserError: if nothing in the model keeps the positions of an image.
+        UserError: if no module keeps the spatial dimensions of an image.
     """
 
     def feature_map(module: nn.Module, outputs: Any) -> Any:
         return outputs if _is_map(module, outputs) else None
 
-    maps = collect(model, variables, feature_map, images, **others)
+    maps = capture(model, variables, feature_map, images, **others)
     if not maps:
         raise UserError(
             f"feature maps need layers over images [B, H, W, C]; {_kind(model)} has none"
@@ -75,20 +88,21 @@ def feature_maps(
 def receptive_fields(
     model: nn.Module, variables: Variables, image: jax.Array, **others: Any
 ) -> Outputs:
-    """How much each pixel moves the middle position of each layer's feature maps, [H, W] by name.
+    """Returns a dict from layer names to the receptive field of the center unit, [H, W].
 
-    That is the gradient's size, its mean over the image [1, H, W, C] and noisy copies of it: a
-    pixel that pooling or an activation hides in the one counts in others. Where it is zero, the
-    position does not see; where it is large, it looks (Luo et al., "Understanding the Effective
-    Receptive Field in Deep Convolutional Neural Networks", 2016).
+    This is the absolute gradient of the unit with respect to each pixel, averaged over the image
+    [1, H, W, C] and noisy copies of it, because max pooling or an activation can hide a pixel in
+    one of them. It is zero outside of the receptive field (Luo et al., "Understanding the
+    Effective Receptive Field in Deep Convolutional Neural Networks", 2016).
 
     Raises:
-        UserError: if nothing in the model keeps the positions of an image, or there are several.
+        UserError: if no module keeps the spatial dimensions of an image, or there is more than one
+            image.
     """
     if image.ndim != 4 or len(image) != 1:
         raise UserError(
-            f"receptive fields need a model of images, and one image [1, H, W, C]; {_kind(model)} "
-            f"got {list(image.shape)}"
+            f"receptive fields need a model of images and a single image [1, H, W, C]; "
+            f"{_kind(model)} got {list(image.shape)}"
         )
     noise = jax.random.normal(jax.random.key(0), (_PROBES, *image.shape[1:]))
     probes = jnp.concatenate([image, image + (jnp.std(image) + 1e-3) * noise])
@@ -101,16 +115,32 @@ def receptive_fields(
         names[:] = maps
         return [jnp.sum(x[:, x.shape[1] // 2, x.shape[2] // 2], axis=-1) for x in maps.values()]
 
-    values, pull_back = jax.vjp(lambda probes: middles(probes, variables), probes)
+    values, vjp = jax.vjp(lambda probes: middles(probes, variables), probes)
     fields = {}
     for number, name in enumerate(names):
-        (gradient,) = pull_back([jnp.full_like(x, i == number) for i, x in enumerate(values)])
+        (gradient,) = vjp([jnp.full_like(x, i == number) for i, x in enumerate(values)])
         fields[name] = jnp.mean(jnp.sum(jnp.abs(gradient), axis=-1), axis=0)
     return fields
 
 
+def chosen(outputs: Outputs, layer: str | None) -> Outputs:
+    """Returns the output of one layer, or all of them if `layer` is None.
+
+    Raises:
+        UserError: if there is no output of this name, with all names.
+    """
+    if layer is None:
+        return outputs
+    if layer not in outputs:
+        raise UserError(
+            f"there is no layer {layer!r} with such outputs; choose one of "
+            f"{', '.join(outputs)}{did_you_mean(layer, outputs)}"
+        )
+    return {layer: outputs[layer]}
+
+
 def attention(model: nn.Module, variables: Variables, tokens: jax.Array, **others: Any) -> Outputs:
-    """Which tokens each token looks at, layer by layer, [B, N, T, S] by name; each row sums to 1.
+    """Returns the attention weights of each layer, [B, N, T, S] by name; each row sums to 1.
 
     Raises:
         UserError: if the model has no attention.
@@ -120,14 +150,14 @@ def attention(model: nn.Module, variables: Variables, tokens: jax.Array, **other
         _, state = model.apply(variables, tokens, train=False, mutable=["intermediates"], **others)
         found: dict[Any, Any] = flatten_dict(dict(state).get("intermediates", {}))
         return {
-            ".".join(modules): calls[-1]  # where there are several, the last
+            ".".join(modules): calls[-1]  # the last of several calls
             for (*modules, kind), calls in found.items()
             if kind == "attention_weights"
         }
 
     maps = jit_in_order(weights)(variables, tokens, **others)
     if not maps:
-        raise UserError(f"attention maps need a layer of attention; {_kind(model)} has none")
+        raise UserError(f"attention maps need an attention layer; {_kind(model)} has none")
     return maps
 
 
@@ -138,22 +168,22 @@ def saliency(
     label: jax.Array | None = None,
     **others: Any,
 ) -> jax.Array:
-    """How much a class's logit changes with each pixel or token.
+    """Returns the sensitivity of a class logit to each pixel or token.
 
-    Of images it is the largest gradient of their channels, [B, H, W] (Simonyan et al., "Deep Inside
-    Convolutional Networks", 2014), of sequences [B, T, D] and tokens int32[B, T] the norm of the
-    gradient of each step's features or token's vector, [B, T].
+    For images it is the largest absolute gradient over the channels, [B, H, W] (Simonyan et al.,
+    "Deep Inside Convolutional Networks", 2014). For sequences [B, T, D] and tokens int32[B, T] it
+    is the norm of the gradient with respect to the features of each step or the embedding of each
+    token, [B, T].
 
     Args:
         model: a classifier.
         variables: its variables.
         inputs: images, sequences or tokens.
-        label: int32[B], the classes; the most probable ones if None.
+        label: class of each example, int32[B]; the most probable one if None.
         **others: further arguments of the model.
 
     Raises:
-        UserError: if the model does not give a logit for each class, or has no embedding of
-            tokens.
+        UserError: if the model is not a classifier with logits [B, K], or has no token embedding.
     """
     if not jnp.issubdtype(inputs.dtype, jnp.integer):
 
@@ -177,26 +207,33 @@ def grad_cam(
     variables: Variables,
     images: jax.Array,
     label: jax.Array | None = None,
+    layer: str | None = None,
     **others: Any,
 ) -> jax.Array:
-    """Where the last feature maps speak for a class, [B, h, w], at least zero.
+    """Returns the Grad-CAM heatmap of a class, nonnegative [B, h, w].
 
-    relu(Σ_c α_c A_c) of the last of `feature_maps` A [B, h, w, C] before the positions are mixed;
-    α_c is the mean over positions of the gradient of the class's logit (Selvaraju et al.,
-    "Grad-CAM", 2017).
+    It is relu(Σ_c α_c A_c), where A [B, h, w, C] are feature maps of a layer and α_c is the mean
+    over positions of the gradient of the class logit (Selvaraju et al., "Grad-CAM", 2017).
 
     Args:
         model: a classifier of images.
         variables: its variables.
         images: [B, H, W, C].
-        label: int32[B], the classes; the most probable ones if None.
+        label: class of each example, int32[B]; the most probable one if None.
+        layer: name of one of the `feature_maps`; the last one if None.
         **others: further arguments of the model.
 
     Raises:
-        UserError: if the model does not give a logit for each class, or nothing in it keeps the
-            positions of an image.
+        UserError: if the model is not a classifier with logits [B, K], or no module keeps the
+            spatial dimensions of an image, or none of them has this name.
     """
-    maps, gradient = _with_gradient(model, variables, _is_map, -1, images, label, **others)
+
+    def is_layer(module: nn.Module, outputs: Any) -> bool:
+        return _is_map(module, outputs) and layer in (None, name_of(module))
+
+    if layer is not None:
+        chosen(feature_maps(model, variables, images, **others), layer)
+    maps, gradient = _with_gradient(model, variables, is_layer, -1, images, label, **others)
     weights = jnp.mean(gradient, axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
     return nn.relu(jnp.sum(weights * maps, axis=-1))
 
@@ -204,19 +241,21 @@ def grad_cam(
 def hidden_states(
     model: nn.Module, variables: Variables, inputs: jax.Array, **others: Any
 ) -> Outputs:
-    """The hidden state behind each step, [B, T, D] for each recurrent module by name.
+    """Returns the hidden states after each step, [B, T, D] by name of the recurrent module.
 
-    D is the hidden size, twice that where sequences are read in both directions; of stacked layers
-    it is the last one's.
+    D is the hidden size, or twice that for a bidirectional module. For stacked layers it is the
+    state of the last one. For an encoder-decoder, only the encoder is included, whose steps are
+    those of the inputs.
 
     Raises:
         UserError: if the model is not recurrent.
     """
 
     def hidden_state(module: nn.Module, outputs: Any) -> Any:
-        return outputs[0] if isinstance(module, Recurrent) else None
+        is_of_inputs = isinstance(module, Recurrent) and "decoder" not in module.path
+        return outputs[0] if is_of_inputs else None
 
-    states = collect(model, variables, hidden_state, inputs, **others)
+    states = capture(model, variables, hidden_state, inputs, **others)
     if not states:
         raise UserError(f"hidden states need a recurrent layer; {_kind(model)} has none")
     return states
@@ -225,48 +264,50 @@ def hidden_states(
 def _with_gradient(
     model: nn.Module,
     variables: Variables,
-    is_meant: Callable[[nn.Module, Any], bool],
-    which: int,
+    matches: Callable[[nn.Module, Any], bool],
+    index: int,
     inputs: jax.Array,
     label: jax.Array | None,
     **others: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    """What a module puts out, and the gradient of the classes' logits with respect to it.
+    """Returns the output of a module and the gradient of the class logits with respect to it.
 
-    Of the modules that are meant it is the first (0) or the last (-1).
+    The module is the first (`index` 0) or last (-1) for which `matches` is true.
     """
 
-    def meant(module: nn.Module, outputs: Any) -> Any:
-        return outputs if is_meant(module, outputs) else None
+    def matching(module: nn.Module, outputs: Any) -> Any:
+        return outputs if matches(module, outputs) else None
 
-    found = collect(model, variables, meant, inputs, **others)
+    found = capture(model, variables, matching, inputs, **others)
     if not found:
         raise UserError(
-            f"Grad-CAM needs layers over images [B, H, W, C], and saliency an embedding where "
-            f"inputs are tokens; {_kind(model)} has none"
+            f"Grad-CAM needs layers over images [B, H, W, C], and saliency of tokens needs an "
+            f"embedding; {_kind(model)} has none"
         )
-    name = list(found)[which]
+    name = list(found)[index]
 
     def logit_of(shift: jax.Array, variables: Variables) -> jax.Array:
         def add(module: nn.Module, outputs: Any) -> Any:
-            is_it = name_of(module) == name and is_meant(module, outputs)
-            return outputs + shift if is_it else outputs
+            is_target = name_of(module) == name and matches(module, outputs)
+            return outputs + shift if is_target else outputs
 
-        return _logit_sum(apply_changing(model, variables, add, inputs, **others), label, model)
+        return _logit_sum(intervene(model, variables, add, inputs, **others), label, model)
 
     return found[name], jax.jit(jax.grad(logit_of))(jnp.zeros_like(found[name]), variables)
 
 
 def _logit_sum(logits: Any, label: jax.Array | None, model: nn.Module) -> jax.Array:
-    """The sum over a batch of the logits [B, K] of its classes; examples do not meet in it."""
+    """Returns the sum over the batch of one logit per example, so gradients stay per example."""
     if getattr(logits, "ndim", 0) != 2:
-        raise UserError(f"this takes a classifier, with logits [B, K]; {_kind(model)} is none")
+        raise UserError(
+            f"saliency and Grad-CAM need a classifier with logits [B, K]; {_kind(model)} is not one"
+        )
     label = jnp.argmax(logits, axis=-1) if label is None else jnp.asarray(label)
     return jnp.sum(jnp.take_along_axis(logits, label[:, None], axis=-1))
 
 
 def _is_map(module: nn.Module, outputs: Any) -> bool:
-    """Whether it is a part of the model that keeps the positions of an image, of more than one."""
+    """Returns True for a top-level module with spatial outputs [B, H, W, C] larger than 1×1."""
     shape = getattr(outputs, "shape", ())
     return len(module.path) == 1 and len(shape) == 4 and max(shape[1:3]) > 1
 

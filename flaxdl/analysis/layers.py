@@ -1,12 +1,12 @@
-"""What each layer of a model puts out and costs, from shapes alone.
+"""Model summary: output shape, parameters, FLOPs and receptive field of each layer.
 
-The model is traced, never run. In the trace, a jaxpr, every operation carries the scopes it was
-made in; `inspect` opens one for each module, so that operations can be counted by layer.
+The model is traced to a jaxpr, but not run. Each operation in a jaxpr has a name stack; `inspect`
+opens a named scope for each module, so that operations can be counted per layer.
 
-A multiply-add is two FLOPs (papers often call it one); matrix products and convolutions are
-counted, and nothing else. The receptive field is the number of input positions along each spatial
-axis that one position of the output depends on; there is none once positions are mixed, as in
-flattening, attention or recurrence.
+A multiply-add counts as two FLOPs (papers often count one). Only matrix products and convolutions
+are counted. The receptive field is the number of input positions along each spatial axis that one
+output position depends on; it is undefined once positions are mixed, as by flattening, attention or
+recurrence.
 """
 
 import dataclasses
@@ -21,54 +21,60 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from rich import box
 from rich.table import Table
 
-SCOPE = "layer:"  # begins the names of our scopes, to tell them from those of others
+from flaxdl.errors import UserError
+
+SCOPE = "layer:"  # prefix that distinguishes these scopes from those of the model
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerRow:
-    """What a layer puts out and costs."""
+    """Output shape and cost of a layer."""
 
     name: str
-    """Path of the layer in the model, as in `layer1.0.conv1`; empty for the model itself."""
+    """Path of the layer in the model, such as `layer1.0.conv1`; empty for the model itself."""
     output_shape: tuple[int, ...]
-    """Shape of its (first) output."""
+    """Shape of the (first) output."""
     parameters: int
-    """Number of trained values of its own, without those of layers inside it."""
+    """Number of parameters, without those of submodules."""
     flops: int
-    """FLOPs of its own, two for each multiply-add."""
+    """Number of FLOPs, two per multiply-add, without those of submodules."""
     receptive_field: tuple[int, ...] | None
-    """Input positions along each spatial axis behind one output position, where that is defined."""
+    """Number of input positions along each spatial axis that one output position depends on; None
+    if undefined."""
+    activations: int
+    """Number of values in the output."""
 
 
 class Reach(NamedTuple):
-    """How positions along one axis of an activation lie over those of the input."""
+    """Extent of the receptive field along one axis of an activation."""
 
     size: int
-    """Input positions behind one position."""
+    """Number of input positions that one position of the activation depends on."""
     step: int
-    """Input positions from one position to the next."""
+    """Distance between the receptive fields of neighboring positions, in input positions."""
 
     def through(self, window: int, stride: int, dilation: int) -> "Reach":
-        """Returns the reach after a sliding window."""
+        """Returns the receptive field after a convolution or pooling with the given window."""
         return Reach(self.size + (window - 1) * dilation * self.step, self.step * stride)
 
 
-# The reach along each spatial axis; None where positions have been mixed.
+# The extent along each spatial axis; None if positions have been mixed.
 Field = tuple[Reach, ...] | None
 
 
 def inspect(module: nn.Module, *args: Any, **kwargs: Any) -> list[LayerRow]:
-    """Returns a row for each layer that has parameters or costs FLOPs, in the order of calls.
+    """Returns a row for each layer that has parameters or FLOPs, in the order of calls.
 
-    >>> rows = inspect(ResNet50(), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
-    >>> sum(row.flops for row in rows)  # about 2 x 4.09 billion
-    8178368512
+    >>> images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    >>> rows = flaxdl.analysis.layers.inspect(flaxdl.models.ResNet18(), images)
+    >>> sum(row.flops for row in rows)  # about 2 x 1.82 billion
+    3628146688
 
     Args:
-        module: the model, called in inference.
-        *args: its arguments, as arrays or `jax.ShapeDtypeStruct`; the first is the input [B,
-            *spatial, C] that receptive fields are counted in.
-        **kwargs: further arrays or shapes, by keyword.
+        module: model, called in inference mode.
+        *args: arguments of the model, as arrays or `jax.ShapeDtypeStruct`. The first one is the
+            input `[B, *spatial, C]`; receptive fields are measured in its positions.
+        **kwargs: keyword arguments of the model, as arrays or `jax.ShapeDtypeStruct`.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -96,18 +102,70 @@ def inspect(module: nn.Module, *args: Any, **kwargs: Any) -> list[LayerRow]:
     for path, leaf in jax.tree.leaves_with_path(variables["params"]):
         parameters[".".join(entry.key for entry in path[:-1])] += math.prod(leaf.shape)
     return [
-        LayerRow(name, shape, parameters[name], trace.flops[name], trace.field(name))
+        LayerRow(
+            name, shape, parameters[name], trace.flops[name], trace.field(name), math.prod(shape)
+        )
         for name, shape in shapes.items()
         if parameters[name] or trace.flops[name]
     ]
 
 
-def layer_table(rows: Sequence[LayerRow]) -> Table:
-    """Returns the rows as a table for `rich.print`, with the totals below."""
+def group_layers(rows: Sequence[LayerRow], depth: int) -> list[LayerRow]:
+    """Returns a row for each module at a depth, summed over its layers.
+
+    Depth is the number of components of a PyTorch name: 1 groups `layer1.0.conv1` into `layer1`, 2
+    into `layer1.0`. The output shape is that of the last layer; the receptive field is the largest
+    one.
+
+    Args:
+        rows: rows returned by `inspect`.
+        depth: depth to group by, at least 1.
+
+    Raises:
+        UserError: if the depth is less than 1.
+    """
+    if depth < 1:
+        raise UserError(f"depth must be at least 1, got {depth}")
+    groups: dict[str, list[LayerRow]] = {}
+    for row in rows:
+        groups.setdefault(".".join(row.name.split(".")[:depth]), []).append(row)
+    return [
+        LayerRow(
+            name,
+            layers[-1].output_shape,
+            sum(row.parameters for row in layers),
+            sum(row.flops for row in layers),
+            _largest_field(layers),
+            sum(row.activations for row in layers),
+        )
+        for name, layers in groups.items()
+    ]
+
+
+def _largest_field(layers: Sequence[LayerRow]) -> tuple[int, ...] | None:
+    """Returns the largest receptive field; None if that of the last layer is undefined."""
+    if layers[-1].receptive_field is None:
+        return None
+    return max(row.receptive_field for row in layers if row.receptive_field is not None)
+
+
+def layer_table(rows: Sequence[LayerRow], input_shape: Sequence[int] | None = None) -> Table:
+    """Returns the rows as a table for `rich.print`, with totals in the footer.
+
+    Args:
+        rows: rows returned by `inspect` or `group_layers`.
+        input_shape: shape of one example, shown in the caption.
+    """
+    activations = sum(row.activations for row in rows)
+    facts = [
+        f"activations: {activations:,} values, {4 * activations / 2**20:,.1f} MiB in float32",
+        "MFLOPs: a multiply-add counts as two",
+        "layers without parameters or FLOPs, such as ReLU and pooling, are not listed",
+    ]
+    if input_shape is not None:
+        facts.insert(0, f"input: {_times(input_shape)}")
     table = Table(
-        box=box.SIMPLE_HEAD,
-        show_footer=True,
-        caption="MFLOPs: millions, a multiply-add is two; field: the receptive field",
+        box=box.SIMPLE_HEAD, show_footer=True, caption="\n".join(facts), caption_justify="left"
     )
     table.add_column("layer", "total", overflow="fold")
     table.add_column("output", no_wrap=True)
@@ -117,20 +175,24 @@ def layer_table(rows: Sequence[LayerRow]) -> Table:
     table.add_column(
         "MFLOPs", f"{sum(row.flops for row in rows) / 1e6:,.1f}", justify="right", no_wrap=True
     )
-    table.add_column("field", justify="right", no_wrap=True)
+    table.add_column("receptive field", justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.name,
-            "×".join(map(str, row.output_shape[1:])),
+            _times(row.output_shape[1:]),
             f"{row.parameters:,}",
             f"{row.flops / 1e6:,.1f}",
-            "×".join(map(str, row.receptive_field)) if row.receptive_field else "-",
+            _times(row.receptive_field) if row.receptive_field else "-",
         )
     return table
 
 
+def _times(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
 class _Trace:
-    """Follows a jaxpr, counting FLOPs by layer and widening receptive fields."""
+    """FLOPs and receptive fields per layer, accumulated by traversing a jaxpr."""
 
     def __init__(self):
         self.flops: Counter[str] = Counter()
@@ -144,9 +206,9 @@ class _Trace:
     def follow(
         self, jaxpr: Jaxpr, fields: dict[Var, Field], *, layer: str, times: int
     ) -> list[Field]:
-        """Follows operations that run `times` times within a layer; returns the outputs' fields.
+        """Traverses a jaxpr that a layer runs `times` times; returns the outputs' receptive fields.
 
-        `fields` holds the variables that depend on the input.
+        `fields` contains the receptive fields of the variables that depend on the input.
         """
         for eqn in jaxpr.eqns:
             scopes = str(eqn.source_info.name_stack).split("/")
@@ -158,9 +220,9 @@ class _Trace:
             outputs = [_field_after(eqn, tracked)] * len(eqn.outvars)
             inner = _inner_jaxpr(eqn)
             if inner is not None:
-                # The first operand of a choice says which branch to take.
+                # The first operand of `cond` is the index of the branch.
                 given = eqn.invars[1:] if eqn.primitive.name == "cond" else eqn.invars
-                # A function called once takes the variables as they are; a loop's are its own.
+                # A call passes its variables through; a loop has separate ones.
                 is_call = len(inner.invars) == len(given) and "length" not in eqn.params
                 pairs = zip(inner.invars, given, strict=True) if is_call else ()
                 passed = {i: tracked[v] for i, v in pairs if isinstance(v, Var) and v in tracked}
@@ -178,7 +240,7 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 
 def _flops(eqn: JaxprEqn) -> int:
-    """Returns two FLOPs for each multiply-add of a matrix product or a convolution."""
+    """Returns the FLOPs of a matrix product or a convolution, two per multiply-add, otherwise 0."""
     outputs = math.prod(_shape(eqn.outvars[0])) if eqn.outvars else 0
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
@@ -193,8 +255,8 @@ def _flops(eqn: JaxprEqn) -> int:
 def _field_after(eqn: JaxprEqn, operands: Mapping[Var, Field]) -> Field:
     """Returns the receptive field of an operation's output, if its operands have one.
 
-    Windows widen it; what else keeps the shape of all operands, but for matrix products, is taken
-    to keep the positions.
+    Convolutions and pooling widen it. Any other operation that preserves the shape of its operands,
+    except a matrix product, is assumed to preserve positions.
     """
     fields = [field for field in operands.values() if field]
     if not fields or len(fields) < len(operands):
@@ -220,7 +282,7 @@ def _field_after(eqn: JaxprEqn, operands: Mapping[Var, Field]) -> Field:
 
 
 def _inner_jaxpr(eqn: JaxprEqn) -> Jaxpr | None:
-    if eqn.primitive.name == "cond":  # one form for a platform or another, the general one last
+    if eqn.primitive.name == "cond":  # a choice by platform, with the default last
         return eqn.params["branches"][-1].jaxpr
     for value in eqn.params.values():
         if isinstance(value, ClosedJaxpr):

@@ -1,5 +1,6 @@
-"""The curve of a learning-rate sweep."""
+"""Plot of a learning-rate range test."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,17 @@ def draw_curve(
     learning_rates: np.ndarray,
     losses: np.ndarray,
     smoothed: np.ndarray,
-    chosen: float,
+    suggested: Mapping[str, float],
     path: Path,
 ) -> None:
-    """Draws losses over learning rates, float[N] each, with a mark where one was chosen.
+    """Plots losses against learning rates, on a logarithmic axis, and marks suggested ones.
 
     Args:
-        learning_rates: of each step, drawn on a logarithmic axis.
-        losses: of each step.
-        smoothed: the same losses without their noise.
-        chosen: the learning rate that is marked.
-        path: the PNG file.
+        learning_rates: learning rate of each step, float[N].
+        losses: training loss of each step, float[N].
+        smoothed: smoothed loss of each step, float[N].
+        suggested: two learning rates to mark, by label.
+        path: path of the PNG file to write.
     """
     from matplotlib.figure import Figure
 
@@ -27,16 +28,18 @@ def draw_curve(
     axes = figure.subplots()
     axes.plot(learning_rates, losses, color="0.75", linewidth=1, label="batch")
     axes.plot(learning_rates, smoothed, color="tab:blue", linewidth=2, label="smoothed")
-    axes.axvline(chosen, color="tab:orange", linestyle="--", label=f"steepest, {chosen:.1e}")
+    colors = ("tab:orange", "tab:green")
+    for (label, rate), color in zip(suggested.items(), colors, strict=True):
+        axes.axvline(rate, color=color, linestyle="--", label=f"{label}, {rate:.1e}")
     axes.set_xscale("log")
-    # Where it ends the loss explodes, which would flatten all that is of interest.
+    # Without limits, the exploding loss at the end would flatten the rest of the curve.
     span = float(smoothed.max() - smoothed.min()) or 1.0
     low = float(smoothed.min())
     start = float(smoothed[: max(len(smoothed) // 2, 1)].max())
     axes.set_ylim(low - 0.1 * (start - low or span), start + 0.3 * (start - low or span))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
-    axes.set_title("Learning-rate sweep")
+    axes.set_title("Learning-rate range test")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

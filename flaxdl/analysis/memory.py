@@ -1,7 +1,7 @@
-"""What a training step keeps in the memory of each device, before it is trained and when it fails.
+"""Device memory of a training step, for `inspect --memory` and out-of-memory errors.
 
-The sizes of parameters, optimizer and batch follow from their shapes and places; what lives only
-within a step, activations and temporary results, is the compiler's own figure.
+The sizes of parameters, optimizer state and batch follow from their shapes and shardings. The size
+of temporary buffers, such as activations, is the compiler's estimate.
 """
 
 from collections.abc import Iterator
@@ -11,62 +11,67 @@ from math import prod
 from typing import Any
 
 import jax
-import numpy as np
 from rich import box
 from rich.table import Table
 
 from flaxdl.errors import UserError
 from flaxdl.runs.plan import Plan
-from flaxdl.training.distributed.mesh import split_by_example
+from flaxdl.runs.setup import Setup
+from flaxdl.training.distributed.mesh import batch_sharding
 from flaxdl.training.distributed.placement import shardings
+from flaxdl.training.ema import EMA
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes that a training step takes on one device."""
+    """Memory of a training step on one device, in bytes."""
 
     parameters: int
     optimizer: int
-    """The running means of the optimizer."""
+    """Optimizer state."""
+    average: int
+    """Moving averages of parameters and statistics; 0 without EMA."""
     other_state: int
-    """Statistics of BatchNorm, sums of metrics."""
+    """BatchNorm statistics and sums of metrics."""
     batch: int
-    """This device's examples."""
+    """Shard of the batch on this device."""
     temporary: int | None
-    """Activations, gradients and other results that live within a step; None if the compiler gave
-    up, as it does where they are far too large."""
+    """Activations, gradients and other temporary buffers; None if compilation failed, for example
+    because they are far too large."""
     available: int | None
-    """What the device has, where it says so."""
+    """Memory of the device; None if the device does not report it."""
 
     @property
     def total(self) -> int:
-        """What must fit at once."""
-        state = self.parameters + self.optimizer + self.other_state
+        """Sum of all parts."""
+        state = self.parameters + self.optimizer + self.average + self.other_state
         return state + self.batch + (self.temporary or 0)
 
 
-def memory_of(plan: Plan) -> Memory:
-    """Compiles the training step of a run, and says what it will take on each device."""
-    state = plan.shapes()
+def memory_of(setup: Setup) -> Memory:
+    """Compiles the training step of a run and returns the memory it requires per device."""
+    state = setup.shapes()
     batch = {
         name: jax.ShapeDtypeStruct(
-            (plan.config.batch_size, *x.shape[1:]), x.dtype, sharding=split_by_example(plan.mesh)
+            (setup.config.batch_size, *x.shape[1:]), x.dtype, sharding=batch_sharding(setup.mesh)
         )
-        for name, x in plan.examples.items()
+        for name, x in setup.training_examples.items()
     }
-    places = shardings(state, plan.placement)
-    train = jax.jit(plan.steps.train, donate_argnums=0, out_shardings=places)
+    places = shardings(state, setup.placement)
+    train = jax.jit(setup.steps.train, donate_argnums=0, out_shardings=places)
     try:
         analysis: Any = train.lower(state, batch).compile().memory_analysis()
         temporary = analysis.temp_size_in_bytes
     except jax.errors.JaxRuntimeError:
         temporary = None
-    parameters, optimizer = _bytes(state.params), _bytes(state.optimizer_state)
-    statistics = plan.mesh.local_devices[0].memory_stats() or {}
+    parts = state.params, state.optimizer_state, state.average
+    parameters, optimizer, average = map(_bytes, parts)
+    statistics = setup.mesh.local_devices[0].memory_stats() or {}
     return Memory(
         parameters=parameters,
         optimizer=optimizer,
-        other_state=_bytes(state) - parameters - optimizer,
+        average=average,
+        other_state=_bytes(state) - parameters - optimizer - average,
         batch=_bytes(batch),
         temporary=temporary,
         available=statistics.get("bytes_limit"),
@@ -74,31 +79,32 @@ def memory_of(plan: Plan) -> Memory:
 
 
 def memory_table(plan: Plan, memory: Memory) -> Table:
-    """The figures as a table for `rich.print`, and below it what would make them smaller."""
+    """Returns the memory as a table for `rich.print`, with flags that reduce it in the caption."""
     fsdp = plan.mesh.shape["fsdp"]
-    shared = f", split over {fsdp} devices" if fsdp > 1 else ""
+    sharded = f", sharded across {fsdp} devices" if fsdp > 1 else ""
     table = Table(
         box=box.SIMPLE_HEAD,
         show_footer=True,
         caption_justify="left",
-        caption="Less of it: " + "; ".join(switches(plan)),
+        caption="To reduce it: " + "; ".join(memory_savers(plan)),
     )
     of = "" if memory.available is None else f" of {_mebibytes(memory.available)}"
-    table.add_column("on each device", "total")
+    table.add_column("per device", "total")
     table.add_column("MiB", _mebibytes(memory.total) + of, justify="right")
     for name, size in {
-        f"parameters{shared}": memory.parameters,
-        f"optimizer{shared}": memory.optimizer,
-        "statistics and metrics": memory.other_state,
+        f"parameters{sharded}": memory.parameters,
+        f"optimizer state{sharded}": memory.optimizer,
+        **({f"moving averages{sharded}": memory.average} if memory.average else {}),
+        "BatchNorm statistics, metrics": memory.other_state,
         "batch": memory.batch,
-        "activations, gradients and other temporary results": memory.temporary,
+        "activations, gradients and other temporary buffers": memory.temporary,
     }.items():
         table.add_row(name, "unknown" if size is None else _mebibytes(size))
     return table
 
 
-def switches(plan: Plan) -> list[str]:
-    """The flags that would make the step smaller, and what they make smaller."""
+def memory_savers(plan: Plan) -> list[str]:
+    """Lists flags that reduce the memory of the training step, with the part that each reduces."""
     config, groups = plan.config, plan.mesh.shape["data"] * plan.mesh.shape["fsdp"]
     found = []
     if config.batch_size // config.accumulate_steps > groups:
@@ -107,7 +113,7 @@ def switches(plan: Plan) -> list[str]:
             "(activations)"
         )
     if not getattr(config.model, "remat", True):
-        found.append("--model.remat True (activations)")
+        found.append("--model.remat (activations)")
     if config.precision in ("float32", "tensorfloat32"):
         found.append("--precision bfloat16 (activations)")
     if plan.mesh.shape["data"] > 1 and config.parallel == "jit":
@@ -116,40 +122,45 @@ def switches(plan: Plan) -> list[str]:
         found.append("--optimizer.momentum-dtype bfloat16 (optimizer)")
     if not config.freeze:
         found.append("--freeze PATTERN (optimizer, gradients)")
+    if config.ema.decay is not None:
+        is_simple = config.ema == EMA(decay=config.ema.decay)
+        others = "" if is_simple else " --ema.every 1 --ema.warmup-steps 0"
+        found.append(f"--ema.decay None{others} (moving averages)")
     return found
 
 
 @contextmanager
-def memory_explained(plan: Plan) -> Iterator[None]:
-    """Within, a step that does not fit into the memory of a device is the user's mistake.
+def memory_explained(setup: Setup) -> Iterator[None]:
+    """Context manager that converts an out-of-memory error of a device to a UserError.
 
     Raises:
-        UserError: saying what takes the memory, and what would make it less.
+        UserError: if a device is out of memory; the message lists the size of each part and flags
+            that reduce it.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(_out_of_memory(plan)) from error
+        raise UserError(_out_of_memory(setup)) from error
 
 
-def _out_of_memory(plan: Plan) -> str:
-    memory = memory_of(plan)
+def _out_of_memory(setup: Setup) -> str:
+    memory = memory_of(setup)
     temporary = "unknown" if memory.temporary is None else f"{_mebibytes(memory.temporary)} MiB"
+    averages = f"moving averages {_mebibytes(memory.average)} MiB, " if memory.average else ""
     return (
-        f"the training step does not fit into the memory of a device: parameters "
-        f"{_mebibytes(memory.parameters)} MiB, optimizer {_mebibytes(memory.optimizer)} MiB, "
-        f"batch {_mebibytes(memory.batch)} MiB, activations and other temporary results "
-        f"{temporary}. What helps:\n  " + "\n  ".join(switches(plan))
+        f"out of memory: the training step does not fit on a device (parameters "
+        f"{_mebibytes(memory.parameters)} MiB, optimizer state {_mebibytes(memory.optimizer)} MiB, "
+        f"{averages}batch {_mebibytes(memory.batch)} MiB, activations and other temporary buffers "
+        f"{temporary}). To reduce it:\n  " + "\n  ".join(memory_savers(setup))
     )
 
 
 def _bytes(tree: Any) -> int:
-    """What one device holds of a tree of arrays, or of their shapes."""
+    """Returns the bytes per device of a tree of arrays or abstract arrays."""
     return sum(
-        prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize
-        for x in jax.tree.leaves(tree)
+        prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
 
 

@@ -1,8 +1,9 @@
-"""Where the time of a training step goes: a trace of a few steps, and its longest operations."""
+"""Profiling of training steps: a trace of a few steps and their most expensive modules."""
 
 import re
+import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,66 +23,90 @@ from flaxdl.runs.setup import set_up
 from flaxdl.training.distributed.collectives import is_first, run_on_all
 from flaxdl.training.distributed.placement import put_batch, shardings
 
-STEPS = 5  # that are traced
-_WARM_UP = 2  # steps before them
+STEPS = 5  # traced steps
+_WARM_UP = 2  # steps before the trace
 
 # In the compiled program: `%fusion.3 = ... metadata={op_name="jit(train)/conv1/dot" ...}`.
 _NAMED = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name=\"([^\"]*)\"", re.M)
-_NO_LAYER = re.compile(r"\(|^cond$|^branch_\d+_fun$")  # in the path of a source
-# They count what is in them a second time. `cond` is also how `conditional` begins.
+_NO_LAYER = re.compile(r"\(|^cond$|^branch_\d+_fun$")  # parts of a path that are not modules
+# Prefixes of operations that contain others and would count them twice; `cond` covers
+# `conditional`.
 _CONTAINERS = ("while", "cond", "call")
-# A GPU is handed many kernels at once, and all of them are said to be of this one operation.
+# On a GPU, kernels launched together as a CUDA graph are all attributed to this operation.
 _RECORDED = "command_buffer"
+_BACKWARD = "transpose("  # in the paths of operations of the backward pass
 _IN_NO_FUNCTION = re.compile(r"[^\w]")
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What one operation of the compiled step takes."""
+    """Time of one operation of the compiled training step."""
 
     name: str
-    """Its name in the compiled program."""
+    """Name in the compiled program."""
     source: str
-    """The layer and the function that it comes from, as far as the compiler tells."""
+    """Module and function that the operation comes from; empty if the compiler records none."""
+    module: str
+    """Path of the layer, such as `layer1.0.conv1`; empty outside modules with parameters."""
+    is_backward: bool
+    """True for operations of the backward pass."""
     milliseconds: float
-    """In each step, over all cores or devices."""
-    share: float
-    """Of the time of all operations."""
+    """Time per step, summed over all cores or devices."""
+    fraction: float
+    """Fraction of the total time of all operations."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Operations of a training step, the longest first."""
+    """Operations of a training step, the most expensive first."""
 
     operations: list[Operation]
     folder: Path
-    """Where the trace is, for TensorBoard's profile plugin or https://ui.perfetto.dev."""
+    """Trace folder, for TensorBoard's profile plugin or https://ui.perfetto.dev."""
+    step_milliseconds: float
+    """Average duration of a traced step, in milliseconds."""
 
     def table(self, count: int = 10) -> Table:
-        """The most expensive operations, for `rich.print`."""
-        table = Table(box=box.SIMPLE_HEAD, caption="milliseconds of each step, over all cores")
-        table.add_column("operation", overflow="fold")
-        table.add_column("from", overflow="fold")
-        table.add_column("ms", justify="right", no_wrap=True)
-        table.add_column("share", justify="right", no_wrap=True)
-        for operation in self.operations[:count]:
-            ms, share = f"{operation.milliseconds:,.2f}", f"{operation.share:.1%}"
-            table.add_row(operation.name, operation.source, ms, share)
+        """Returns the times of the `count` most expensive modules as a table for `rich.print`."""
+        times: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for operation in self.operations:
+            times[operation.module][operation.is_backward] += operation.milliseconds
+        rows = sorted(times.items(), key=lambda item: -sum(item[1]))
+        if rest := rows[count:]:
+            others = [sum(column) for column in zip(*(ms for _, ms in rest), strict=True)]
+            rows = [*rows[:count], (f"{len(rest)} others", others)]
+        total = sum(sum(ms) for _, ms in rows)
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            show_footer=True,
+            caption=f"a step takes {self.step_milliseconds:,.1f} ms; "
+            "the columns are ms per step, summed over all cores",
+            caption_justify="left",
+        )
+        table.add_column("module", "total", overflow="fold")
+        forward, backward = (sum(ms[part] for _, ms in rows) for part in (0, 1))
+        for title, ms in (("forward", forward), ("backward", backward), ("both", total)):
+            table.add_column(title, f"{ms:,.2f}", justify="right", no_wrap=True)
+        table.add_column("fraction", justify="right", no_wrap=True)
+        for name, ms in rows:
+            fraction = f"{sum(ms) / total:.1%}"
+            cells = (f"{x:,.2f}" for x in (*ms, sum(ms)))
+            table.add_row(name or "(not in a layer)", *cells, fraction)
         return table
 
 
 def profile(config: Config, workdir: str | Path) -> Profile:
-    """Trains for a few steps under JAX's profiler, and forgets what it has trained.
+    """Trains for a few steps under JAX's profiler and discards the trained state.
 
-    Of several processes the first one is traced; in the others the profile has no operations.
+    With several processes, only the first one is traced; in the others, the profile has no
+    operations.
 
     Args:
-        config: the run; its step is compiled under `jit`.
-        workdir: the trace is written into its folder `profile`.
+        config: configuration of the run; the step is always compiled with `jit`.
+        workdir: working directory of the run; the trace is written to its subfolder `profile`.
 
     Raises:
-        UserError: if config, data and weights do not fit together, or the folder cannot be
-            written.
+        UserError: if config, data and weights are incompatible, or if the folder cannot be written.
     """
     setup = set_up(config)
     state, folder = initial_state(setup), local_path(workdir) / "profile"
@@ -93,12 +118,18 @@ def profile(config: Config, workdir: str | Path) -> Profile:
         for _ in range(_WARM_UP):
             state = jax.block_until_ready(step(state, place(next(batches))))
         run_on_all(partial(_make, folder) if is_first() else lambda: None)
+        seconds = 0.0
         with jax.profiler.trace(folder) if is_first() else nullcontext():
             for _ in range(STEPS):
-                state = jax.block_until_ready(step(state, place(next(batches))))
+                batch = place(next(batches))
+                start = time.perf_counter()
+                state = jax.block_until_ready(step(state, batch))
+                seconds += time.perf_counter() - start
+    milliseconds = 1000 * seconds / STEPS
     if not is_first():
-        return Profile([], folder)
-    return Profile(_operations(folder, dict(_NAMED.findall(step.as_text() or ""))), folder)
+        return Profile([], folder, milliseconds)
+    sources = dict(_NAMED.findall(step.as_text() or ""))
+    return Profile(_operations(folder, sources, state.params), folder, milliseconds)
 
 
 def _make(folder: Path) -> None:
@@ -106,36 +137,69 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _operations(folder: Path, sources: dict[str, str]) -> list[Operation]:
+def _operations(
+    folder: Path, sources: dict[str, str], params: Mapping[str, Any]
+) -> list[Operation]:
+    """Returns the operations of the newest trace in a folder.
+
+    Args:
+        folder: folder to search for traces.
+        sources: `op_name` (the path recorded by the compiler) of each operation, by name.
+        params: parameter tree; its inner nodes are the modules.
+    """
     nanoseconds: defaultdict[str, float] = defaultdict(float)
     newest = max(folder.glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     for name, duration in _events(ProfileData.from_file(str(newest))):
         if not name.startswith(_CONTAINERS):
             nanoseconds[name] += duration
     total = sum(nanoseconds.values())
-    # A GPU's kernels are named after their operations, as far as names of functions go.
+    # GPU kernels are named after their operations, with `_` for characters other than \w.
     sources = {_IN_NO_FUNCTION.sub("_", name): source for name, source in sources.items()} | sources
     return [
-        Operation(name, _readable(sources.get(name, "")), time / 1e6 / STEPS, time / total)
-        for name, time in sorted(nanoseconds.items(), key=lambda item: -item[1])
+        Operation(
+            name=name,
+            source=_readable(source := sources.get(name, "")),
+            module=_module(source, params),
+            is_backward=_BACKWARD in source,
+            milliseconds=duration / 1e6 / STEPS,
+            fraction=duration / total,
+        )
+        for name, duration in sorted(nanoseconds.items(), key=lambda item: -item[1])
     ]
 
 
 def _events(data: Any) -> Iterator[tuple[str, float]]:
-    """Name and nanoseconds of each run of an operation."""
+    """Yields the name and the duration, in nanoseconds, of each execution of an operation."""
     for plane in data.planes:
         for line in plane.lines:
             for event in line.events:
                 name = dict(event.stats).get("hlo_op")
                 if str(name).startswith(_RECORDED):
-                    yield event.name, event.duration_ns  # of the kernel
+                    yield event.name, event.duration_ns  # the kernel's name
                 elif name is not None:
                     yield str(name), event.duration_ns
-                elif line.name == "XLA Ops":  # of a TPU, named by its whole text
+                elif line.name == "XLA Ops":  # on a TPU the name is the text of the instruction
                     yield event.name.partition(" = ")[0].lstrip("%"), event.duration_ns
 
 
 def _readable(source: str) -> str:
-    """`jit(train)/transpose(jvp(VGG))/features.0/conv` → `features.0/conv, backward`."""
+    """Shortens the path of an operation for display.
+
+    For example, the path `jit(train)/transpose(jvp(VGG))/features.0/conv` is shown as
+    `features.0/conv, backward`.
+    """
     parts = [part for part in source.split("/") if not _NO_LAYER.search(part)]
-    return "/".join(parts) + (", backward" if "transpose(" in source else "")
+    return "/".join(parts) + (", backward" if _BACKWARD in source else "")
+
+
+def _module(source: str, params: Mapping[str, Any]) -> str:
+    """Returns the path of the innermost module in the path of an operation.
+
+    For example, `jit(train)/jvp(ResNet)/layer1.0/conv1/conv` is in `layer1.0.conv1`.
+    """
+    path, modules = [], params
+    for part in re.split("[/()]+", source):
+        if isinstance(inner := modules.get(part), Mapping):
+            path.append(part)
+            modules = inner
+    return ".".join(path)

@@ -1,4 +1,4 @@
-"""A run tried out in memory: everything is built and works once, and nothing is written."""
+"""Dry run: one training step and one evaluation, in memory."""
 
 from contextlib import closing
 
@@ -12,20 +12,20 @@ from flaxdl.training.distributed.parallel import compile_train
 from flaxdl.training.distributed.placement import put_batch
 from flaxdl.training.loop import Diverged
 
-_MOST_SKIPPED = 20  # halvings of the loss scale, which starts at 2**16
+_MOST_SKIPPED = 20  # steps; each one halves the float16 loss scale, initially 2**16
 
 
 def dry_run(setup: Setup) -> dict[str, dict[str, float]]:
-    """Trains one step, and evaluates once on all examples of validation, or of test without it.
+    """Trains one step and evaluates once, on the validation split or, without one, the test split.
 
-    In float16 steps are skipped until the scale of the loss is found.
+    In float16, steps are skipped until the loss scale is small enough.
 
     Returns:
-        The metrics of the step's batch under `train`, and those of the split under its name.
+        The metrics by split: `train` for the training batch, and the name of the evaluated split.
 
     Raises:
-        UserError: if the weights of `config.init` do not fit, or the step the memory.
-        Diverged: if the loss or the gradients of the step are not finite.
+        UserError: if the weights in `config.init` do not fit, or if the device is out of memory.
+        Diverged: if loss or gradients of the step are not finite.
     """
     state = initial_state(setup)
     data = setup.data_on_devices
@@ -38,8 +38,8 @@ def dry_run(setup: Setup) -> dict[str, dict[str, float]]:
                 break
     if not int(state.updates):
         raise Diverged(
-            "dry run: loss or gradients of the first batch are not finite; look for values that "
-            "are not finite, or far too large, in the data and in --init.weights"
+            "dry run: loss or gradients of the first batch are not finite; check the data and "
+            "--init.weights for non-finite or very large values"
         )
     metrics = {"train": state.sums.means()}
     splits = [name for name in ("validation", "test") if getattr(setup.splits, name) is not None]

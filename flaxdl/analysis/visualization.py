@@ -1,5 +1,6 @@
-"""What a run's best network does with one input, as a picture."""
+"""Figures of the weights and activations of a run's best checkpoint."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxdl.analysis import figures, interpretability
+from flaxdl.checks import did_you_mean
 from flaxdl.config import Config
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
 from flaxdl.errors import UserError
-from flaxdl.models import Seq2SeqTransformer, translate
+from flaxdl.models import translate
+from flaxdl.models.generation import EncoderDecoder
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
 from flaxdl.training.precision import matmul_precision
@@ -32,73 +35,115 @@ What = Literal[
 
 
 def visualize(
-    workdir: str | Path, item: str | None, what: What, *, config: Config | None = None
+    workdir: str | Path,
+    item: str | None,
+    what: What,
+    *,
+    layer: str | None = None,
+    class_name: str | None = None,
+    config: Config | None = None,
 ) -> "Figure":
-    """Draws what a run's best checkpoint does with an input.
+    """Plots weights, activations or explanations of a run's best checkpoint for one input.
 
     Args:
-        workdir: the run's folder.
-        item: a file or a text, as for `predict`; filters need none.
-        what: what to draw.
-        config: the run's config, where config.json cannot bring it back.
+        workdir: working directory of the run.
+        item: file name or text, as for `predict`; not needed for `filters`.
+        what: kind of figure: `filters` (weights of a convolution), `features` (feature maps of each
+            layer), `receptive-field` (pixels that the center unit of each layer depends on),
+            `attention` (attention weights), `saliency` (input gradients of the prediction),
+            `grad-cam` (class activation map) or `hidden-state` (states of a recurrent network).
+        layer: name of the only layer to plot; for `grad-cam` and `filters`, the layer to use, by
+            default the last or first one. Does not apply to `saliency`.
+        class_name: class that `saliency` and `grad-cam` explain; by default, the predicted class.
+        config: config of the run, needed only if it uses classes that are not part of flaxdl.
 
     Raises:
-        UserError: if there is no run or checkpoint, the input is missing or cannot be read, or
-            the model has nothing of the kind.
+        UserError: if the run, checkpoint, input, layer or class does not exist, or the input cannot
+            be read.
     """
+    _check_options(what, item, layer, class_name)
     run = restore(workdir, config)
-    if what == "filters":
-        shapes = run.examples
-        batch = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items() if name != "label"}
-    elif item is None:
-        raise UserError(f"--what {what} needs an image file or a text, as the run was trained on")
-    else:
-        batch = _read(run, item)
+    batch = _placeholder(run) if what == "filters" or item is None else _read(run, item)
     model, variables = run.config.model, run.variables
     batch = {name: x for name, x in batch.items() if name not in ("label", "weight")}
     normalized = {**batch, "inputs": run.transform.normalize(jnp.asarray(batch["inputs"]))}
     inputs, others = run.config.task.model_arguments(normalized)
+    label = None if class_name is None else jnp.array([_label(run, class_name)])
+
+    def compute(method: Callable[..., Any], *options: Any) -> Any:
+        return method(model, variables, inputs, *options, **others)
+
     with matmul_precision("float32"):
         match what:
             case "filters":
-                kernels = interpretability.filters(model, variables, inputs, **others)
-                return figures.draw_filters(np.asarray(kernels))
+                return figures.draw_filters(np.asarray(compute(interpretability.filters, layer)))
             case "features":
-                maps = _first(interpretability.feature_maps(model, variables, inputs, **others))
-                return figures.draw_feature_maps(_picture(batch), maps)
+                maps = interpretability.chosen(compute(interpretability.feature_maps), layer)
+                return figures.draw_feature_maps(_picture(batch), _first(maps))
             case "receptive-field":
-                fields = interpretability.receptive_fields(model, variables, inputs, **others)
-                return figures.draw_receptive_fields(
-                    _picture(batch), {name: np.asarray(field) for name, field in fields.items()}
-                )
+                fields = interpretability.chosen(compute(interpretability.receptive_fields), layer)
+                return figures.draw_receptive_fields(_picture(batch), jax.device_get(fields))
             case "attention":
-                maps = _first(interpretability.attention(model, variables, inputs, **others))
-                return _draw_attention(run, batch, maps)
+                maps = _first(compute(interpretability.attention))
+                return _draw_attention(run, batch, maps, layer)
             case "hidden-state":
-                states = _first(interpretability.hidden_states(model, variables, inputs, **others))
-                steps = _steps(run, batch)
-                states = {name: state[: len(steps)] for name, state in states.items()}
-                return figures.draw_hidden_states(states, steps)
-            case "grad-cam" | "saliency":
-                compute, kind = {
-                    "grad-cam": (interpretability.grad_cam, "Grad-CAM"),
-                    "saliency": (interpretability.saliency, "Saliency"),
-                }[what]
-                heat = np.asarray(compute(model, variables, inputs, **others))[0]
-                title = f"{kind} of {_answer(run, batch)}"
-                if heat.ndim == 2:
-                    return figures.draw_heat(_picture(batch), heat, title)
-                steps = _steps(run, batch)
-                return figures.draw_token_heat(steps, heat[: len(steps)], title)
+                states = interpretability.chosen(compute(interpretability.hidden_states), layer)
+                return _draw_states(run, batch, _first(states))
+            case "saliency":
+                heat = compute(interpretability.saliency, label)
+                return _draw_heat(run, batch, heat, "Saliency", class_name)
+            case "grad-cam":
+                heat = compute(interpretability.grad_cam, label, layer)
+                title = "Grad-CAM" if layer is None else f"Grad-CAM of {layer}"
+                return _draw_heat(run, batch, heat, title, class_name)
+
+
+def _check_options(what: What, item: str | None, layer: str | None, class_name: str | None) -> None:
+    if layer is not None and what == "saliency":
+        raise UserError("--layer does not apply to saliency, which is computed for the input")
+    if class_name is not None and what not in ("saliency", "grad-cam"):
+        raise UserError(f"--class applies to saliency and grad-cam, got --what {what}")
+    if item is None and what != "filters":
+        raise UserError(
+            f"--what {what} needs an input: an image file or a text, as in the run's data"
+        )
+
+
+def _placeholder(run: RestoredRun) -> dict[str, Any]:
+    """Returns a batch of zeros, for figures that need no input."""
+    return {name: np.zeros(x.shape, x.dtype) for name, x in run.examples.items()}
+
+
+def _draw_states(
+    run: RestoredRun, batch: dict[str, Any], states: dict[str, np.ndarray]
+) -> "Figure":
+    """Draws hidden states without those of padding."""
+    steps = _steps(run, batch)
+    states = {name: state[: len(steps)] for name, state in states.items()}
+    predicted = "" if run.classes is None else _prediction(run, batch)
+    return figures.draw_hidden_states(states, steps, predicted)
+
+
+def _draw_heat(
+    run: RestoredRun, batch: dict[str, Any], heat: jax.Array, name: str, class_name: str | None
+) -> "Figure":
+    """Draws a heatmap over an image, or a score for each step of a sequence."""
+    about = "" if class_name is None else f" for class “{class_name}”"
+    title = f"{name}{about}, {_prediction(run, batch)}"
+    scores = np.asarray(heat)[0]
+    if scores.ndim == 2:
+        return figures.draw_heatmap(_picture(batch), scores, name, title)
+    steps = _steps(run, batch)
+    return figures.draw_token_heat(steps, scores[: len(steps)], title)
 
 
 def _read(run: RestoredRun, item: str) -> dict[str, Any]:
-    """A batch of the one input; an encoder-decoder gets what it writes itself as its targets."""
+    """Reads one input as a batch; for an encoder-decoder model, adds its output as `targets`."""
     shapes = {name: example.shape[1:] for name, example in run.examples.items()}
     batch = run.transform.read([item], shapes)
     check_tokens(run.config.model, batch)
     model, pairs = run.config.model, run.transform
-    if isinstance(model, Seq2SeqTransformer) and isinstance(pairs, FittedTextPairs):
+    if isinstance(model, EncoderDecoder) and isinstance(pairs, FittedTextPairs):
         written = translate(
             model,
             run.variables,
@@ -114,17 +159,20 @@ def _read(run: RestoredRun, item: str) -> dict[str, Any]:
 
 
 def _draw_attention(
-    run: RestoredRun, batch: dict[str, Any], maps: dict[str, np.ndarray]
+    run: RestoredRun, batch: dict[str, Any], maps: dict[str, np.ndarray], layer: str | None
 ) -> "Figure":
-    """Attention over the real tokens; that of a decoder to the text it reads, not to itself."""
-    read = _steps(run, batch)
+    """Draws attention without padding; for an encoder-decoder model, only cross-attention."""
+    keys = _steps(run, batch)
     if "targets" not in batch:
-        maps = {name: x[:, : len(read), : len(read)] for name, x in maps.items()}
-        return figures.draw_attention(maps, read, read)
-    written = _tokens(run, batch["targets"][0])
-    crossing = {name: x for name, x in maps.items() if name.endswith("multihead_attn")}
-    maps = {name: x[:, : len(written), : len(read)] for name, x in crossing.items()}
-    return figures.draw_attention(maps, written, read)
+        maps = interpretability.chosen(maps, layer)
+        maps = {name: x[:, : len(keys), : len(keys)] for name, x in maps.items()}
+        return figures.draw_attention(maps, keys, keys)
+    queries = _tokens(run, batch["targets"][0])
+    # `self_attn` is the other attention in a decoder, and in the encoder.
+    cross_attention = {name: x for name, x in maps.items() if not name.endswith("self_attn")}
+    cross_attention = interpretability.chosen(cross_attention, layer)
+    maps = {name: x[:, : len(queries), : len(keys)] for name, x in cross_attention.items()}
+    return figures.draw_attention(maps, queries, keys)
 
 
 def _picture(batch: dict[str, Any]) -> np.ndarray:
@@ -132,7 +180,7 @@ def _picture(batch: dict[str, Any]) -> np.ndarray:
 
 
 def _steps(run: RestoredRun, batch: dict[str, Any]) -> list[str]:
-    """What the steps of a sequence are called: its tokens, or their numbers."""
+    """Returns labels for the steps of a sequence: its tokens or, without tokens, step numbers."""
     inputs = np.asarray(batch["inputs"][0])
     length = int(batch["lengths"][0]) if "lengths" in batch else len(inputs)
     if inputs.ndim == 1:
@@ -147,15 +195,27 @@ def _tokens(run: RestoredRun, ids: np.ndarray) -> list[str]:
     return [str(number) for number in ids]
 
 
-def _answer(run: RestoredRun, batch: dict[str, Any]) -> str:
-    """The most probable class, and how probable it is."""
+def _label(run: RestoredRun, class_name: str) -> int:
+    """Returns the label of a class by its name, or by its number if classes have no names."""
+    names = run.classes or ()
+    if class_name in names:
+        return names.index(class_name)
+    if not names and class_name.isdecimal():
+        return int(class_name)
+    listed = ", ".join([*names[:20], *(["…"] if len(names) > 20 else [])])
+    classes = f"classes are {listed}" if names else "classes are numbers from 0"
+    raise UserError(f"there is no class {class_name!r}; {classes}{did_you_mean(class_name, names)}")
+
+
+def _prediction(run: RestoredRun, batch: dict[str, Any]) -> str:
+    """Returns the predicted class and its probability as text."""
     logits = jax.jit(run.inference.predict)(run.state, batch)
     probabilities = np.asarray(jax.nn.softmax(logits))[0]
     label = int(probabilities.argmax())
     name = run.classes[label] if run.classes else label
-    return f"“{name}” ({probabilities[label]:.1%})"
+    return f"predicted “{name}” ({probabilities[label]:.1%})"
 
 
 def _first(outputs: interpretability.Outputs) -> dict[str, np.ndarray]:
-    """What was put out for the first example of a batch."""
+    """Returns the outputs for the first example of a batch."""
     return {name: np.asarray(x)[0] for name, x in outputs.items()}

@@ -1,4 +1,4 @@
-"""Process-wide settings of XLA, the compilation cache and the C library.
+"""Process-wide settings: XLA flags, compilation cache and malloc.
 
-Here belongs what changes the whole process; no other module sets flags or environment variables.
+Only this package changes settings of the whole process, such as flags and environment variables.
 """

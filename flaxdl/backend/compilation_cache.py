@@ -1,4 +1,4 @@
-"""The cache of compiled programs, so that a command starts faster from its second time on."""
+"""JAX's persistent compilation cache, for a faster start of repeated commands."""
 
 import logging
 import os
@@ -7,18 +7,20 @@ from pathlib import Path
 
 _LOGGER = logging.getLogger(__name__)
 
-_SHORTEST = 0.2  # seconds of compiling that are worth a file
-_LARGEST = 2 * 2**30  # bytes; what was not used for longest goes first
+_MIN_COMPILE_TIME = 0.2  # seconds
+_MAX_SIZE = 2 * 2**30  # bytes; the least recently used entries are evicted
 
 
-def keep_compiled() -> None:
-    """Turns on JAX's cache of compiled programs, in a private folder of the user.
+def enable_compilation_cache() -> None:
+    """Turns on JAX's persistent compilation cache, in a private folder of the user.
 
-    It is `flaxdl/compiled` in `$XDG_CACHE_HOME` or `~/.cache`. What lies in it is run as machine
-    code, so it is used only where it belongs to the user and nobody else can write it, or exchange
-    it by writing a folder above it; where somebody can, a warning says so. A folder that the user
-    has given in `JAX_COMPILATION_CACHE_DIR` is left alone, and so is an empty name there, which
-    turns the cache off.
+    The folder is `flaxdl/compiled` in `$XDG_CACHE_HOME` or `~/.cache`. Its content is executed as
+    machine code, so the cache is used only if the folder belongs to the user and nobody else can
+    write to it, or replace it by writing to a parent folder. If others can write to a parent
+    folder, a warning is logged.
+
+    If `JAX_COMPILATION_CACHE_DIR` is set, nothing is changed; set it to an empty string to turn the
+    cache off.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -28,13 +30,13 @@ def keep_compiled() -> None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", _LARGEST)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
+    jax.config.update("jax_compilation_cache_max_size", _MAX_SIZE)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_TIME)
 
 
 def _private_folder() -> Path | None:
-    """The folder, made if it is missing; None where it cannot be had for the user alone."""
-    if not hasattr(os, "getuid"):  # not POSIX: who can write a folder is not to be had so simply
+    """Creates and returns the cache folder, or returns None if it is not private to the user."""
+    if not hasattr(os, "getuid"):  # not POSIX: folder permissions are harder to check
         return None
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(root) / "flaxdl" / "compiled"
@@ -42,14 +44,15 @@ def _private_folder() -> Path | None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
-        parents = {*folder.absolute().parents, *folder.resolve().parents}  # of links, both ends
+        # Parents of a symbolic link and of its target.
+        parents = {*folder.absolute().parents, *folder.resolve().parents}
         unsafe = [parent for parent in parents if not _is_safe(parent)]
     except OSError:
         return None
     if unsafe:
         _LOGGER.warning(
-            "compiled programs are not kept in %s, since others can write %s; "
-            "JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty",
+            "the compilation cache %s is not used, since other users can write to %s; set "
+            "JAX_COMPILATION_CACHE_DIR to another folder, or to an empty string for no cache",
             folder,
             min(unsafe),
         )
@@ -60,12 +63,12 @@ def _private_folder() -> Path | None:
 
 
 def _is_safe(parent: Path) -> bool:
-    """Returns whether nobody but the user and root can exchange what is in a folder."""
+    """Returns True if only the user and root can replace the content of a folder."""
     status = parent.stat()
     if status.st_uid not in (0, os.getuid()):
         return False
-    if status.st_mode & stat.S_ISVTX:  # as /tmp: only owners rename what is theirs
+    if status.st_mode & stat.S_ISVTX:  # sticky, as /tmp: files can be renamed only by their owners
         return True
-    # Many systems give each user a group of the same number, whose folders it may write.
+    # Many systems create a group with the same id for each user, which may safely write.
     is_of_own_group = status.st_gid == os.getgid() == os.getuid()
     return not status.st_mode & (0o002 if is_of_own_group else 0o022)

@@ -1,6 +1,6 @@
-"""The C library's memory and XLA's threads while a run computes on a CPU.
+"""Settings of glibc's malloc and of XLA's dispatch for runs on CPU.
 
-These are settings of the whole process, so they last only as long as a run or a command.
+They apply to the whole process, so they are set only during a run or a command.
 """
 
 import contextlib
@@ -12,18 +12,18 @@ from typing import Any
 
 import jax
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
-_CHOICES = (
+_ENVIRONMENT_VARIABLES = (
     "MALLOC_TRIM_THRESHOLD_",
     "MALLOC_TOP_PAD_",
     "MALLOC_MMAP_THRESHOLD_",
     "MALLOC_MMAP_MAX_",
     "GLIBC_TUNABLES",
 )
-# What glibc arrives at by itself in a process that frees large pieces. Its first thresholds, which
-# it adjusts, cannot be had back.
-_USUAL = {
+# Values that glibc's dynamic adjustment reaches in a process that frees large blocks. Its initial
+# dynamic thresholds cannot be restored.
+_DEFAULTS = {
     _MMAP_MAX: 65_536,
     _MMAP_THRESHOLD: 32 * 2**20,
     _TRIM_THRESHOLD: 64 * 2**20,
@@ -32,37 +32,39 @@ _USUAL = {
 
 
 @contextmanager
-def keeping_freed_memory() -> Iterator[None]:
-    """Within, the process keeps the memory that it frees on a CPU, and uses it for the next step.
+def keep_freed_memory() -> Iterator[None]:
+    """Context manager that lets malloc keep freed memory for the next training step, on CPU.
 
-    By itself glibc gives large pieces back to the system at once, so that every step of a training
-    has all its activations mapped, and filled with zeros, again: a quarter of the time of a small
-    network. At the end the memory is returned. Another platform or C library, or one that the user
-    has tuned by environment variables, is left alone.
+    By default, glibc returns large blocks to the system immediately, so every training step has to
+    map and zero the memory of all its activations again. In a small network, this takes a quarter
+    of the step time. The memory is returned when the context ends. The context has no effect on
+    other platforms and C libraries, or if the user has set malloc options in environment variables.
     """
     with _tuned({_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}):
         yield
 
 
 @contextmanager
-def returning_freed_memory() -> Iterator[None]:
-    """Within, large pieces of memory are returned to the system when they are freed, on a CPU.
+def return_freed_memory() -> Iterator[None]:
+    """Context manager that lets malloc return large blocks to the system when freed, on CPU.
 
-    By itself glibc keeps pieces of up to 32 MiB after some time, and a process that computes batch
-    after batch grows by a hundred MiB of gaps between them. Within `keeping_freed_memory`, or where
-    the user has tuned the C library by environment variables, nothing changes.
+    By default, glibc raises its threshold over time and keeps blocks of up to 32 MiB; a process
+    that computes many batches then grows by a hundred MiB through fragmentation. The context has no
+    effect inside `keep_freed_memory`, on other platforms and C libraries, or if the user has set
+    malloc options in environment variables.
     """
     with _tuned({_MMAP_THRESHOLD: 2**20}):
         yield
 
 
 @contextmanager
-def computing_in_calling_thread() -> Iterator[None]:
-    """Within, JAX's CPU backend computes in the thread that calls, if it has not started before.
+def synchronous_dispatch() -> Iterator[None]:
+    """Context manager that lets JAX's CPU backend compute in the calling thread.
 
-    The memory of a step is one piece. In a thread of XLA's own glibc maps a piece of more than 64
-    MiB again at every step, even within `keeping_freed_memory`: a seventh of the time of a ResNet.
-    A backend that has started keeps its way.
+    XLA allocates the temporary memory of a step as one block. With asynchronous dispatch, it does
+    so in a thread of its own, where glibc maps a block of more than 64 MiB again at every step,
+    even inside `keep_freed_memory`. This takes a seventh of the step time of a ResNet. The context
+    has no effect if the backend has already been initialized.
     """
     name = "jax_cpu_enable_async_dispatch"
     before = jax.config.read(name)
@@ -89,13 +91,13 @@ def _tuned(options: Mapping[int, int]) -> Iterator[None]:
         yield
     finally:
         _is_tuned = False
-        _set(library, _USUAL)
+        _set(library, _DEFAULTS)
         library.malloc_trim(0)
 
 
 def _glibc() -> Any:
-    """The C library, if it is glibc and the user has not tuned it."""
-    if any(name in os.environ for name in _CHOICES):
+    """Returns the C library if it is glibc and the user has not set malloc options, else None."""
+    if any(name in os.environ for name in _ENVIRONMENT_VARIABLES):
         return None
     with contextlib.suppress(AttributeError, OSError, TypeError):
         library = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""XLA's CPU compiler: the flag that keeps its numbers right, and a check that they are."""
+"""A flag for XLA's CPU compiler that avoids wrong results, and a check of its results."""
 
 import functools
 import importlib.util
@@ -20,19 +20,19 @@ _NEWEST_TESTED = (0, 12, 0, 1)
 
 
 def set_cpu_flags() -> None:
-    """Turns off the fusions with which XLA's CPU compiler computes wrong numbers.
+    """Turns off fusions in XLA's CPU compiler that compute wrong results.
 
-    From jaxlib 0.10.2 on, the YNN library fuses matrix products with what follows them. A sum after
-    a product then loses rows (0.10.2, https://github.com/jax-ml/jax/issues/39103), and a batched
-    product with a constant matrix that is multiplied and summed gives garbage, up to 1e35 or NaN
-    (0.10.2 to 0.12.0.1). With the flag set here, YNN computes single products only, which it does
-    right. Training SimpleCNN, ResNet-18 and a Transformer encoder was not slower with it (jaxlib
-    0.12.0.1 on an AMD EPYC).
+    Since jaxlib 0.10.2, the YNN library fuses matrix products with subsequent operations. A sum
+    after a product then loses rows (0.10.2, https://github.com/jax-ml/jax/issues/39103). A batched
+    product with a constant matrix, followed by a multiplication and a sum, yields garbage, up to
+    1e35 or NaN (0.10.2 to 0.12.0.1). With the flag set by this function, YNN computes only single
+    products, and these are correct. Training SimpleCNN, ResNet-18 and a Transformer encoder was not
+    slower with the flag (jaxlib 0.12.0.1 on an AMD EPYC).
 
-    Must run before JAX starts its backend. A flag that the user has set in `XLA_FLAGS` is kept.
-    A jaxlib ends the process on a flag that it does not know, so for a release newer than those
-    tested the flag is set only if the library contains its name; `warn_if_cpu_is_wrong` tells in
-    any case whether the numbers are right.
+    This function must be called before JAX initializes its backend. A flag that the user has set in
+    `XLA_FLAGS` is kept. jaxlib aborts the process on an unknown flag, so for releases newer than
+    those tested, the flag is set only if the library contains its name; `warn_if_cpu_is_wrong`
+    checks the results in any case.
     """
     given = os.environ.get("XLA_FLAGS", "")
     version = tuple(map(int, re.findall(r"\d+", metadata.version("jaxlib"))))
@@ -43,7 +43,7 @@ def set_cpu_flags() -> None:
 
 
 def _library_contains(name: str) -> bool:
-    """Returns True if jaxlib's largest shared library, which holds XLA, contains a name."""
+    """Returns True if a name occurs in jaxlib's largest shared library, which contains XLA."""
     spec = importlib.util.find_spec("jaxlib")
     if spec is None or spec.origin is None:
         return False
@@ -61,10 +61,10 @@ def _library_contains(name: str) -> bool:
 
 @functools.cache
 def warn_if_cpu_is_wrong() -> None:
-    """Logs one warning per process if JAX computes on the CPU, and computes wrong numbers there.
+    """Logs a warning, once per process, if JAX computes wrong results on CPU.
 
-    That happens where `set_cpu_flags` came too late or `XLA_FLAGS` overrides it, or with a jaxlib
-    that has the fault but not the flag.
+    This happens if `set_cpu_flags` was called too late, `XLA_FLAGS` overrides it, or jaxlib has the
+    bug but not the flag.
     """
     import jax
 
@@ -74,9 +74,9 @@ def warn_if_cpu_is_wrong() -> None:
     if errors:
         found = " and ".join(f"{name} is off by {error:.1e}" for name, error in errors.items())
         _LOGGER.warning(
-            "jaxlib %s computes wrong numbers on this CPU: %s (relative error). Do not trust the "
+            "jaxlib %s computes wrong results on this CPU: %s (relative error). Do not trust the "
             "results. Import flaxdl before anything uses JAX, or set XLA_FLAGS=%s=individual_dot "
-            "in the environment; if this warning stays, install jaxlib %s",
+            "in the environment; if the warning persists, install jaxlib %s",
             metadata.version("jaxlib"),
             found,
             _FUSION_FLAG,
@@ -85,13 +85,13 @@ def warn_if_cpu_is_wrong() -> None:
 
 
 def cpu_errors(calls: int = 5) -> dict[str, float]:
-    """Computes the two programs that faulty releases get wrong; returns their relative errors.
+    """Runs two programs that faulty releases compute incorrectly; returns their relative errors.
 
     Args:
-        calls: number of calls per program; the faulty values differ from call to call.
+        calls: number of calls per program; incorrect values differ from call to call.
 
     Returns:
-        The largest relative error of each program; NaN if it computed NaN.
+        Maximum relative error of each program, by its description; NaN if a result is NaN.
     """
     import jax
     import jax.numpy as jnp
@@ -99,7 +99,7 @@ def cpu_errors(calls: int = 5) -> dict[str, float]:
     rows = np.zeros((2**15 + 1, 3), np.float32)
     rows[:, 0] = np.arange(len(rows))
     matrices = np.random.default_rng(0).standard_normal((2, 64, 64)).astype(np.float32)
-    row_sums = matrices.astype(np.float64).sum(axis=-1, keepdims=True)  # those of E @ ones
+    row_sums = matrices.astype(np.float64).sum(axis=-1, keepdims=True)  # elements of E @ ones
     programs = {
         "a sum of squares after a product": (
             jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)),

@@ -1,11 +1,10 @@
 """The command line, `python -m flaxdl COMMAND`.
 
-Each command is a module with `main`, a function of the command-line arguments and of the name that
-the program was called by; the other modules are shared by commands.
+Each command is a module with a function `main` of two arguments: the command-line arguments and
+the program name for usage messages. The other modules are shared by the commands.
 """
 
 import errno
-import inspect as inspect_module  # `inspect` is a command
 import io
 import logging
 import os
@@ -19,12 +18,14 @@ from typing import NoReturn
 import jax
 import tyro
 
-from flaxdl.backend.compilation_cache import keep_compiled
+from flaxdl.backend.compilation_cache import enable_compilation_cache
 from flaxdl.checks import did_you_mean
 from flaxdl.cli import (
     completion,
+    configs,
     evaluate,
     export,
+    help_text,
     inspect,
     predict,
     report,
@@ -37,11 +38,13 @@ from flaxdl.errors import SaveError
 from flaxdl.tracebacks import user_frames
 from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Diverged
+from flaxdl.version import __version__
 
-_FAREWELL_SECONDS = 5  # for which a process that failed waits for others that failed with it
+_SHUTDOWN_SECONDS = 5  # time that a failed process waits for other failed processes
 
 COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "train": train.main,
+    "configs": configs.main,
     "evaluate": evaluate.main,
     "predict": predict.main,
     "export": export.main,
@@ -56,30 +59,33 @@ COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
 def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
     """Runs a command and returns its exit code.
 
-    0: done.
-    1: a bug of flaxdl or of a library that it calls, which is raised.
-    2: a mistake of the user, which is one message (UserError); an error in the user's own code,
-       such as a config file, with its traceback and a line that says where; a full disk.
+    0: success.
+    1: a bug in flaxdl or in a library that it calls; the exception is raised.
+    2: a user error (UserError), printed as a single message; an error in the user's own code, such
+       as a config file, printed with its traceback and location; a full disk.
     3: the loss diverged.
-    130 and 143: interrupted or terminated, after saving.
+    130 and 143: interrupted (SIGINT) or terminated (SIGTERM), after a checkpoint was saved.
     """
     _prepare_streams()
     name, *rest = arguments or ["--help"]
+    if name == "--version":
+        print(f"flaxdl {__version__}")
+        return 0
     if name not in COMMANDS:
         print(_usage(program))
         if name in ("-h", "--help"):
             return 0
         return _complain(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}", 2)
-    if os.environ.get("NO_COLOR"):  # which rich knows by itself
+    if os.environ.get("NO_COLOR"):  # rich honors it, tyro does not
         tyro._experimental_options["ansi_codes"] = False
-    tyro._strings.remove_single_line_breaks = _paragraphs  # pyright: ignore[reportAttributeAccessIssue]
-    keep_compiled()
+    help_text.set_up()
+    enable_compilation_cache()
     _show_warnings()
     try:
         _run(COMMANDS[name], rest, program if program == "train.py" else f"{program} {name}")
     except Interrupted as interrupted:
         if jax.distributed.is_initialized():
-            jax.distributed.shutdown()  # where the processes wait for each other
+            jax.distributed.shutdown()  # waits for the other processes
         return _complain(str(interrupted), interrupted.exit_code)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
@@ -93,16 +99,16 @@ def main(arguments: Sequence[str], program: str = "python -m flaxdl") -> int:
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
-        lost = "If a connection was lost, another process has died, and its own messages say why."
-        return _complain(f"process {jax.process_index()} ends with the error above. {lost}", 1)
+        lost = "If it is a lost connection, another process has died; see that process's output."
+        return _complain(f"process {jax.process_index()} failed with the error above. {lost}", 1)
     return 0
 
 
 def _prepare_streams() -> None:
-    """Discards what is written to a stream that is closed, and writes any name to an open one.
+    """Replaces closed streams by the null device, and escapes characters that cannot be encoded.
 
-    Python has no stream where the shell has closed it (`>&-`), and refuses names of files that are
-    not in the terminal's encoding.
+    A stream closed by the shell (`>&-`) is None in Python. Without escapes, writing a file name
+    that the terminal's encoding does not support would raise an error.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -112,26 +118,18 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _paragraphs(text: str) -> str:
-    """Joins the lines of each paragraph of a docstring, which --help breaks as the terminal needs.
-
-    tyro itself joins no lines that are indented, as those of an attribute's docstring are.
-    """
-    paragraphs = inspect_module.cleandoc(text).split("\n\n")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-
-
 def _usage(program: str) -> str:
-    lines = [f"usage: {program} COMMAND ...", ""]
+    lines = [f"usage: {program} COMMAND ...", f"       {program} --version", ""]
     for name, command in COMMANDS.items():
         lines.append(f"  {name:<11} {(command.__doc__ or '').partition(chr(10))[0]}")
-    return "\n".join([*lines, "", f"{program} COMMAND --help shows the arguments of a command."])
+    return "\n".join([*lines, "", f"Run {program} COMMAND --help for the arguments of a command."])
 
 
 def _show_warnings() -> None:
-    """Shows warnings as they are, before a library sets up another way.
+    """Prints warnings without a prefix, before a library installs its own handler.
 
-    Python's own handler looks up each time where standard error is, so a live line stays whole.
+    Python's last-resort handler looks up `sys.stderr` for each message, so that rich can print it
+    above a live line.
     """
     if logging.lastResort is not None:
         logging.basicConfig(handlers=[logging.lastResort], format="%(message)s")
@@ -140,30 +138,30 @@ def _show_warnings() -> None:
 def _run(
     command: Callable[[Sequence[str], str], None], arguments: Sequence[str], program: str
 ) -> None:
-    """Calls a command; who reads its output may stop reading, as `| head` does.
+    """Calls a command, and ignores the error if the reader of its output stops (as in `| head`).
 
     Raises:
-        SaveError: if there is no room for its output.
+        SaveError: if the output cannot be written because the disk is full.
     """
     try:
         try:
             command(arguments, program)
         finally:
-            sys.stdout.flush()  # here, since Python itself complains when it does so at its end
+            sys.stdout.flush()  # now, since an error at interpreter shutdown cannot be handled
     except OSError as error:
-        # Windows says EINVAL.
+        # On Windows a broken pipe is EINVAL.
         is_unread = error.errno in (errno.EPIPE, errno.EINVAL) and _is_unread()
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT) and not user_frames(error)
         is_full = is_full and _is_refused()
         if not is_unread and not is_full:
-            raise  # of another pipe or file
+            raise  # the error does not concern standard output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if is_full:
             raise SaveError(f"the output cannot be written: {error.strerror}") from error
 
 
 def _is_unread() -> bool:
-    """Returns whether standard output is a pipe whose reader has gone."""
+    """Returns whether standard output is a pipe that its reader has closed."""
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
@@ -172,7 +170,7 @@ def _is_unread() -> bool:
 
 
 def _is_refused() -> bool:
-    """Returns whether standard output takes nothing, by an empty line before the error."""
+    """Returns whether writing an empty line to standard output fails."""
     try:
         print(flush=True)
     except OSError:
@@ -183,15 +181,15 @@ def _is_refused() -> bool:
 def leave(code: int) -> NoReturn:
     """Ends the process with the exit code of a command.
 
-    After an interruption at once: Python would wait for threads that prepare data, which may hang,
-    and all that matters is on disk. After an error in one of several processes, soon: JAX would
-    wait for the others, which wait for this one until it is gone.
+    After an interruption, it ends immediately, since the checkpoint is on disk and Python would
+    wait for data-loading threads that may hang. After an error in one of several processes, it ends
+    within a few seconds, since JAX would wait for the other processes while they wait for this one.
     """
     is_one_of_several = code != 0 and jax.distributed.is_initialized()
     if is_one_of_several:
-        farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-        farewell.start()
-        farewell.join(_FAREWELL_SECONDS)
+        shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        shutdown.start()
+        shutdown.join(_SHUTDOWN_SECONDS)
     if is_one_of_several or code in (130, 143):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,25 +1,25 @@
-"""Decides whose mistake an error is: the user's, in one message or in their code, or flaxdl's."""
+"""Classification of errors: user errors, errors in the user's code, and bugs in flaxdl."""
 
 import errno
 import sys
 import traceback
 
 from flaxdl.errors import UserError
-from flaxdl.tracebacks import is_own_mistake, located_message, shown_path, user_frames
+from flaxdl.tracebacks import is_user_code_error, located_message, shown_path, user_frames
 
 _NO_BUGS = (errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT)
 
 
 def report_user_error(error: Exception) -> bool:
-    """Prints an error that the user can correct, and returns whether it is one.
+    """Prints an error if the user can correct it; returns whether it was printed.
 
-    A UserError is its message, with the line of the user's code that it came through, if any; if
-    another error in the user's code led to it, that comes first, with the lines of the user's code
-    only, unless flaxdl's code was further in. Any other error that passed through the user's code,
-    such as a TypeError in their model, is printed with its traceback and the innermost line of that
-    code.
-    A full disk and a name that is too long are one line. All others are bugs of flaxdl or of a
-    library that it calls, and nothing is printed.
+    - A UserError is printed as its message, with the line of the user's code that raised it, if
+      any. If it was caused by an error in the user's code, that error is printed first, with the
+      frames of the user's code only (with all frames if the innermost ones are flaxdl's).
+    - Any other error that passed through the user's code, such as a TypeError in their model, is
+      printed with its traceback and the innermost line of that code.
+    - A full disk or a file name that is too long is printed as a single line.
+    - Any other error is a bug in flaxdl or in a library that it calls, and is not printed.
     """
     if isinstance(error, UserError):
         _print_cause(error.__cause__)
@@ -40,15 +40,15 @@ def report_user_error(error: Exception) -> bool:
 
 
 def _print_cause(cause: BaseException | None) -> None:
-    if cause is None or isinstance(cause, UserError):  # whose message is part of the other
+    if cause is None or isinstance(cause, UserError):  # already part of the message
         return
     frames = user_frames(cause)
     if not frames:
         return
-    if not is_own_mistake(cause):
+    if not is_user_code_error(cause):
         traceback.print_exception(cause)
         return
-    if not isinstance(cause, SyntaxError):  # which shows its line itself
+    if not isinstance(cause, SyntaxError):  # its message contains the line
         print("Traceback (most recent call last):", file=sys.stderr)
         print("".join(traceback.format_list(frames)), end="", file=sys.stderr)
     print("".join(traceback.format_exception_only(cause)), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`completion`: a script with which a shell completes `flaxdl` command lines."""
+"""`completion`: shell completion scripts for `flaxdl`."""
 
 import contextlib
 import io
@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal, Union
 
 import tyro
 
-from flaxdl.cli import evaluate, export, predict, report, runs, visualize
+from flaxdl.cli import configs, evaluate, export, predict, report, runs, visualize
 from flaxdl.cli.inspect import InspectArguments
 from flaxdl.cli.train import TrainArguments
 from flaxdl.config_files import load_config
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """Print a script with which a shell completes the commands and flags of `flaxdl`."""
+    """Print a shell completion script for the commands and flags of `flaxdl`."""
     tyro.cli(command, prog=program, args=arguments)
 
 
@@ -23,11 +23,12 @@ def command(
     shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]],
     config: tyro.conf.Positional[Path],
 ) -> None:
-    """Print a script with which a shell completes the commands and flags of `flaxdl`.
+    """Print a shell completion script for the commands and flags of `flaxdl`.
 
     Args:
         shell: Shell that runs the script.
-        config: Config file, such as configs/digits_cnn.py, whose fields train and inspect complete.
+        config: Config name, such as digits_cnn, or Python file; the fields of the config are
+            completed as flags of train and inspect.
     """
     value = load_config(config)
     commands = {
@@ -36,6 +37,7 @@ def command(
         "predict": (predict.command, tyro.MISSING),
         "export": (export.command, tyro.MISSING),
         "inspect": (InspectArguments, InspectArguments(file=config, config=value)),
+        "configs": (configs.command, tyro.MISSING),
         "runs": (runs.command, tyro.MISSING),
         "report": (report.command, tyro.MISSING),
         "visualize": (visualize.command, tyro.MISSING),
@@ -49,5 +51,5 @@ def command(
     with contextlib.redirect_stdout(io.StringIO()) as script, contextlib.suppress(SystemExit):
         tyro.cli(everything, prog="flaxdl", args=["--tyro-print-completion", shell])
     for line in script.getvalue().splitlines():
-        # The shells read one completion per line, so a description must not have several lines.
+        # Shells read one completion per line, so descriptions must be on a single line.
         print(line.replace("\\n", " ") if line.startswith("COMPLETION_SPEC") else line)

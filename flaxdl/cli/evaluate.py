@@ -1,4 +1,4 @@
-"""`evaluate`: metrics of a run's best checkpoint, or of a published model."""
+"""`evaluate`: metrics of a run's best checkpoint, or of a pretrained model."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from flaxdl.training.writers.console import describe
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """Print metrics of a run on a split, or of a published model on a folder of images."""
+    """Evaluate a run on a split, or a pretrained model on a folder of images."""
     tyro.cli(command, prog=program, args=arguments)
 
 
@@ -28,19 +28,19 @@ def command(
     batch_size: int | None = None,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Evaluate the best checkpoint of a run (--workdir) or a published model (--weights, --data).
+    """Evaluate the best checkpoint of a run (--workdir) or a pretrained model (--weights, --data).
 
     Args:
-        workdir: Folder of the run.
-        split: Split of the run's data to evaluate on; by default the test split.
-        weights: Published model, such as resnet50 or resnet50:IMAGENET1K_V2.
-        data: Folder of images for a published model, with a folder for each class of ImageNet.
-        batch_size: Batch size for a published model; by default 64.
+        workdir: Run directory.
+        split: Split of the run's data; by default, the test split.
+        weights: Pretrained model, such as resnet50 or resnet50:IMAGENET1K_V2.
+        data: Folder of images for a pretrained model, with one subfolder per ImageNet class.
+        batch_size: Batch size for a pretrained model; by default, 64.
         json_output: Print JSON.
     """
     of_run = (workdir, split, config)
-    of_published = (weights, data, batch_size)
-    if workdir is not None and of_published == (None, None, None):
+    of_pretrained = (weights, data, batch_size)
+    if workdir is not None and of_pretrained == (None, None, None):
         name = split or "test"
         metrics = evaluation.evaluate(workdir, name, config=load_run_config(config))
     elif weights is not None and data is not None and of_run == (None, None, None):

@@ -1,4 +1,4 @@
-"""`export`: a run's best checkpoint for other programs."""
+"""`export`: conversion of a run's best checkpoint to other formats."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +18,10 @@ def command(workdir: Path, to: Path, config: RunConfigFile = None) -> None:
     """Export a run's best checkpoint to PyTorch, Hugging Face or StableHLO.
 
     Args:
-        workdir: Folder of the run.
-        to: NAME.safetensors for weights with PyTorch's names, NAME.stablehlo for a program, or, for
-            a BERT, a new folder that Hugging Face's transformers library loads.
+        workdir: Run directory.
+        to: Output path: NAME.safetensors for weights with PyTorch's parameter names, NAME.stablehlo
+            for a StableHLO program, or (for BERT) a new folder that Hugging Face transformers can
+            load.
     """
     exporting.export(workdir, to, config=load_run_config(config))
     print(f"wrote {to}")

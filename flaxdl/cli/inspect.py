@@ -1,4 +1,4 @@
-"""`inspect`: the layers of a model, and the memory that a training step takes."""
+"""`inspect`: the layers of a model and the memory of a training step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,29 +9,33 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import tyro
-from rich.console import Console
 
 from flaxdl import models
+from flaxdl.analysis.layers import group_layers, layer_table
 from flaxdl.analysis.layers import inspect as inspect_layers
-from flaxdl.analysis.layers import layer_table
 from flaxdl.analysis.memory import memory_of, memory_table
 from flaxdl.checks import did_you_mean
 from flaxdl.cli.config_file import ConfigArguments, config_file
+from flaxdl.cli.printing import print_table
+from flaxdl.cli.renamed import check_flags, check_model
 from flaxdl.config import Config
 from flaxdl.errors import UserError
+from flaxdl.models.generation import EncoderDecoder
 from flaxdl.runs.setup import set_up
 
 
 @dataclass(frozen=True)
 class InspectArguments(ConfigArguments):
-    """Print the layers of a config's model, or the memory that a training step takes."""
+    """Print the layers of a config's model, or the memory required by a training step."""
 
     memory: bool = False
-    """Compile the training step for this machine's devices and print the memory it takes."""
+    """Compile the training step for this machine's devices and print the memory it requires."""
+    depth: int | None = None
+    """Depth to group layers by: 1 for layer1, 2 for layer1.0. By default, every layer has a row."""
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """Print the layers of a model, with their shapes, parameters and costs."""
+    """Print a summary of a model: output shapes, parameters and FLOPs of each layer."""
     found = config_file(arguments)
     if found is not None:
         _inspect_config(*found, arguments, program)
@@ -40,29 +44,37 @@ def main(arguments: Sequence[str], program: str) -> None:
     public = {name: getattr(models, name) for name in models.__all__}
     kinds = {n: kind for n, kind in public.items() if isinstance(kind, type(nn.Module))}
     if name in ("-h", "--help"):
-        print(f"usage: {program} MODEL [--shape 224 224 3] [--FIELD VALUE ...]")
-        print(f"       {program} --config configs/NAME.py [--memory] [--FIELD VALUE ...]")
+        print(f"usage: {program} MODEL [--shape 224 224 3] [--depth 1] [--FIELD VALUE ...]")
+        print(f"       {program} --config CONFIG [--depth 1] [--FIELD VALUE ...]")
+        print(f"       {program} --config CONFIG --memory [--FIELD VALUE ...]")
+        print("CONFIG is a name, such as digits_cnn, or a Python file.")
         print(f"MODEL is one of {', '.join(kinds)}")
         return
     if name not in kinds:
+        check_model(name)
         raise UserError(f"there is no model {name!r}{did_you_mean(name, kinds)}")
+
+    check_flags(rest, kinds[name])
 
     def command(
         model: Annotated[kinds[name], tyro.conf.arg(name="")],  # type: ignore[valid-type]
         shape: tuple[int, ...] | None = None,
+        depth: int | None = None,
     ) -> None:
-        """Print the layers of a model; nothing is computed but shapes.
+        """Print a summary of a model, from shapes alone; nothing is computed.
 
         Args:
             model: Model to inspect.
-            shape: Shape of one example; by default 224 224 3 for images, 128 for tokens.
+            shape: Shape of one example; by default, 224 224 3 for images and 128 for tokens.
+            depth: Depth to group layers by: 1 for layer1, 2 for layer1.0. By default, every layer
+                has a row.
         """
         takes_tokens = hasattr(model, "vocab_size")
         example = shape or ((128,) if takes_tokens else (224, 224, 3))
         dtype = jnp.int32 if takes_tokens else jnp.float32
         inputs = jax.ShapeDtypeStruct((1, *example), dtype)
-        keywords = {"targets": inputs} if isinstance(model, models.Seq2SeqTransformer) else {}
-        Console().print(layer_table(inspect_layers(model, inputs, **keywords)))
+        keywords = {"targets": inputs} if isinstance(model, EncoderDecoder) else {}
+        _print_layers(model, inputs, keywords, depth)
 
     tyro.cli(command, prog=f"{program} {name}", args=rest)
 
@@ -72,8 +84,16 @@ def _inspect_config(file: Path, config: Config, arguments: Sequence[str], progra
     given = tyro.cli(InspectArguments, prog=program, args=arguments, default=default)
     setup = set_up(given.config)
     if given.memory:
-        Console().print(memory_table(setup, memory_of(setup)))
+        print_table(memory_table(setup, memory_of(setup)))
         return
-    examples: Any = setup.examples  # shapes, of which a task takes its parts as of arrays
+    examples: Any = setup.examples  # abstract arrays; the task handles them like arrays
     inputs, keywords = setup.config.task.model_arguments(examples)
-    Console().print(layer_table(inspect_layers(setup.config.model, inputs, **keywords)))
+    _print_layers(setup.config.model, inputs, keywords, given.depth)
+
+
+def _print_layers(
+    model: nn.Module, inputs: Any, keywords: dict[str, Any], depth: int | None
+) -> None:
+    rows = inspect_layers(model, inputs, **keywords)
+    rows = rows if depth is None else group_layers(rows, depth)
+    print_table(layer_table(rows, inputs.shape[1:]))

@@ -1,4 +1,4 @@
-"""`predict`: predictions of a run's best checkpoint for files or texts."""
+"""`predict`: predictions of a run's best checkpoint for image files or texts."""
 
 import logging
 import os
@@ -12,8 +12,8 @@ from flaxdl.cli.config_file import RunConfigFile, load_run_config
 from flaxdl.cli.printing import SUFFIXES, Answer, print_answers, write_answers
 from flaxdl.errors import UserError
 from flaxdl.filesystem.outputs import output_file
-from flaxdl.runs.items import Unreadable, read_items, summary
-from flaxdl.runs.prediction import Sampling, predict_each
+from flaxdl.runs.items import SkippedItem, read_items, summary
+from flaxdl.runs.prediction import BeamSearch, Sampling, predict_each
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
 
@@ -21,47 +21,52 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """Predict labels for files or texts, or generate text, with a run's best checkpoint."""
+    """Predict labels of image files or texts, or generate text, with a run's best checkpoint."""
     tyro.cli(command, prog=program, args=arguments)
 
 
 def command(
-    items: tyro.conf.Positional[tuple[str, ...]],
+    items: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(help_behavior_hint="(optional with --from-file)"),
+    ],
     workdir: Path,
     sampling: Annotated[Sampling, tyro.conf.arg(name="")],
+    beam_search: Annotated[BeamSearch, tyro.conf.arg(name="")],
     from_file: str | None = None,
     to: Path | None = None,
     config: RunConfigFile = None,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Predict labels for files or texts, or generate text, with a run's best checkpoint.
+    """Predict labels of image files or texts, or generate text, with a run's best checkpoint.
 
-    Items that cannot be read are listed at the end (exit code 2); all others are predicted.
+    Inputs that cannot be read are skipped and listed at the end (exit code 2).
 
     Args:
-        items: Image files and folders of them, or texts, as in the run's data.
-        workdir: Folder of the run.
-        sampling: Sampling of a language model.
-        from_file: File with a text or the name of an image file on each line; - for stdin.
-        to: File (.csv or .jsonl) for the predictions, which are then not printed.
+        items: Image files, folders of images, or texts, of the same kind as the run's data.
+        workdir: Run directory.
+        sampling: Sampling options for language models.
+        beam_search: Beam search options for encoder-decoder models.
+        from_file: File with one text or image file name per line; - for standard input.
+        to: Output file (.csv or .jsonl), instead of printing the predictions.
         json_output: Print JSON, one object per line, with all probabilities.
     """
     if json_output and to is not None:
-        raise UserError("predict takes --json to print or --to to write a file, not both")
+        raise UserError("predict takes either --json (prints) or --to (writes a file), not both")
     path = None if to is None else output_file(to, SUFFIXES)
     if not items and from_file is None:
-        raise UserError("predict needs at least one file or text, or --from-file")
+        raise UserError("predict needs at least one image file or text, or --from-file")
     run = restore(workdir, load_run_config(config))
     _hint_at_files(items, run)
     given = [*items, *([] if from_file is None else read_items(from_file))]
-    unreadable: list[Unreadable] = []
+    unreadable: list[SkippedItem] = []
     total = 0
 
     def answers() -> Iterator[Answer]:
         nonlocal total
-        for one in predict_each(run, given, sampling=sampling):
+        for one in predict_each(run, given, sampling=sampling, beam_search=beam_search):
             total += 1
-            if isinstance(one, Unreadable):
+            if isinstance(one, SkippedItem):
                 unreadable.append(one)
             yield one
 
@@ -83,5 +88,5 @@ def _columns(run: RestoredRun) -> tuple[str, ...]:
 def _hint_at_files(items: Sequence[str], run: RestoredRun) -> None:
     if not run.transform.file_suffixes and (files := [x for x in items if os.path.isfile(x)]):
         _LOGGER.warning(
-            "%s is taken as a text; to predict the lines of that file, use --from-file", files[0]
+            "%s is treated as text; use --from-file to predict each line of the file", files[0]
         )

@@ -1,4 +1,4 @@
-"""Predictions as a person or a program reads them, on the terminal or in a file."""
+"""Output of predictions as tables, text, CSV and JSON."""
 
 import csv
 import dataclasses
@@ -13,19 +13,19 @@ from rich.table import Table
 from flaxdl.data.class_folders import printable
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.outputs import writing
-from flaxdl.runs.items import Unreadable
-from flaxdl.runs.prediction import Prediction, Writing
+from flaxdl.runs.items import SkippedItem
+from flaxdl.runs.prediction import Generation, Prediction
 
-_WIDEST = 1_000_000  # characters of a line that is not for a terminal
+_UNLIMITED_WIDTH = 1_000_000  # characters per line if the output is not a terminal
 SUFFIXES = (".csv", ".jsonl")
 
-Answer = Prediction | Writing | Unreadable
+Answer = Prediction | Generation | SkippedItem
 
 
 def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
-    """Prints texts as they are, and labels as a table; or one JSON object a line.
+    """Prints generated texts unchanged and predicted labels as a table, or both as JSON Lines.
 
-    What has no prediction is only part of the JSON.
+    Items that could not be read are included only in JSON Lines.
     """
     table = Table()
     for title in ("input", "label", "probability", "otherwise"):
@@ -33,38 +33,39 @@ def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
     for one in found:
         if as_json:
             print(json.dumps(_record(one)))
-        elif isinstance(one, Writing):
+        elif isinstance(one, Generation):
             print(one.text)
         elif isinstance(one, Prediction):
             (label, probability), *others = one.probabilities.items()
-            rest = ", ".join(f"{name} {share:.1%}" for name, share in others[:2])
+            rest = ", ".join(f"{name} {other:.1%}" for name, other in others[:2])
             table.add_row(printable(one.item), label, f"{probability:.1%}", rest)
     if table.row_count:
         print_table(table)
 
 
 def print_table(table: Table) -> None:
-    """Prints a table, on a terminal as wide as that, and elsewhere with nothing cut or wrapped."""
+    """Prints a table that fits the terminal; piped output is neither truncated nor wrapped."""
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = _WIDEST
+        console.width = _UNLIMITED_WIDTH
     console.print(table)
 
 
 def write_answers(found: Iterable[Answer], path: Path, columns: Sequence[str]) -> None:
-    """Writes predictions to a CSV or JSON Lines file, whole or not at all.
+    """Writes predictions to a CSV or JSON Lines file, atomically.
 
     Args:
-        found: the predictions, which are written one by one.
-        path: the file, with one of `SUFFIXES`.
-        columns: of a CSV file; JSON Lines have everything, such as the probability of each class.
+        found: predictions, consumed one at a time.
+        path: path of the file, with a suffix from `SUFFIXES`.
+        columns: columns of a CSV file; JSON Lines files contain all fields, such as the probability
+            of each class.
 
     Raises:
         UserError: if the file cannot be written.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not every name of a file is Unicode.
+        # File names need not be valid Unicode.
         with (
             atomic_write(path) as new,
             new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,

@@ -1,4 +1,4 @@
-"""`report`: an HTML page about a run, or several runs side by side."""
+"""`report`: an HTML report of a run, or a comparison of several."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,18 +11,18 @@ from flaxdl.report import write as reporting
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """Write an HTML report about one or more runs."""
+    """Write an HTML report of a run, or a comparison of several."""
     tyro.cli(command, prog=program, args=arguments)
 
 
 def command(
     workdir: tuple[Path, ...], to: Path | None = None, config: RunConfigFile = None
 ) -> None:
-    """Write an HTML report about a run, or about several side by side; it needs no network.
+    """Write an HTML report of a run, or a comparison of several; the page works offline.
 
     Args:
-        workdir: Folders of the runs.
-        to: File to write; by default, for one run, report.html in its folder.
+        workdir: Run directories.
+        to: Output file; for a single run, report.html in the run directory by default.
     """
     path = None if to is None else output_file(to, (".html", ".htm"))
     print(f"wrote {reporting.write_report(workdir, path, config=load_run_config(config))}")

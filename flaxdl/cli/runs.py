@@ -14,7 +14,7 @@ from flaxdl.training.writers.console import describe
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """List the runs in a folder: date, state, scores, and the settings in which they differ."""
+    """List the runs in a folder, with their date, state, scores and differing settings."""
     tyro.cli(command, prog=program, args=arguments)
 
 
@@ -24,8 +24,8 @@ def command(
 ) -> None:
     """List the runs in a folder and its subfolders, newest first.
 
-    The scores are those on the test split, or the best so far on the validation split. Settings
-    are shown if they differ between runs of the same model and kind of data.
+    Scores are those on the test split or, without them, the best ones so far on the validation
+    split. Settings are shown if they differ between runs with the same model class and data source.
 
     Args:
         folder: Folder to search.

@@ -1,4 +1,4 @@
-"""`train`: trains a model from a config file and flags."""
+"""`train`: trains a model from a config file; flags override its fields."""
 
 import hashlib
 import re
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import rich
 import tyro
 
 from flaxdl import run
@@ -14,12 +13,11 @@ from flaxdl.analysis.learning_rate import find_learning_rate
 from flaxdl.analysis.profiling import profile
 from flaxdl.analysis.trial import dry_run
 from flaxdl.cli.config_file import ConfigArguments, config_file
-from flaxdl.cli.printing import print_answers
+from flaxdl.cli.configs import print_configs
+from flaxdl.cli.printing import print_answers, print_table
 from flaxdl.config import Config
-from flaxdl.config_files import list_configs
-from flaxdl.errors import UserError
 from flaxdl.runs.config_json import differences, to_json
-from flaxdl.runs.prediction import predict_with
+from flaxdl.runs.prediction import predict_with_run
 from flaxdl.runs.setup import set_up
 from flaxdl.runs.summary import summarize
 from flaxdl.training.distributed.cluster import Distributed
@@ -27,51 +25,59 @@ from flaxdl.training.distributed.collectives import is_first
 from flaxdl.training.tasks import LanguageModeling
 from flaxdl.training.writers.console import describe
 
-# Changed fields are hashed in this order, not that of Config, so that the same command finds its
-# run in a later version too. New fields go to the end.
+# Overridden fields are hashed in this order rather than in the order of Config, so that the same
+# command finds its run in later versions too. Append new fields at the end.
 _HASH_ORDER = (
     *("model", "data", "transform", "task", "init", "optimizer", "freeze", "freeze_epochs"),
     *("batch_size", "accumulate_steps", "epochs", "train_fraction", "overfit_batches"),
     *("precision", "seed", "evaluate_every", "log_every", "selection", "keep_checkpoints"),
-    *("max_bad_steps", "rewind"),
+    *("max_bad_steps", "spike_recovery", "repeated_augmentation", "ema"),
 )
 
 
 @dataclass(frozen=True)
 class TrainArguments(ConfigArguments):
-    """Train a model from a config file. The same command resumes an interrupted run."""
+    """Train a model from a config file. The same command resumes an interrupted run.
+
+    Data is loaded in the background; worker processes (num_workers in PyTorch) are started
+    automatically if there are many files to decode.
+    """
 
     workdir: Path | None = None
-    """Folder of the run; by default runs/NAME, with a short hash of the changed fields, if any."""
+    """Run directory; by default, runs/NAME, with a short hash of the overridden fields, if any."""
     accept_changes: bool = False
-    """Resume even if config, data or metrics differ from those of the run; each difference is
-    logged."""
+    """Resume even if config, data or metrics differ from those the run started with; each
+    difference is logged."""
     find_learning_rate: bool = False
-    """Plot loss against learning rate instead of training; frozen parameters stay frozen."""
+    """Run a learning-rate range test instead of training: plot loss against learning rate. Frozen
+    parameters remain frozen."""
     dry_run: bool = False
-    """Build everything, train one step and evaluate once; only prepared data are saved."""
+    """Set up the run, train one step and evaluate once instead of training; no files are saved
+    except prepared data."""
     wandb: str | None = None
-    """Weights & Biases project to log metrics to as well; needs flaxdl[wandb]."""
+    """Weights & Biases project that metrics are also logged to; needs flaxdl[wandb]."""
     report: bool = True
-    """Write report.html at the end."""
+    """Write report.html at the end of the run."""
     profile: bool = False
-    """Trace a few steps into WORKDIR/profile and print the ten most expensive operations, instead
-    of training."""
+    """Profile a few training steps instead of training: write a trace to WORKDIR/profile and print
+    the most expensive modules."""
     distributed: Distributed = Distributed()
-    """How the processes of a run find each other, on a cluster that JAX does not recognize."""
+    """Connection of processes, for clusters that JAX does not detect automatically."""
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """Train a model from a config file (--config), or list the config files (--list)."""
+    """Train a model from a config file (--config), or list the configs (--list)."""
     if list(arguments) == ["--list"]:
-        _list_configs()
+        print_configs()
         return
     found = config_file(arguments)
     if found is None:
         print(
-            f"usage: {program} --config configs/NAME.py [--workdir DIR] [--FIELD VALUE ...]\n"
-            f"       {program} --config configs/NAME.py --help    every field, explained\n"
-            f"       {program} --list                             every config in configs/"
+            f"usage: {program} --config CONFIG [--workdir DIR] [--FIELD VALUE ...]\n"
+            f"       {program} --config CONFIG --help    all fields of the config\n"
+            f"       {program} --list                    all available configs\n"
+            "CONFIG is a name, such as digits_cnn, or a Python file.\n"
+            "To write a file of your own: flaxdl configs digits_cnn > mine.py"
         )
         raise SystemExit(0 if {"-h", "--help"} & set(arguments) else 2)
     file, config = found
@@ -81,13 +87,14 @@ def main(arguments: Sequence[str], program: str) -> None:
 
 
 def command(given: TrainArguments, workdir: Path) -> None:
-    """Trains in a workdir, or does what a flag asks for instead."""
+    """Trains in a run directory, or runs the range test, dry run or profile that a flag selects."""
     given.distributed.connect()
     if given.find_learning_rate:
         curve = find_learning_rate(given.config)
         if is_first():
-            found = f"{curve.steepest:.1e}; see {curve.draw(workdir)}"
-            print(f"steepest descent at --optimizer.learning-rate {found}")
+            print(f"--optimizer.learning-rate {curve.steepest:.1e}  (steepest descent)")
+            print(f"--optimizer.learning-rate {curve.tenth_of_minimum:.1e}  (minimum / 10)")
+            print(f"plot: {curve.draw(workdir)}")
         return
     if given.dry_run:
         _dry_run(given.config)
@@ -95,8 +102,11 @@ def command(given: TrainArguments, workdir: Path) -> None:
     if given.profile:
         found = profile(given.config, workdir)
         if is_first():
-            rich.print(found.table())
-            print(f"the whole trace is in {found.folder}")
+            print_table(found.table())
+            print(f"trace: {found.folder}")
+            print(f"To open it: tensorboard --logdir {found.folder}")
+            print("(after pip install tensorboard xprof), or load its .trace.json.gz in")
+            print("https://ui.perfetto.dev")
         return
     result = run.train(
         given.config,
@@ -107,7 +117,7 @@ def command(given: TrainArguments, workdir: Path) -> None:
     )
     task = given.config.task
     if isinstance(task, LanguageModeling) and task.prompt is not None:
-        written = predict_with(result.run, [task.prompt])
+        written = predict_with_run(result.run, [task.prompt])
         if is_first():
             print_answers(written)
 
@@ -121,14 +131,6 @@ def _dry_run(config: Config) -> None:
             print(f"{split:<10}  {describe(metrics)}")
     if is_first():
         print("dry run passed; nothing was saved")
-
-
-def _list_configs() -> None:
-    summaries = list_configs(Path("configs"))
-    if not summaries:
-        raise UserError(f"there is no config file in {Path('configs').absolute()}")
-    for path, line in summaries.items():
-        print(f"{path:<40}  {line}")
 
 
 def _default_workdir(file: Path, original: Config, config: Config) -> Path:

@@ -1,14 +1,19 @@
-"""`visualize`: a figure of what a run's best checkpoint computes for an input."""
+"""`visualize`: figures of the weights and activations of a run's best checkpoint."""
 
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from flaxdl.analysis import visualization
 from flaxdl.cli.config_file import RunConfigFile, load_run_config
 from flaxdl.filesystem.outputs import output_file, writing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def main(arguments: Sequence[str], program: str) -> None:
@@ -20,22 +25,48 @@ def command(
     workdir: Path,
     what: visualization.What,
     item: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(name="INPUT")] = None,
+    layer: str | None = None,
+    class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None,
     to: Path | None = None,
     config: RunConfigFile = None,
 ) -> None:
-    """Plot what a run's best checkpoint computes for an image file or a text.
+    """Plot filters, activations or explanations of a run's best checkpoint for one input.
 
     Args:
-        workdir: Folder of the run.
-        what: Weights of the first convolution (filters), activations of each layer (features),
-            pixels that a unit depends on (receptive-field), attention weights (attention), what
-            the prediction depends on, by gradients (saliency) or by the last feature maps
-            (grad-cam), or the states of a recurrent network (hidden-state).
-        item: Image file or text, as in the run's data; not needed for filters.
-        to: PNG file to write; by default WHAT.png in the run's folder.
+        workdir: Run directory.
+        what: Kind of figure: filters (weights of the first convolution), features (feature maps of
+            each layer), receptive-field (pixels that the center unit of each layer depends on),
+            attention (attention weights), saliency (input gradients of the prediction), grad-cam
+            (class activation map of the last feature maps), hidden-state (states of a recurrent
+            network).
+        item: Image file or text, of the same kind as the run's data; not needed for filters.
+        layer: Name of a single layer to plot, such as layer4. For grad-cam, the layer with the
+            feature maps, by default the last. For filters, the convolution, by default the first.
+        class_name: Class that saliency and grad-cam explain; by default, the predicted class.
+        to: Output file (.png); by default, WHAT.png in the run directory.
     """
     path = output_file(to or workdir / f"{what}.png", (".png",))
-    figure = visualization.visualize(workdir, item, what, config=load_run_config(config))
+    figure = visualization.visualize(
+        workdir,
+        item,
+        what,
+        layer=layer,
+        class_name=class_name,
+        config=load_run_config(config),
+    )
     with writing(path):
-        figure.savefig(path, format="png")
+        _save(figure, path)
     print(f"wrote {path}")
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    """Saves a figure, with one warning for all characters that the font lacks."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(path, format="png")
+    missing = [one for one in caught if "missing from font" in str(one.message)]
+    if missing:
+        print("characters that the font of the figure lacks are drawn as boxes", file=sys.stderr)
+    for one in caught:
+        if one not in missing:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

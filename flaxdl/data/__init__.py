@@ -1,32 +1,43 @@
-"""Where examples come from, and how they become batches of fixed shape on the host.
+"""Data sources, transforms and input pipelines that run on the host.
 
-Sources load splits, transforms turn raw examples into what a model takes, the pipeline makes
-batches. Nothing here knows a model or how it is trained.
+Sources load splits, transforms turn raw examples into model inputs, and the pipeline makes batches
+of fixed shape. Nothing here depends on a model or on the training loop.
 """
 
 from flaxdl.data.arrays import Arrays
+from flaxdl.data.auto_augment import AutoAugment
 from flaxdl.data.dataset import ArrayDataset, Dataset
 from flaxdl.data.dates import Dates
 from flaxdl.data.documents import Documents
 from flaxdl.data.image_folder import ImageFolder
+from flaxdl.data.image_operations import Augmentation
 from flaxdl.data.images import ImageRows, Images
+from flaxdl.data.masked_text import MaskedText
 from flaxdl.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from flaxdl.data.source import Source, Splits, share_of
+from flaxdl.data.rand_augment import RandAugment
+from flaxdl.data.reversed_strings import ReversedStrings
+from flaxdl.data.source import Source, Splits, take_fraction
 from flaxdl.data.text import Text
 from flaxdl.data.text_pairs import TextPairs
 from flaxdl.data.text_table import TextTable
 from flaxdl.data.tfds import Tfds
 from flaxdl.data.transforms import Transform
+from flaxdl.data.trivial_augment import TrivialAugmentWide
 
 __all__ = [
     "ArrayDataset",
     "Arrays",
+    "Augmentation",
+    "AutoAugment",
     "Dataset",
     "Dates",
     "Documents",
     "ImageFolder",
     "ImageRows",
     "Images",
+    "MaskedText",
+    "RandAugment",
+    "ReversedStrings",
     "Source",
     "Splits",
     "Text",
@@ -34,8 +45,9 @@ __all__ = [
     "TextTable",
     "Tfds",
     "Transform",
+    "TrivialAugmentWide",
     "evaluation_batches",
-    "share_of",
     "steps_per_epoch",
+    "take_fraction",
     "training_batches",
 ]

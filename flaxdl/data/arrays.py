@@ -1,4 +1,4 @@
-"""A user's own arrays, of any rank: images, spectrograms, time series."""
+"""Source for NumPy arrays of any rank: images, spectrograms, time series."""
 
 import hashlib
 import re
@@ -13,7 +13,7 @@ from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.labels import as_classes
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.data.texts import add_to_digest, as_texts
-from flaxdl.data.values import check_finite, warn_of_shared_examples
+from flaxdl.data.values import check_finite, warn_about_shared_examples
 from flaxdl.errors import UserError
 from flaxdl.filesystem.paths import local_path
 
@@ -31,28 +31,32 @@ _FIELD_WORDS = {
 
 @dataclass(frozen=True)
 class Arrays(Source):
-    """Arrays named after split and field: `train_inputs`, `train_label`, `test_inputs`, ...
+    """Arrays named by split and field: `train_inputs`, `train_label`, `test_inputs`, ...
 
-    Integer labels [N] are classes 0 to K - 1, called by the array `classes` where there is one and
-    by their numbers otherwise; texts [N] are classes as well, in their order in the alphabet.
-    Whatever else a split has, as `train_lengths`, goes to the model by keyword. Without
-    `validation_inputs`, a part of the training split is held out. Write such a file with
-    `numpy.savez("data.npz", train_inputs=..., train_label=..., ...)`.
+    Integer labels [N] are classes 0 to K - 1, named by the array `classes` if there is one and by
+    their numbers otherwise; string labels [N] are classes in alphabetical order. All other fields
+    of a split, such as `train_lengths`, are passed to the model as keyword arguments. Without
+    `validation_inputs`, part of the training split is held out for validation. Such a file can be
+    written by `numpy.savez("data.npz", train_inputs=..., train_label=..., ...)`.
     """
 
     path: str
-    """The .npz file."""
+    """Path of the .npz file."""
     validation_fraction: float = 0.1
-    """Share of the training split that is held out where the file has no validation split."""
+    """Fraction of the training split held out for validation if the data has no such split."""
     arrays: Any = field(default=None, repr=False, compare=False)
-    """The arrays themselves, where they are in memory and `path` is their fingerprint."""
+    """In-memory arrays by name, set by `from_memory`; `path` is then a hash of their content."""
 
     @classmethod
     def from_memory(cls, *, validation_fraction: float = 0.1, **arrays: Any) -> "Arrays":
-        """Makes a source of arrays in memory, under the names that they would have in a file.
+        """Makes a source from arrays in memory, named as in a file.
 
-        Example:
-            Arrays.from_memory(train_inputs=x, train_label=y, test_inputs=u, test_label=v)
+        >>> source = flaxdl.data.Arrays.from_memory(
+        ...     train_inputs=np.zeros((40, 8, 8, 3), np.uint8), train_label=np.arange(40) % 4
+        ... )
+        >>> splits = source.load(seed=0)
+        >>> len(splits.train), len(splits.validation)
+        (36, 4)
         """
         copies = {name: _plain(name, array) for name, array in arrays.items()}
         digest = hashlib.sha256()
@@ -69,7 +73,8 @@ class Arrays(Source):
         """Reads and checks the arrays.
 
         Raises:
-            UserError: naming the file and the array that is missing, misnamed, empty or wrong.
+            UserError: if an array is missing, misnamed, empty or invalid; the message names the
+                file and the array.
         """
         arrays = self.arrays if self.arrays is not None else _read(self.path)
         arrays = {name: _with_plain_texts(name, array) for name, array in arrays.items()}
@@ -102,7 +107,7 @@ class Arrays(Source):
         if missing:
             others = [_hint(name, missing) for name in arrays if name not in needed]
             raise UserError(
-                f"{self.path} lacks {', '.join(missing)}; it has {', '.join(sorted(arrays))}"
+                f"{self.path} lacks {', '.join(missing)}; it contains {', '.join(sorted(arrays))}"
                 + next(filter(None, others), "")
             )
 
@@ -110,7 +115,7 @@ class Arrays(Source):
 def _datasets(
     arrays: Mapping[str, np.ndarray], names: np.ndarray | None
 ) -> tuple[dict[str, ArrayDataset], tuple[str, ...] | None]:
-    """The splits, and the names of the classes where labels are classes."""
+    """Returns the datasets by split, and the class names (None if labels are not classes)."""
     datasets = {}
     for split in _SPLITS:
         keys = {key.removeprefix(f"{split}_"): key for key in arrays if key.startswith(f"{split}_")}
@@ -122,8 +127,8 @@ def _datasets(
     for split, dataset in datasets.items():
         fields = dataset.arrays() | {"label": classes.labels[f"{split}_label"]}
         datasets[split] = ArrayDataset(fields, names={x: f"{split}_{x}" for x in fields})
-    datasets["train"].class_fault = classes.fault
-    warn_of_shared_examples({f"{split}_inputs": arrays[f"{split}_inputs"] for split in datasets})
+    datasets["train"].label_error = classes.error
+    warn_about_shared_examples({f"{split}_inputs": arrays[f"{split}_inputs"] for split in datasets})
     return datasets, classes.names
 
 
@@ -150,7 +155,7 @@ def _class_names(names: np.ndarray) -> list[str]:
 
 
 def _plain(name: str, values: Any) -> np.ndarray:
-    """A NumPy array of its own; texts are Python strings, which may be of any length."""
+    """Copies values to a NumPy array; text becomes an object array of Python strings."""
     if isinstance(values, list | tuple) and any(isinstance(v, str | bytes) for v in values):
         return as_texts(values, name)
     try:
@@ -158,7 +163,7 @@ def _plain(name: str, values: Any) -> np.ndarray:
     except ValueError as error:  # rows of different shapes
         raise UserError(f"{name} must be one array: {error}") from error
     if array.dtype == object and all(isinstance(v, int | float | np.number) for v in array.flat):
-        array = np.array(array.tolist())  # numbers in a column of pandas, for instance
+        array = np.array(array.tolist())  # e.g. numbers in a pandas column
     return _with_plain_texts(name, array)
 
 
@@ -171,13 +176,15 @@ def _with_plain_texts(name: str, array: Any) -> np.ndarray:
 
 def _read(path: str) -> dict[str, np.ndarray]:
     if path.startswith("memory:"):
-        raise UserError(f"{path} was in memory when the run was made; give the arrays again")
+        raise UserError(
+            f"{path}: the arrays of this run were in memory and are not stored; pass them again"
+        )
     try:
         with local_path(path).open("rb") as file:
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 raise UserError(
-                    "it holds a single array; numpy.savez writes several by name, as in "
+                    "it contains a single unnamed array; save named arrays with "
                     "numpy.savez('data.npz', train_inputs=..., train_label=...)"
                 )
             with content as arrays:
@@ -189,9 +196,9 @@ def _read(path: str) -> dict[str, np.ndarray]:
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    """The end of a message about an array of another name, as in `; did you mean 'train_inputs'?`
+    """Returns a suggestion for a misnamed array, such as `; did you mean 'train_inputs'?`
 
-    Names such as `x_train` are understood.
+    Recognizes common names such as `x_train`; otherwise, suggests the nearest name in `known`.
     """
     words = set(re.split(r"[^a-z]+", name.lower()))
     splits = [split for split, others in _SPLIT_WORDS.items() if words & {split, *others}]

@@ -1,4 +1,4 @@
-"""Examples by class and split, and whether a split is large enough to choose by."""
+"""Example counts per class and split, with warnings about missing classes and small splits."""
 
 import logging
 
@@ -7,13 +7,13 @@ import numpy as np
 from flaxdl.data.source import Splits
 
 _LOGGER = logging.getLogger(__name__)
-_FEW_EXAMPLES = 100  # of which accuracy moves in steps of 1 %
+_FEW_EXAMPLES = 100  # with fewer, accuracy changes in steps above 1%
 _SHOWN_CLASSES = 10
 _SHOWN_LETTERS = 40
 
 
 def class_counts(splits: Splits) -> dict[str, np.ndarray]:
-    """The number of examples of each class, int[K], by split whose labels are known."""
+    """Returns the number of examples per class, int[K], for each split with known labels."""
     if splits.classes is None:
         return {}
     datasets = {"train": splits.train, "validation": splits.validation, "test": splits.test}
@@ -26,10 +26,10 @@ def class_counts(splits: Splits) -> dict[str, np.ndarray]:
 
 
 def describe(splits: Splits) -> str | None:
-    """A line such as `train / validation by class: cat 80 / 9, dog 120 / 14`.
+    """Returns a line such as `train / validation by class: cat 80 / 9, dog 120 / 14`.
 
-    Of many classes there are only the smallest and the largest numbers. None where labels are no
-    classes, or not known without reading every example.
+    With more than 10 classes, the line contains only the smallest and the largest count. Returns
+    None if labels are not classes, or if getting them requires reading every example.
     """
     counts = class_counts(splits)
     if not counts:
@@ -45,12 +45,12 @@ def describe(splits: Splits) -> str | None:
     )
 
 
-def warn_of_few_examples(splits: Splits, *, by_class: bool) -> None:
-    """Warns of classes that cannot be learned, and of a validation split too small to choose by.
+def warn_about_few_examples(splits: Splits, *, by_class: bool) -> None:
+    """Warns about missing classes and about a small validation split.
 
     Args:
-        splits: the data.
-        by_class: whether classes are learned, so that each needs examples.
+        splits: the datasets to check.
+        by_class: True for classification, where each class needs examples.
     """
     counts = class_counts(splits) if by_class else {}
     classes = splits.classes or ()
@@ -70,13 +70,14 @@ def warn_of_few_examples(splits: Splits, *, by_class: bool) -> None:
         faults += [f"lacks {missing}"] if missing else []
     if faults:
         _LOGGER.warning(
-            "the validation split %s, so the choice of the best checkpoint is noisy",
+            "the validation split %s, so model selection will be noisy; a larger one, such as by "
+            "--data.validation-fraction, would help",
             " and ".join(faults),
         )
 
 
 def _missing(classes: tuple[str, ...], is_missing: np.ndarray) -> str:
-    """Names of the missing classes, as in `2 of 5 classes (cat, dog)`; empty if there are none."""
+    """Returns text such as `2 of 5 classes (cat, dog)`, or "" if no class is missing."""
     names = [classes[number] for number in np.flatnonzero(is_missing)]
     if not names:
         return ""
@@ -90,6 +91,6 @@ def _range(low: int, high: int) -> str:
 
 
 def _shown(name: str) -> str:
-    """A name on one line, cut if it is long."""
+    """Returns a name on one line, truncated if it is long."""
     name = " ".join(name.split())
     return name if len(name) <= _SHOWN_LETTERS else f"{name[: _SHOWN_LETTERS - 3]}..."

@@ -1,8 +1,8 @@
-"""Walking folders of images: what is an image, what is not used, and under which name.
+"""Finds the images of each class in an image folder and counts unused files.
 
-Names are compared in Unicode's composed form (NFC), so that a folder that was copied from one
-system to another gives the same classes and splits. Hidden files and folders, those that operating
-systems make, and workdirs of runs are no data.
+Names are compared in Unicode normalization form C (NFC), so that a folder copied from one system
+to another gives the same classes and splits. Hidden files and folders, those created by operating
+systems, and workdirs of runs are ignored.
 """
 
 import logging
@@ -29,7 +29,7 @@ _SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 _WORKDIR_FOLDERS = frozenset(("checkpoints", "events", "profile"))
 _SUFFIXES_OF_0_1_0 = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _IMAGE = "image"
-_SHOWN_FOLDERS = 20  # of those with files that are not used
+_SHOWN_FOLDERS = 20  # in the warning about unused files
 
 
 class ImageFile(NamedTuple):
@@ -37,65 +37,65 @@ class ImageFile(NamedTuple):
 
     path: str
     name: str
-    """Its class folder and its place below, as in `cat/2023/1.png`, in NFC."""
+    """Path in NFC that starts with the class folder, such as `cat/2023/1.png`."""
 
     @property
     def name_in_0_1_0(self) -> str | None:
-        """Its name for flaxdl 0.1.0; None if that did not read it."""
+        """Name of the image in flaxdl 0.1.0; None if that version did not read it."""
         name = "/".join(self.path.split(os.sep)[-2:])
         suffix = os.path.splitext(name)[1].lower()
-        is_read = composed(name) == self.name and suffix in _SUFFIXES_OF_0_1_0
+        is_read = to_nfc(name) == self.name and suffix in _SUFFIXES_OF_0_1_0
         return name if is_read else None
 
 
 @dataclass
 class Contents:
-    """Images, folders and unused files below a class folder."""
+    """Images, subfolders and unused files of a class folder."""
 
     images: list[ImageFile] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
-    """Names of the folders directly below."""
+    """Names of the immediate subfolders, in NFC."""
     unused: Counter[str] = field(default_factory=Counter)
-    """Kind, such as `.heic` or `broken links`, and the number of files."""
+    """Number of unused files of each kind, such as `.heic` or `broken links`."""
 
 
-class Unused:
-    """Files and folders that are not used, to be named once and together."""
+class UnusedFiles:
+    """Unused files and folders, reported in one warning."""
 
     def __init__(self, root: str):
         self._root = root
         self._lines: list[str] = []
 
     def add(self, folder: str, what: str | Counter[str]) -> None:
-        """Notes what is not used in a folder: in words, or the number of files of each kind."""
+        """Records the unused content of a folder, as a description or as file counts by kind."""
         if what:
             place = os.path.relpath(folder, self._root)
-            said = what if isinstance(what, str) else counted(what)
-            self._lines.append(said if place == "." else f"{printable(place)}: {said}")
+            text = what if isinstance(what, str) else format_counts(what)
+            self._lines.append(text if place == "." else f"{printable(place)}: {text}")
 
     def add_loose_images(self, folder: str) -> None:
-        """Notes the images that lie directly in a folder of folders."""
+        """Records the images in a folder of class folders that are not in a class folder."""
         if count := count_loose_images(folder):
             self.add(folder, f"images outside class folders: {count:,}")
 
     def warn(self) -> None:
-        """Logs everything that was noted."""
+        """Logs one warning with the recorded entries, if there are any."""
         if self._lines:
             more = len(self._lines) - _SHOWN_FOLDERS
             shown = self._lines[:_SHOWN_FOLDERS] + [f"and {more} more folders"] * (more > 0)
-            _LOGGER.warning("not used in %s:\n  %s", printable(self._root), "\n  ".join(shown))
+            _LOGGER.warning("unused in %s:\n  %s", printable(self._root), "\n  ".join(shown))
 
 
 def find_images(folder: str) -> Contents:
-    """Finds the images below a class folder, at any depth, in the order of their names.
+    """Finds the images in a class folder, at any depth, sorted by name.
 
-    Links are followed, but no folder is read twice, nor one that contains the class folder.
+    Symbolic links are followed, except to folders already visited and parents of the class folder.
 
     Raises:
         OSError: if a folder cannot be read.
     """
     contents = Contents()
-    # Links come last, so that a folder is read under its own name if that is below as well.
+    # Links are visited last, so that images of a folder inside the class folder keep their paths.
     pending = deque([(folder, os.path.basename(folder))])
     seen = {_identity(str(parent)) for parent in Path(folder).absolute().parents}
     while pending:
@@ -114,9 +114,9 @@ def find_images(folder: str) -> Contents:
                 if is_data_folder(entry.name):
                     (pending.append if entry.is_symlink() else pending.appendleft)(below)
                     if path == folder:
-                        contents.folders.append(composed(entry.name))
+                        contents.folders.append(to_nfc(entry.name))
             elif (kind := _kind(entry)) == _IMAGE:
-                contents.images.append(ImageFile(entry.path, composed(below[1])))
+                contents.images.append(ImageFile(entry.path, to_nfc(below[1])))
             elif kind is not None:
                 contents.unused[kind] += 1
     contents.images.sort(key=lambda image: image.name.split("/"))
@@ -124,7 +124,7 @@ def find_images(folder: str) -> Contents:
 
 
 def folders_in(folder: str) -> list[str]:
-    """Names of the folders that may be classes or splits, in the order of their composed forms.
+    """Lists the folders that may be classes or splits, sorted by their names in NFC.
 
     Raises:
         OSError: if the folder cannot be read.
@@ -136,11 +136,11 @@ def folders_in(folder: str) -> list[str]:
         for entry in entries
         if is_data_folder(entry.name) and entry.name not in skipped and _is_folder(entry)
     )
-    return sorted(names, key=composed)
+    return sorted(names, key=to_nfc)
 
 
 def count_loose_images(folder: str) -> int:
-    """The number of images that lie directly in a folder of folders."""
+    """Returns the number of images in a folder of class folders that are not in a class folder."""
     entries = _entries(folder)
     if _is_workdir(entries):
         return 0
@@ -148,28 +148,28 @@ def count_loose_images(folder: str) -> int:
 
 
 def is_data_folder(name: str) -> bool:
-    """Returns whether a folder of this name may hold data, being neither hidden nor a system's."""
+    """Returns False for names of hidden folders and of folders created by operating systems."""
     return not name.startswith(".") and name.casefold() not in _SYSTEM_FOLDERS
 
 
-def composed(name: str) -> str:
-    """A name in NFC, whichever form a file system gives it."""
+def to_nfc(name: str) -> str:
+    """Normalizes a name to NFC, since file systems differ in the Unicode form they return."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def printable(name: str) -> str:
-    """A name with its bytes that are no UTF-8 as in `caf\\xe9`, so that it can be written."""
+    """Escapes the bytes of a file name that are not valid UTF-8, as in `caf\\xe9`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def counted(kinds: Counter[str]) -> str:
-    """Kinds and how many there are, as in `.heic: 2, .txt: 1`."""
+def format_counts(kinds: Counter[str]) -> str:
+    """Formats file counts by kind, as in `.heic: 2, .txt: 1`."""
     ordered = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
     return ", ".join(f"{printable(kind)}: {count:,}" for kind, count in ordered)
 
 
-def listed(names: Iterable[str], most: int = 10) -> str:
-    """Names, of which the first so many are shown."""
+def format_names(names: Iterable[str], most: int = 10) -> str:
+    """Formats the first `most` names and the number of the remaining ones."""
     names = [printable(name) for name in names]
     more = [f"{len(names) - most:,} more"] if len(names) > most else []
     return ", ".join([*names[:most], *more])
@@ -189,7 +189,7 @@ def _is_workdir(entries: Iterable[os.DirEntry[str]]) -> bool:
     paths = {entry.name: entry.path for entry in entries if not entry.name.startswith(".")}
     if "config.json" in paths:
         return bool(paths.keys() & {"checkpoints", "metrics.jsonl"})
-    # What --find-learning-rate and --profile leave before a run begins.
+    # Files that --find-learning-rate and --profile write before a run starts.
     if not paths or not paths.keys() <= {"learning_rate.png", "profile"}:
         return False
     return "profile" not in paths or os.path.isdir(os.path.join(paths["profile"], "plugins"))
@@ -198,12 +198,12 @@ def _is_workdir(entries: Iterable[os.DirEntry[str]]) -> bool:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 
 def _kind(entry: os.DirEntry[str]) -> str | None:
-    """The kind under which a file is counted; None for files that are never data."""
+    """Returns the kind that a file is counted as; None for files that are never data."""
     suffix = os.path.splitext(entry.name)[1].lower()
     if entry.name.startswith("._") or entry.name.casefold() in _SYSTEM_FILES:
         return None

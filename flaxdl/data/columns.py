@@ -1,4 +1,4 @@
-"""Finding the wanted columns of a table by their names."""
+"""Lookup of table columns by name."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from flaxdl.checks import did_you_mean
 from flaxdl.errors import UserError
 
-_MOST_SHOWN = 20
+_MAX_SHOWN = 20
 
 
 def find_columns(
@@ -16,16 +16,17 @@ def find_columns(
     names: Sequence[str],
     cause: Callable[[str], str] | None = None,
 ) -> list[int]:
-    """Returns the places of columns in a table; blanks at the ends of names do not matter.
+    """Returns the indices of table columns, ignoring whitespace around names.
 
     Args:
-        file: the table, for messages.
-        columns: the wanted names.
-        names: the names of the table's columns, in their order.
-        cause: gives the end of the message about a missing column; by default the nearest name.
+        file: path of the table, for error messages.
+        columns: names of the requested columns.
+        names: names of all columns of the table, in order.
+        cause: callable that takes the name of a missing column and returns text to append to the
+            error message; by default, a suggestion of the nearest name.
 
     Raises:
-        UserError: if a column is missing, or there are two of its name.
+        UserError: if a column is missing or its name is not unique.
     """
     plain = [_plain(name) for name in names]
     places = []
@@ -36,18 +37,20 @@ def find_columns(
                 break
         if not found:
             hint = did_you_mean(column, plain) if cause is None else cause(column)
-            raise UserError(f"{file} has the columns {_shown(plain)}, got {column!r}{hint}")
+            raise UserError(
+                f"{file} has no column {column!r}; its columns are {_shown(plain)}{hint}"
+            )
         if len(found) > 1:
             raise UserError(
-                f"{file} must have one column {column!r}, got {len(found)} of that name"
+                f"{file} must have one column {column!r}, has {len(found)} of that name"
             )
         places += found
     return places
 
 
 def _shown(names: Sequence[str]) -> str:
-    shown = [name if len(name) <= 60 else f"{name[:60]}..." for name in names[:_MOST_SHOWN]]
-    more = [f"{len(names) - _MOST_SHOWN:,} more"] if len(names) > _MOST_SHOWN else []
+    shown = [name if len(name) <= 60 else f"{name[:60]}..." for name in names[:_MAX_SHOWN]]
+    more = [f"{len(names) - _MAX_SHOWN:,} more"] if len(names) > _MAX_SHOWN else []
     return ", ".join(shown + more)
 
 

@@ -1,7 +1,8 @@
-"""Datasets: examples with random access, fetched many at a time.
+"""Datasets with random access to batches of examples.
 
-An example is a row of named arrays. `inputs` is what the model takes, `label` what it shall
-answer; any other name is handed to the model by keyword. N counts examples, n those asked for.
+An example is a row of named arrays: `inputs` is the model's input and `label` its target; all other
+arrays are passed to the model as keyword arguments. N: number of examples, n: number of requested
+examples.
 """
 
 from abc import ABC, abstractmethod
@@ -12,69 +13,75 @@ from typing import Any, Protocol
 import numpy as np
 
 from flaxdl.data import fingerprint
-from flaxdl.data.unreadable import Unreadable
+from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.errors import UserError
 
 _SAMPLED_VALUES = 2**22
 _SAMPLED_EXAMPLES = 256
-_SAMPLED_FILES = 16  # each takes up to 50 ms to decode
+_SAMPLED_FILES = 16  # decoding one takes up to 50 ms
 
 
 class Dataset(ABC):
-    """Examples 0 to N - 1, fetched by arrays of indices."""
+    """Base class of datasets: examples 0 to N - 1, fetched by arrays of indices."""
 
     in_memory = False
-    """Whether fetching is mere copying."""
+    """True if fetching examples only copies memory."""
     decodes_files = False
-    """Whether fetching keeps a processor busy, so that other processes may do it."""
-    unreadable: Unreadable | None = None
-    """Where examples that cannot be read are counted; they get weight 0 in `weight`."""
-    class_fault: str | None = None
-    """Why a classifier cannot learn the labels, if that is known beforehand."""
+    """True if fetching is CPU-bound, so that worker processes may speed it up."""
+    skipped: SkippedExamples | None = None
+    """Counter of unreadable examples; their `weight` in a batch is 0."""
+    label_error: str | None = None
+    """Reason why the labels cannot be classes; None if they can or if this is not yet known."""
     examples_in_0_1_0: int | None = None
-    """How many examples flaxdl 0.1.0, which recorded no numbers of them, would have found, where
-    its rules gave others."""
+    """Number of examples according to the rules of flaxdl 0.1.0, if it differs."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """N, the number of examples."""
+        """Returns N, the number of examples."""
 
     @abstractmethod
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Fetches the examples at `indices` (int[n]) as one new array [n, ...] per name."""
+        """Fetches the examples at `indices` (int[n]), as one new array [n, ...] per name."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Fetches all examples, which must fit into memory."""
+        """Fetches all examples; they must fit into memory."""
         return self.gather(np.arange(len(self)))
 
     def labels(self) -> np.ndarray | None:
-        """All labels [N], where they are known without reading every example."""
+        """Returns all labels [N], or None if getting them requires reading every example."""
         return self.arrays().get("label") if self.in_memory else None
 
     @property
     def fingerprint(self) -> str | None:
-        """A short text that other examples would not have; None if that is not known cheaply."""
+        """Short text that identifies the examples; None if it cannot be computed cheaply."""
         return None
 
     def name_of(self, field: str) -> str:
-        """The user's own name of a field, for messages."""
+        """Returns the user-facing name of a field, for messages."""
         return field
 
+    def example_name(self, index: int) -> str | None:
+        """Returns the file name of an example; None if it is not a file."""
+        return None
+
     def lengths(self) -> np.ndarray | None:
-        """How long examples are, int[N], where those of a batch shall be of similar length."""
+        """Returns the lengths of the examples, int[N]; None disables length bucketing."""
         return None
 
     def batch(self, indices: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Fetches `rows` (int[n]) of a batch, whose shapes may depend on all its `indices`."""
+        """Fetches the examples `indices[rows]` (rows: int[n]) of the batch `indices`.
+
+        Array shapes may depend on all indices of the batch, as with length bucketing.
+        """
         return self.gather(indices[rows])
 
 
 class ArrayDataset(Dataset):
-    """Arrays in memory, one row per example.
+    """Dataset of arrays in memory, one row per example.
 
     Args:
-        arrays: by the name of the field.
-        names: field → the user's own name of it, where that is another.
+        arrays: arrays [N, ...] by field name.
+        names: user-facing names by field name; by default, the field names.
 
     Raises:
         UserError: if the arrays differ in their number of rows.
@@ -94,24 +101,24 @@ class ArrayDataset(Dataset):
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Covers the values of all arrays, or a sample of large ones."""
+        """Fingerprint of all arrays; rows of arrays above 1 GiB are sampled."""
         return fingerprint.of_arrays(self._arrays)
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Fetches rows; millions a second for small images."""
+        """Fetches the examples at `indices` (int[n]) by indexing the arrays."""
         return {name: array[indices] for name, array in self._arrays.items()}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays themselves, not copied."""
+        """Returns the arrays without copying them."""
         return dict(self._arrays)
 
     def name_of(self, field: str) -> str:
-        """The user's own name of a field, for messages."""
+        """Returns the user-facing name of a field, for messages."""
         return self._names.get(field, field)
 
 
 class Records(Protocol):
-    """Records read from files, many at a time, as a TFDS data source reads them."""
+    """Protocol of a TFDS data source: records read from files in batches."""
 
     def __len__(self) -> int: ...
 
@@ -119,15 +126,16 @@ class Records(Protocol):
 
 
 class RecordDataset(Dataset):
-    """Records that stay in their files and are read and decoded when asked for.
+    """Dataset of records that are read from files and decoded on access.
 
     Args:
-        records: where the records are.
-        fields: name in the batch -> name in the record, as in `{"inputs": "image"}`.
-        num_classes: labels must be below it; None where labels are no classes.
-        sizes_differ: the inputs have different shapes, and come as an array of arrays.
-        where: name of the records in error messages, as in `split 'train' of mnist`.
-        version: text that other records would not have; None if that is unknown.
+        records: data source with random access.
+        fields: record keys by field name, as in `{"inputs": "image"}`.
+        num_classes: number of classes, used to check the labels; None if labels are not classes.
+        sizes_differ: True if inputs may differ in shape; they are returned as an object array of
+            arrays.
+        where: description of the records for error messages, such as `split 'train' of mnist`.
+        version: text that identifies the records; None if unknown.
     """
 
     decodes_files = True
@@ -154,7 +162,7 @@ class RecordDataset(Dataset):
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Covers the version that the records are known by, and which fields are read."""
+        """Fingerprint of `version` and `fields`; None without a version."""
         if self._version is None:
             return None
         return fingerprint.of_texts([self._version, str(sorted(self._fields.items()))])
@@ -185,14 +193,14 @@ class RecordDataset(Dataset):
         shapes = sorted({np.shape(value) for value in values})
         if len(shapes) > 1:
             raise UserError(
-                f"examples must have one shape, got {field} of shapes "
+                f"all examples must have the same shape, got {field} of shapes "
                 f"{' and '.join(str(list(shape)) for shape in shapes[:3])} in {self._where}"
             )
         return np.stack(values) if values else np.zeros(0)
 
 
 def sample(dataset: Dataset) -> dict[str, np.ndarray]:
-    """Fetches evenly spaced examples: at most 256, and fewer if they are large or files."""
+    """Fetches at most 256 evenly spaced examples, fewer if they are large or stored in files."""
     if dataset.in_memory:
         size = max(dataset.gather(np.arange(1))["inputs"].size, 1)
         count = min(max(_SAMPLED_VALUES // size, 1), _SAMPLED_EXAMPLES, len(dataset))
@@ -202,7 +210,7 @@ def sample(dataset: Dataset) -> dict[str, np.ndarray]:
 
 
 def rows(values: Sequence[np.ndarray]) -> np.ndarray:
-    """The arrays as they are, in an array of objects; `np.array` would stack equal shapes."""
+    """Returns an object array of the given arrays; `np.array` would stack arrays of one shape."""
     array = np.empty(len(values), object)
     for number, value in enumerate(values):
         array[number] = value
@@ -210,13 +218,13 @@ def rows(values: Sequence[np.ndarray]) -> np.ndarray:
 
 
 class Subset(Dataset):
-    """The examples of `dataset` at `indices`, in that order."""
+    """Dataset of the examples of `dataset` at `indices`, in that order."""
 
     def __init__(self, dataset: Dataset, indices: np.ndarray):
         self.in_memory = dataset.in_memory
         self.decodes_files = dataset.decodes_files
-        self.unreadable = dataset.unreadable
-        self.class_fault = dataset.class_fault
+        self.skipped = dataset.skipped
+        self.label_error = dataset.label_error
         self._dataset = dataset
         self._indices = indices
 
@@ -224,38 +232,42 @@ class Subset(Dataset):
         return len(self._indices)
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Fetches examples of the subset."""
+        """Fetches the examples at positions `indices` (int[n]) of the subset."""
         return self._dataset.gather(self._indices[indices])
 
     def labels(self) -> np.ndarray | None:
-        """The labels of the subset, where those of the whole are known."""
+        """Returns the labels of the subset, or None if those of the whole dataset are unknown."""
         labels = self._dataset.labels()
         return None if labels is None else labels[self._indices]
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Covers the whole dataset and which of its examples these are."""
+        """Fingerprint of the whole dataset and the indices; None if the former is None."""
         if self._dataset.fingerprint is None:
             return None
         whole = np.array(self._dataset.fingerprint)
         return fingerprint.of_arrays({"whole": whole, "indices": self._indices})
 
     def lengths(self) -> np.ndarray | None:
-        """The lengths of the subset, where those of the whole count."""
+        """Returns the lengths of the examples of the subset; None disables length bucketing."""
         lengths = self._dataset.lengths()
         return None if lengths is None else lengths[self._indices]
 
     def name_of(self, field: str) -> str:
-        """The user's own name of a field of the whole dataset."""
+        """Returns the user-facing name of a field, for messages."""
         return self._dataset.name_of(field)
 
+    def example_name(self, index: int) -> str | None:
+        """Returns the file name of an example of the subset."""
+        return self._dataset.example_name(int(self._indices[index]))
+
     def batch(self, indices: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Fetches rows of a batch of the subset."""
+        """Fetches the examples `indices[rows]` of the subset."""
         return self._dataset.batch(self._indices[indices], rows)
 
 
-class Numbers(Dataset):
-    """The numbers of examples, as `index`, in place of the examples."""
+class IndexDataset(Dataset):
+    """Dataset with a single field, `index`, for examples that are stored on the devices."""
 
     in_memory = True
 
@@ -266,18 +278,23 @@ class Numbers(Dataset):
         return self._count
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the indices."""
+        """Returns the indices as int32[n]."""
         return {"index": indices.astype(np.int32)}
 
 
 def class_labels(
     labels: np.ndarray, num_classes: int, *, where: str, numbers: np.ndarray
 ) -> np.ndarray:
-    """Returns integer labels as int32[n], checked to lie in 0..num_classes - 1.
+    """Returns integer labels as int32[n] after checking that they are in 0..num_classes - 1.
+
+    Args:
+        labels: integer labels [n].
+        num_classes: number of classes.
+        where: description of the labels' origin, for the error message.
+        numbers: example numbers of the labels, int[n], for the error message.
 
     Raises:
-        UserError: with the first label out of range, and where: `numbers`, int[n], are those of
-            the examples.
+        UserError: if a label is out of range; the message contains the first one and its number.
     """
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):

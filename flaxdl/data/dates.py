@@ -1,4 +1,4 @@
-"""Generated pairs of texts: dates in many styles, and the same dates as ISO 8601 writes them."""
+"""Generated text pairs: dates in many styles and the same dates in ISO 8601."""
 
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -9,7 +9,7 @@ from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.errors import UserError
 
-# Spelled out, since what `calendar` and `strftime` call them depends on the locale.
+# Spelled out because the names from `calendar` and `strftime` depend on the locale.
 _MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
@@ -35,35 +35,38 @@ STYLES = (
 
 @dataclass(frozen=True)
 class Dates(Source):
-    """`Friday, May 3rd, 1985` and `1985-05-03`: days of two centuries, each in one style.
+    """Pairs such as `Friday, May 3rd, 1985` and `1985-05-03`, for 1900 to 2099.
 
-    No day of the test is in the other splits. What is generated is always the same.
+    Each date is written in one style, and no test date is in another split. The generated dates do
+    not depend on the seed.
     """
 
     train: int = 20_000
-    """Dates to learn from, those that are held out included."""
+    """Number of training dates, including those held out for validation."""
     test: int = 2_000
-    """Dates that are looked at once."""
+    """Number of test dates, evaluated once, at the end of the run."""
     validation_fraction: float = 0.1
-    """Share of the training dates that is held out to choose by."""
+    """Fraction of the training dates held out for validation."""
 
     def load(self, seed: int) -> Splits:
-        """Generates the dates; `seed` decides which are held out.
+        """Generates the dates; `seed` determines which ones are held out for validation.
 
         Raises:
-            UserError: if there are not as many days, or one of the splits would be empty.
+            UserError: if more dates are requested than days exist, or if a split would be empty.
         """
         days = (_LAST - _FIRST).days + 1
         if not (self.train > 0 and self.test > 0 and self.train + self.test <= days):
             raise UserError(
-                f"train and test must be positive, and together at most {days:,} days, "
+                f"train and test must be positive and sum to at most {days:,} days, "
                 f"got {self.train} and {self.test}"
             )
         rng = np.random.default_rng(0)
         chosen = rng.permutation(days)[: self.train + self.test]
         styles = rng.integers(len(STYLES), size=len(chosen))
         dates = [_FIRST + timedelta(int(day)) for day in chosen]
-        written = [write(day, STYLES[style]) for day, style in zip(dates, styles, strict=True)]
+        written = [
+            format_date(day, STYLES[style]) for day, style in zip(dates, styles, strict=True)
+        ]
         pairs = {
             "inputs": np.array(written, dtype=object),
             "label": np.array([day.isoformat() for day in dates], dtype=object),
@@ -75,8 +78,8 @@ class Dates(Source):
         )
 
 
-def write(day: date, style: str) -> str:
-    """Writes a date out in English, in one of the `STYLES`."""
+def format_date(day: date, style: str) -> str:
+    """Formats a date in English in the given style, one of `STYLES`."""
     month = _MONTHS[day.month - 1]
     ending = {1: "st", 2: "nd", 3: "rd"}.get(day.day % 10, "th")
     return style.format(

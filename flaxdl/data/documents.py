@@ -1,4 +1,4 @@
-"""Running text for language models: any text file, or Python's own documentation."""
+"""Text for language models: any text file, or Python's documentation."""
 
 from dataclasses import dataclass
 
@@ -13,36 +13,45 @@ from flaxdl.filesystem.paths import local_path
 
 @dataclass(frozen=True)
 class Documents(Source):
-    """A long text in windows; its beginning is for training, its end for the test.
+    """A long text cut into windows, in the order training, validation and test split.
 
-    Each window begins with the last character of the one before, so that a model that predicts all
-    characters of a window but the first predicts each character of the text once.
+    Consecutive windows of a split overlap by `burn_in` characters, which serve only as context in
+    the later window: a model predicts the characters after them, so each character of the text is
+    predicted once. The first window of a split has no earlier text, and is predicted starting with
+    its second character.
     """
 
     path: str | None = None
-    """A text file; by default Python's own documentation, the topics of `pydoc`."""
+    """Path of a text file; by default, Python's documentation (the `pydoc` topics)."""
     window: int = 256
-    """Characters in a window."""
+    """Window length in characters."""
     validation_fraction: float = 0.05
-    """Share of the text, before the test part, to choose by."""
+    """Fraction of the text for validation, taken before the test split."""
     test_fraction: float = 0.05
-    """Share of the text, at its end, that is looked at once."""
+    """Fraction of the text for the test split, taken from its end."""
     encoding: str = "utf-8"
     """Encoding of the file, such as `cp1252`; a byte order mark takes precedence."""
+    burn_in: int = 1
+    """Number of characters at the start of a window that are read but not predicted (weight 0). A
+    recurrent model starts each window without a state and builds it up from these characters."""
 
     def __post_init__(self):
         check_encoding(self.encoding)
         if self.window < 2:
             raise UserError(f"window must be at least 2, got {self.window}")
+        if not 1 <= self.burn_in < self.window:
+            raise UserError(
+                f"burn_in must be at least 1 and below window = {self.window}, got {self.burn_in}"
+            )
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
                 raise UserError(f"{name} must be above 0 and below 0.5, got {getattr(self, name)}")
 
     def load(self, seed: int) -> Splits:
-        """Reads the text and cuts it.
+        """Reads the text and cuts it into windows.
 
         Raises:
-            UserError: if the file cannot be read, or is too short for a window in each part.
+            UserError: if the file cannot be read, or if a split is shorter than one window.
         """
         text = _topics() if self.path is None else _read(self.path, self.encoding)
         test = round(len(text) * (1 - self.test_fraction))
@@ -55,19 +64,23 @@ class Documents(Source):
         )
 
     def _windows(self, text: str) -> ArrayDataset:
-        # What is left over at the end is shorter than a window, and left out.
-        starts = range(0, len(text) - self.window + 1, self.window - 1)
+        # Characters at the end that do not fill a window are dropped.
+        starts = range(0, len(text) - self.window + 1, self.window - self.burn_in)
         if not starts:
             raise UserError(
-                f"each part of the text must have a window of {self.window} characters, got "
-                f"{len(text)} in {self.path or 'the documentation'}"
+                f"each split must have at least one window of {self.window} characters, got a "
+                f"split of {len(text)} from {self.path or 'the documentation'}"
             )
         windows = [text[start : start + self.window] for start in starts]
-        return ArrayDataset({"inputs": np.array(windows, dtype=object)})
+        arrays = {"inputs": np.array(windows, dtype=object)}
+        if self.burn_in > 1:  # the first character is never predicted
+            arrays["burn_in"] = np.full(len(windows), self.burn_in, np.int32)
+            arrays["burn_in"][0] = 1
+        return ArrayDataset(arrays)
 
 
 def _topics() -> str:
-    """The pages that `help("TOPIC")` shows, about 465,000 characters; they change with Python."""
+    """Returns the pages of `help("TOPIC")`: about 465,000 characters, varying by Python version."""
     from pydoc_data.topics import topics
 
     return "\n\n".join(topics[name] for name in sorted(topics))

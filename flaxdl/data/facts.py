@@ -1,8 +1,11 @@
-"""Facts about the data of a run, as its `config.json` stores them.
+"""Facts about the data of a run, as stored in its `config.json`.
 
-They are a dict of `classes` (names or None), `splits` (by name the number of `examples` and their
-`fingerprint`), `steps_per_epoch`, and `example` (by name the `shape` and `dtype` of an array of one
-example). Runs of version 0.1.0 have no `splits`.
+The facts are a dict with the following keys; runs of version 0.1.0 have no `splits`.
+
+- `classes`: list of class names, or None.
+- `splits`: dict from split name to the number of `examples` and their `fingerprint`.
+- `steps_per_epoch`: number of training steps per epoch.
+- `example`: dict from field name to the `shape` and `dtype` of one example.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from flaxdl.data import fingerprint
-from flaxdl.data.class_folders import composed
+from flaxdl.data.class_folders import to_nfc
 
 _SHOWN_CLASSES = 10
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Lines such as `classes: cat, dog → dog, zebra` for facts about data that differ.
+    """Lists differing facts as lines such as `classes: cat, dog → dog, zebra`.
 
-    Only facts that both have are compared, since earlier versions recorded fewer.
+    Only facts recorded in both are compared, since earlier versions recorded fewer.
     """
     lines = _class_differences(old["classes"], new["classes"])
     old_splits, new_splits = old.get("splits"), new.get("splits")
@@ -45,8 +48,8 @@ def _shape(array: Mapping[str, Any] | None) -> str:
 def _class_differences(old: Sequence[str] | None, new: Sequence[str] | None) -> list[str]:
     if old == new:
         return []
-    if old is not None and new is not None and list(map(composed, old)) == list(new):
-        return []  # names of folders are in NFC now
+    if old is not None and new is not None and list(map(to_nfc, old)) == list(new):
+        return []  # earlier versions did not convert folder names to NFC
     if old is None or new is None or len(old) + len(new) <= 2 * _SHOWN_CLASSES:
         shown = ["none" if names is None else _some(names) for names in (old, new)]
         return [f"classes: {shown[0]} → {shown[1]}"]
@@ -55,7 +58,7 @@ def _class_differences(old: Sequence[str] | None, new: Sequence[str] | None) -> 
         *([f"missing: {_some(gone)}"] if gone else []),
         *([f"new: {_some(added)}"] if added else []),
     ]
-    order = "the same in another order"
+    order = "in a different order"
     return [f"classes: {len(old):,} → {len(new):,} ({'; '.join(details) or order})"]
 
 
@@ -66,12 +69,15 @@ def _split_differences(
     if old is None or new is None or old["examples"] != new["examples"]:
         return [f"{name} examples: {sizes[0]} → {sizes[1]}"]
     if not fingerprint.may_be_equal(old["fingerprint"], new["fingerprint"]):
-        return [f"{name} examples: others, as many as before ({sizes[0]})"]
+        return [f"{name} examples: content differs, same number ({sizes[0]})"]
     return []
 
 
 def _differences_of_rules(splits: Mapping[str, Any]) -> list[str]:
-    """Lines for splits of which version 0.1.0, which recorded none, would have had others."""
+    """Lists splits with another number of examples under the rules of version 0.1.0.
+
+    That version recorded no counts, so they are recomputed with its rules.
+    """
     return [
         f"{name} examples: {split['examples_in_0_1_0']:,} by the rules of flaxdl 0.1.0 → "
         f"{split['examples']:,}"
@@ -85,8 +91,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join([*names[:_SHOWN_CLASSES], *more])
 
 
-def fault_of(data: Mapping[str, Any]) -> str | None:
-    """Describes the first entry of the data section that no version has written."""
+def find_error(data: Mapping[str, Any]) -> str | None:
+    """Describes the first invalid fact, or returns None if all are valid."""
     classes, example = data.get("classes", ""), data.get("example")
     if classes is not None and not (
         isinstance(classes, list) and all(isinstance(name, str) for name in classes)
@@ -96,10 +102,10 @@ def fault_of(data: Mapping[str, Any]) -> str | None:
     if type(steps) is not int or steps < 1:
         return f"steps_per_epoch must be a positive integer, got {steps!r:.80}"
     if not (isinstance(example, dict) and all(map(_is_array, example.values()))):
-        return f"example must describe arrays by shape and dtype, got {example!r:.80}"
+        return f"example must have a shape and a dtype for each array, got {example!r:.80}"
     splits = data.get("splits", {})
     if not (isinstance(splits, dict) and all(map(_is_split, splits.values()))):
-        return f"splits must give the number of examples and a fingerprint, got {splits!r:.80}"
+        return f"splits must have a number of examples and a fingerprint, got {splits!r:.80}"
     return None
 
 
@@ -112,7 +118,7 @@ def _is_array(value: Any) -> bool:
             and np.dtype(dtype).itemsize <= 8
         )
         return is_dtype and all(type(size) is int and size >= 0 for size in shape)
-    except Exception:  # NumPy parses the text, and raises all kinds
+    except Exception:  # NumPy parses the text and may raise any error
         return False
 
 

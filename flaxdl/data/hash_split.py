@@ -1,4 +1,4 @@
-"""Splits decided by the hash of a name, which outlive whatever else comes or goes."""
+"""Hash-based splits that are stable when other examples are added or removed."""
 
 import hashlib
 
@@ -6,23 +6,34 @@ from flaxdl.errors import UserError
 
 
 def check_fractions(validation: float, test: float) -> None:
-    """Checks what may be held out.
+    """Checks the fractions held out for validation and test.
 
     Raises:
-        UserError: naming the field, if nothing would be left to train on.
+        UserError: if a fraction is not in [0, 1), or if no training data would remain.
     """
     for name, fraction in (("validation_fraction", validation), ("test_fraction", test)):
         if not 0 <= fraction < 1:
             raise UserError(f"{name} must be at least 0 and below 1, got {fraction}")
     if validation + test >= 1:
         raise UserError(
-            f"validation_fraction and test_fraction must leave something to train on, "
+            f"validation_fraction and test_fraction must sum to less than 1, "
             f"got {validation} and {test}"
         )
 
 
 def split_of(name: str, validation: float, test: float) -> str:
-    """The split that a name belongs to by its SHA-256; what is in the test stays in it."""
+    """Returns the split that a name is assigned to by its SHA-256 hash.
+
+    The test split does not depend on the validation fraction.
+
+    Args:
+        name: name of the example.
+        validation: fraction of the names for the validation split.
+        test: fraction of the names for the test split.
+
+    Returns:
+        `train`, `validation` or `test`.
+    """
     place = (
         int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big")
         / 2**64

@@ -1,4 +1,4 @@
-"""Reading image files of every common kind as bytes of one kind."""
+"""Image files of all common formats, read as uint8 arrays."""
 
 import os.path
 from functools import cache
@@ -17,12 +17,11 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
 )
 
-# Formats that Pillow decodes itself, named since others run programs (EPS) or fetch what files
-# point to.
+# Formats that Pillow decodes itself; others run programs (EPS) or open referenced files.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
-# Not opened to see whether they are images: documents and data, videos, copies that editors and
-# browsers leave, and raw camera images, which begin as JPEG or TIFF files do.
+# Suffixes of files that are never opened to check for images: documents and data, videos, backup
+# and partial files of editors and browsers, and raw camera images (which start like JPEG or TIFF).
 _OTHER_SUFFIXES = frozenset((
     ".txt", ".md", ".rst", ".html", ".pdf", ".ps", ".eps", ".svg", ".doc", ".docx", ".csv", ".tsv",
     ".json", ".jsonl", ".xml", ".yaml", ".yml", ".ini", ".log", ".py", ".ipynb", ".db", ".npy",
@@ -32,15 +31,16 @@ _OTHER_SUFFIXES = frozenset((
     ".pef",
 ))  # fmt: skip
 
-# Longer side / shorter side. What resizes the shorter side before it cuts would make 256 x 512,000
-# pixels of 4 x 8,000, which take seconds and a gigabyte; panoramas are below 20.
-_MOST_ELONGATED = 50
+# Longer side / shorter side. Resizing the shorter side of 4 x 8,000 pixels to 256 before cropping
+# would make 256 x 512,000 pixels and take seconds and a gigabyte; panoramas are below 20.
+_MAX_ASPECT_RATIO = 50
 
 
 def is_image(path: str) -> bool:
-    """Returns whether a regular file is an image by its suffix, or by content if that is unknown.
+    """Returns True if a regular file is an image.
 
-    Of the content only signatures count that no other kind of file begins with.
+    The suffix decides if it is known; otherwise, the content must start with the signature of an
+    image format that has an unambiguous one.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix in SUFFIXES:
@@ -63,19 +63,24 @@ def is_image(path: str) -> bool:
 def read_image(path: str | Path, channels: int) -> np.ndarray:
     """Reads an image file as uint8[H, W, channels].
 
-    The camera's orientation is applied if it can be read, transparent pixels show white, 16-bit
-    grey is scaled to 8 bits, and of an animation the first image counts. One channel means grey and
-    three mean red, green, blue.
+    Applies the EXIF orientation if it can be read, composes transparent pixels onto white, scales
+    16-bit grayscale to 8 bits, and reads the first frame of an animation.
+
+    Args:
+        path: path of the file.
+        channels: 1 for grayscale or 3 for RGB.
 
     Raises:
-        UserError: naming the file, if it is missing, no image that can be decoded, or one of more
-            pixels than `PIL.Image.MAX_IMAGE_PIXELS` or more than 50 times as long as wide, or if
-            `channels` is neither 1 nor 3.
+        UserError: if the file is missing, cannot be decoded, has more pixels than
+            `PIL.Image.MAX_IMAGE_PIXELS` or an aspect ratio above 50, or if `channels` is neither 1
+            nor 3.
     """
     from PIL import Image
 
     if channels not in (1, 3):
-        raise UserError(f"image files have 1 or 3 channels, the model takes {channels}")
+        raise UserError(
+            f"image files can be read with 1 or 3 channels, but the model takes {channels}"
+        )
     try:
         with Image.open(path, formats=_formats()) as opened:
             _check_size(opened.size)
@@ -89,7 +94,7 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
         raise UserError(f"no such image file: {path}") from None
     except IsADirectoryError:
         raise UserError(f"{path} cannot be read as an image: it is a folder") from None
-    except Exception as error:  # decoders raise all kinds about broken bytes
+    except Exception as error:  # decoders may raise any error for broken files
         reason = "it is empty" if _is_empty(path) else str(error).strip() or type(error).__name__
         raise UserError(f"{path} cannot be read as an image: {reason}") from error
     return pixels.reshape(*pixels.shape[:2], channels)
@@ -97,7 +102,7 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
 
 @cache
 def _formats() -> list[str]:
-    """Those of the formats that this Pillow can read."""
+    """Returns the names of the accepted formats that the installed Pillow can read."""
     from PIL import Image
 
     Image.init()
@@ -105,34 +110,36 @@ def _formats() -> list[str]:
 
 
 def _check_size(size: tuple[int, int]) -> None:
-    """Refuses what is or would become huge before its memory is taken.
+    """Rejects images with too many pixels or too large an aspect ratio, before decoding.
 
-    Pillow warns of more pixels than its limit, and refuses only twice as many.
+    Pillow only warns above its limit on pixels, and rejects images above twice that limit.
     """
     from PIL import Image
 
     pixels, limit = size[0] * size[1], Image.MAX_IMAGE_PIXELS
     if limit is not None and pixels > limit:
-        raise UserError(f"{pixels:,} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit:,}")
-    if max(size) > _MOST_ELONGATED * min(size):
         raise UserError(
-            f"of {size[0]} x {size[1]} pixels the longer side must be at most {_MOST_ELONGATED} "
-            f"times the shorter one"
+            f"it has {pixels:,} pixels, more than PIL.Image.MAX_IMAGE_PIXELS = {limit:,}"
+        )
+    if max(size) > _MAX_ASPECT_RATIO * min(size):
+        raise UserError(
+            f"it has {size[0]} x {size[1]} pixels; the longer side must be at most "
+            f"{_MAX_ASPECT_RATIO} times the shorter one"
         )
 
 
 def _upright(image: "Image.Image") -> "Image.Image":
-    """A copy as the camera was held; as it is stored if the EXIF data are broken.
+    """Returns a copy with the EXIF orientation applied, or unchanged if the EXIF data is invalid.
 
-    `ImageOps.exif_transpose` would also write the EXIF data again, which fails for some that can
-    be read.
+    Unlike `ImageOps.exif_transpose`, it does not rewrite the EXIF data: rewriting fails for some
+    readable images.
     """
     from PIL import ExifTags
     from PIL.Image import Transpose
 
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # the pixels are sound
+    except Exception:  # the pixels may still be valid
         orientation = 1
     method = {
         2: Transpose.FLIP_LEFT_RIGHT,
@@ -147,14 +154,16 @@ def _upright(image: "Image.Image") -> "Image.Image":
 
 
 def _opaque(image: "Image.Image") -> "Image.Image":
-    """The image with 8 bits a channel, on white where it is transparent."""
+    """Returns the image with 8 bits per channel and transparent pixels composed onto white."""
     from PIL import Image
 
     if image.mode.startswith("I;16"):
         levels = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))  # 65535 is white
     if image.mode in ("I", "F"):
-        raise UserError(f"32-bit pixels have no white (mode {image.mode}); save it with 8 or 16")
+        raise UserError(
+            f"32-bit pixels (mode {image.mode}) have no defined white; save it with 8 or 16 bits"
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -162,5 +171,5 @@ def _opaque(image: "Image.Image") -> "Image.Image":
 
 
 def _is_empty(path: str | Path) -> bool:
-    # Unlike Path.is_file, this is no error where the folder may not be entered.
+    # Unlike Path.is_file, this does not raise if the folder is not accessible.
     return os.path.isfile(path) and os.path.getsize(path) == 0

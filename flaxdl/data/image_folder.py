@@ -1,4 +1,4 @@
-"""A user's own images: a folder for each class."""
+"""Source for image folders with one subfolder per class."""
 
 import filecmp
 import logging
@@ -16,56 +16,59 @@ from flaxdl.data import fingerprint
 from flaxdl.data.class_folders import (
     Contents,
     ImageFile,
-    Unused,
-    composed,
+    UnusedFiles,
     count_loose_images,
-    counted,
     find_images,
     folders_in,
-    listed,
+    format_counts,
+    format_names,
     printable,
+    to_nfc,
 )
 from flaxdl.data.dataset import Dataset, rows
 from flaxdl.data.hash_split import check_fractions, split_of
 from flaxdl.data.image_files import SUFFIXES, read_image
+from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.data.source import Source, Splits
 from flaxdl.data.split_folders import check_no_splits_below, split_folders
-from flaxdl.data.unreadable import Unreadable
 from flaxdl.errors import UserError
 from flaxdl.filesystem.paths import local_path
 
 _LOGGER = logging.getLogger(__name__)
 _LISTED_CLASSES = 50
-_COMPARED_FILES = 20  # of two splits whose files have the same names
+_COMPARED_FILES = 20  # in two splits with the same file names
 
 
 @dataclass(frozen=True)
 class ImageFolder(Source):
-    """Images in a folder for each class, which is named after the folder.
+    """Images in one folder per class; the folder names are the class names.
 
-    Images are read at any depth below a class folder. Above the class folders there may be folders
-    for splits: `train` or `training`, `val` (`valid`, `validation`, `dev`, `eval`) and `test` or
-    `testing`, in any case. Without them, or without one for validation, a hash of each file's class
-    and name decides to which split it belongs, whatever the seed and whatever files come or go.
-    Images may differ in size and kind; the transform `Images(size=...)` makes them one.
+    >>> flaxdl.data.ImageFolder("pets").load(seed=0).classes
+    ('cat', 'dog')
 
-    Files that are not used are counted and named in a warning. Hidden files and folders, those of
-    operating systems and workdirs of runs are no data.
+    Images are found at any depth in a class folder. The class folders may be in split folders:
+    `train` or `training`, `val` (`valid`, `validation`, `dev`, `eval`) and `test` or `testing`,
+    ignoring case. Without split folders, or without one for validation, a hash of each file's class
+    and name determines its split, independent of the seed and of other files. Images may differ in
+    size and format; the transform `Images(size=...)` resizes them to one size.
 
-    Large folders are decoded in other processes, which import the script that runs: one of your
-    own has to begin its work under `if __name__ == "__main__":`.
+    One warning lists the unused files by kind. Hidden files and folders, those created by operating
+    systems, and workdirs of runs are ignored.
+
+    Images of large folders are decoded in worker processes. These import the main script, so your
+    own script must start its work under `if __name__ == "__main__":`.
     """
 
     path: str
-    """The folder."""
+    """Path of the image folder."""
     validation_fraction: float = 0.1
-    """Share of the training images that is held out where there is no folder for validation."""
+    """Fraction of the training images held out for validation if there is no `val` folder."""
     test_fraction: float = 0.1
-    """Share of all images that is looked at once, where there is no folder for training."""
+    """Fraction of all images held out for the test if there is no `train` folder."""
     channels: int = 3
-    """3 reads images as red, green, blue; 1 as grey."""
+    """Number of channels: 3 for RGB, 1 for grayscale."""
     max_unreadable: int = 10
-    """Files that cannot be read are left out and logged; more than this many are an error."""
+    """Maximum number of unreadable files to skip with a warning; more raise an error."""
 
     def __post_init__(self):
         check_fractions(self.validation_fraction, self.test_fraction)
@@ -73,16 +76,16 @@ class ImageFolder(Source):
             raise UserError(f"channels must be 1 or 3, got {self.channels}")
 
     def load(self, seed: int) -> Splits:
-        """Lists the files, and reads none of them yet.
+        """Lists the files without reading them.
 
         Raises:
-            UserError: naming the folder that is missing, empty, at odds with the others or cannot
-                be read.
+            UserError: if a folder is missing, empty, unreadable or inconsistent with the others;
+                the message contains its path.
         """
         root = str(local_path(self.path))
         if not os.path.isdir(root):
-            raise UserError(f"no such folder of images: {self.path}")
-        unused = Unused(root)
+            raise UserError(f"no such image folder or file: {self.path}")
+        unused = UnusedFiles(root)
         try:
             folders = split_folders(root, unused)
             classes, parts = self._listed(root, folders, unused)
@@ -93,9 +96,9 @@ class ImageFolder(Source):
         return splits
 
     def _listed(
-        self, root: str, folders: Mapping[str, str], unused: Unused
+        self, root: str, folders: Mapping[str, str], unused: UnusedFiles
     ) -> tuple[list[str], dict[str, list[list[ImageFile]]]]:
-        """The classes, and split → files by class."""
+        """Returns the class names and, for each split, the files of each class."""
         classes = _list(folders.get("train", root), unused)
         names = [printable(name) for name in classes]
         files = list(classes.values())
@@ -118,7 +121,7 @@ class ImageFolder(Source):
     def _counts_of_0_1_0(
         self, folders: Mapping[str, str], parts: Mapping[str, list[list[ImageFile]]]
     ) -> dict[str, int]:
-        """Split → the number of examples that flaxdl 0.1.0 would have found."""
+        """Returns the number of examples per split according to the rules of flaxdl 0.1.0."""
         names = {
             split: [file.name_in_0_1_0 for of_class in files for file in of_class]
             for split, files in parts.items()
@@ -145,13 +148,13 @@ class ImageFolder(Source):
         folders: Mapping[str, str],
     ) -> Splits:
         earlier = self._counts_of_0_1_0(folders, parts)
-        unreadable = Unreadable(self.max_unreadable, "images")
+        skipped = SkippedExamples(self.max_unreadable, "images")
         datasets = {
             split: FileDataset(
                 [[file.path for file in of_class] for of_class in files],
                 Path(root),
                 channels=self.channels,
-                unreadable=unreadable,
+                skipped=skipped,
             )
             for split, files in parts.items()
         }
@@ -166,16 +169,16 @@ class ImageFolder(Source):
 
 
 class FileDataset(Dataset):
-    """Image files, decoded when they are asked for.
+    """Dataset of image files that are decoded on access.
 
-    A file that cannot be read has `weight` 0, and shows the next one that can, so that whatever
-    looks at the whole batch, as BatchNorm does, sees an image.
+    An unreadable file has `weight` 0 and is replaced by the next readable image, so that layers
+    that use the whole batch, such as BatchNorm, see valid pixels.
 
     Args:
-        files: those of class 0, of class 1, ...
-        folder: the folder that contains all of them.
-        channels: 1 or 3.
-        unreadable: where unreadable files are counted.
+        files: paths of the files of each class, by class number.
+        folder: folder that contains all files.
+        channels: number of channels: 1 for grayscale, 3 for RGB.
+        skipped: counter of unreadable files.
     """
 
     decodes_files = True
@@ -186,9 +189,9 @@ class FileDataset(Dataset):
         folder: Path,
         *,
         channels: int,
-        unreadable: Unreadable,
+        skipped: SkippedExamples,
     ):
-        self.unreadable: Unreadable = unreadable
+        self.skipped: SkippedExamples = skipped
         self._folder = folder
         self._files = [str(file) for of_class in files for file in of_class]
         self._labels = np.repeat(np.arange(len(files), dtype=np.int32), [len(f) for f in files])
@@ -198,66 +201,73 @@ class FileDataset(Dataset):
         return len(self._files)
 
     def labels(self) -> np.ndarray:
-        """All labels, which the folders tell."""
+        """Returns all labels, int32[N], known from the folders."""
         return self._labels
 
     @cached_property
     def fingerprint(self) -> str:
-        """Covers the names of the files within the folder, not their content, which is not read."""
+        """Fingerprint of the file paths relative to the folder; contents are not read."""
         start = len(str(self._folder))
-        return fingerprint.of_texts(composed(name[start:]) for name in self._files)
+        return fingerprint.of_texts(to_nfc(name[start:]) for name in self._files)
 
     def name_of(self, field: str) -> str:
-        """The images are known by their folder."""
+        """Returns a field's name for messages; that of `inputs` includes the folder."""
         return f"the images in {self._folder}" if field == "inputs" else field
 
+    def example_name(self, index: int) -> str:
+        """Returns the path of a file relative to the image folder, with forward slashes."""
+        return os.path.relpath(self._files[index], self._folder).replace(os.sep, "/")
+
     def files(self) -> list[str]:
-        """The name of each file."""
+        """Returns the path of each file."""
         return list(self._files)
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads images of any size, as `inputs`, an array of arrays uint8[H, W, C].
+        """Reads images; `inputs` is an object array of arrays uint8[H, W, C], H and W may differ.
 
         Raises:
-            UserError: if too many files cannot be read.
+            UserError: if there are too many unreadable files.
         """
         found = [self._read(int(index)) for index in indices]
         return {
             "inputs": rows([image for image, _ in found]),
             "label": self._labels[indices],
-            "weight": np.array([is_it for _, is_it in found], np.float32),
+            "weight": np.array([is_original for _, is_original in found], np.float32),
         }
 
     def _read(self, index: int) -> tuple[np.ndarray, bool]:
-        """The image, or the next one that can be read, and whether it is the image."""
+        """Returns the image and True or, if it is unreadable, the next readable one and False."""
         for number in range(index, index + len(self)):
             file = self._files[number % len(self)]
             try:
                 return read_image(file, self._channels), number == index
             except UserError as error:
-                self.unreadable.add(file, str(error))
-        raise UserError(f"none of {len(self)} images can be read, as {self._files[index]}")
+                self.skipped.add(file, str(error))
+        raise UserError(
+            f"none of the {len(self)} images can be read; the first one tried was "
+            f"{self._files[index]}"
+        )
 
 
 def _without_images(root: str, split: str, folder: str | None) -> str:
-    """Says why a split is empty, and what to do."""
+    """Describes why a split is empty and suggests a remedy."""
     if folder is None:
         return (
-            f"{root} has too few images: none was assigned to the {split} split; add some, or set "
+            f"{root} has too few images: none was assigned to the {split} split; add images or set "
             f"--data.{split}-fraction"
         )
     loose = count_loose_images(folder)
     found = f" (images outside class folders: {loose:,})" if loose else ""
     return (
-        f"{folder} has no class folders with images{found}; sort them into folders of the classes, "
-        "or move the folder away"
+        f"{folder} has no class folders with images{found}; sort the images into one folder per "
+        "class or move the folder away"
     )
 
 
 def _split(
     classes: Sequence[str], files: list[list[ImageFile]], validation: float, test: float
 ) -> dict[str, list[list[ImageFile]]]:
-    """Split → files by class."""
+    """Assigns files to splits by hash; returns, for each split, the files of each class."""
     fractions = {"train": 1.0, "validation": validation, "test": test}
     parts = {split: [[] for _ in classes] for split, fraction in fractions.items() if fraction > 0}
     for label, of_class in enumerate(files):
@@ -270,30 +280,30 @@ def _split(
     ]
     if held_out:
         raise UserError(
-            f"{len(held_out)} of {len(classes)} classes have too few images, all of which are held "
-            f"out for validation or test: {listed(held_out, most=_LISTED_CLASSES)}; add some, make "
-            "folders train, val and test, or hold nothing out (--data.validation-fraction 0 "
-            "--data.test-fraction 0)"
+            f"{len(held_out)} of {len(classes)} classes have too few images: all of them are held "
+            f"out for validation or test: {format_names(held_out, most=_LISTED_CLASSES)}; add "
+            "images, create the folders train, val and test, or hold nothing out "
+            "(--data.validation-fraction 0 --data.test-fraction 0)"
         )
     return parts
 
 
-def _list(folder: str, unused: Unused) -> dict[str, list[ImageFile]]:
-    """Class → its files, in the order of the classes; two forms of one name are one class."""
+def _list(folder: str, unused: UnusedFiles) -> dict[str, list[ImageFile]]:
+    """Returns the files by class name; folder names equal in NFC are one class."""
     found = {name: find_images(os.path.join(folder, name)) for name in folders_in(folder)}
     check_no_splits_below(folder, {name: contents.folders for name, contents in found.items()})
     classes: dict[str, list[ImageFile]] = {}
     for name, contents in found.items():
         place = os.path.join(folder, name)
         if contents.images:
-            classes.setdefault(composed(name), []).extend(contents.images)
+            classes.setdefault(to_nfc(name), []).extend(contents.images)
             unused.add(place, contents.unused)
         elif contents.unused.keys() == {"workdirs of runs"}:
             unused.add(place, contents.unused)
         elif contents.unused:
             raise UserError(
-                f"{place} holds no images ({', '.join(SUFFIXES)}), but other files "
-                f"({counted(contents.unused)}); convert them, or move the folder away"
+                f"{place} contains no images ({', '.join(SUFFIXES)}), only other files "
+                f"({format_counts(contents.unused)}); convert them or move the folder away"
             )
         else:
             unused.add(place, "empty")
@@ -305,31 +315,31 @@ def _list(folder: str, unused: Unused) -> dict[str, list[ImageFile]]:
 
 def _too_few_classes(folder: str, found: Mapping[str, Contents]) -> str:
     with_images = {name: contents for name, contents in found.items() if contents.images}
-    there = f"only {printable(next(iter(with_images)))!r}" if with_images else "none"
+    present = f"only {printable(next(iter(with_images)))!r}" if with_images else "none"
     loose = count_loose_images(folder)
-    text = f"{folder} must hold a folder for each of two classes or more, has {there}"
+    text = f"{folder} must contain folders for at least two classes, has {present}"
     if loose:
         text += f"; images outside class folders: {loose:,}"
     for name, contents in with_images.items():
         if contents.folders:
-            text += f"; {name} contains the folders {listed(sorted(contents.folders))}"
+            text += f"; {name} contains the folders {format_names(sorted(contents.folders))}"
     return text
 
 
-def _list_known(folder: str, classes: Iterable[str], unused: Unused) -> list[list[ImageFile]]:
-    """The files of each class, some of which may have none here."""
+def _list_known(folder: str, classes: Iterable[str], unused: UnusedFiles) -> list[list[ImageFile]]:
+    """Lists the files of each class in a split folder, in which classes may be missing."""
     files = {name: [] for name in classes}
     unknown = []
     for name in folders_in(folder):
         contents = find_images(os.path.join(folder, name))
         unused.add(os.path.join(folder, name), contents.unused)
-        if composed(name) in files:
-            files[composed(name)] += contents.images
+        if to_nfc(name) in files:
+            files[to_nfc(name)] += contents.images
         elif contents.images:
             unknown.append(name)
     if unknown:
         raise UserError(
-            f"{folder} has classes that the training folder lacks: {listed(unknown)}"
+            f"{folder} has classes that are not in the training folder: {format_names(unknown)}"
             f"{did_you_mean(unknown[0], files)}"
         )
     unused.add_loose_images(folder)
@@ -342,7 +352,7 @@ def _warn_if_same(
     train_folder: str,
     folder: str,
 ) -> None:
-    """Warns if the files of another split are those of the training split."""
+    """Warns if all files of another split are also in the training split."""
     paths = {file.name: file.path for of_class in train for file in of_class}
     files = [file for of_class in other for file in of_class]
     if not files or any(file.name not in paths for file in files):
@@ -350,7 +360,7 @@ def _warn_if_same(
     sample = files[:: -(-len(files) // _COMPARED_FILES)]
     if all(filecmp.cmp(paths[file.name], file.path, shallow=False) for file in sample):
         _LOGGER.warning(
-            "the images in %s are the same as in %s: scores on them say nothing about new data",
+            "the images in %s are the same as in %s: scores on them do not measure generalization",
             printable(folder),
             printable(train_folder),
         )

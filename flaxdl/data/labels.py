@@ -1,4 +1,4 @@
-"""Labels of a user's own arrays: which classes they are, and whether they can be classes at all."""
+"""Conversion of label arrays to class numbers, and checks that labels can be classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,32 +11,34 @@ from flaxdl.data.source import Splits
 from flaxdl.errors import UserError
 
 _SHOWN = 10  # classes
-_MOST_CLASSES = 1000  # above which there must be as many examples
+_MAX_CLASSES = 1000  # or the number of training examples, if that is larger
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Labels by the user's names of their arrays, and what they are called."""
+    """Labels by array name, with the class names."""
 
     labels: Mapping[str, np.ndarray]
-    """int32[N]; labels that are no classes, such as the targets of a regression, as they were."""
+    """Class numbers, int32[N]; other labels, such as regression targets, are unchanged."""
     names: tuple[str, ...] | None
-    """None where labels are no classes."""
-    fault: str | None = None
-    """Why a classifier cannot learn them, though they may be the targets of something else."""
+    """Class names; None if labels are not classes."""
+    error: str | None = None
+    """Reason why the labels cannot be classes (but may be other targets); None if they can."""
 
 
 def as_classes(labels: Mapping[str, np.ndarray], names: Sequence[str] | None) -> Classes:
-    """Makes labels numbers of classes, if they are whole numbers or texts, one for each example.
+    """Converts labels to class numbers if they are integers or strings, one per example.
 
-    Texts are classes by name, in their order in the alphabet. Whole numbers are 0..K - 1.
+    Strings are class names, numbered in alphabetical order. Integers must be in 0..K - 1, where K
+    is the number of classes.
 
     Args:
-        labels: the user's names of arrays → the arrays, that of the training split first.
-        names: what the classes are called; by default as in the labels.
+        labels: label arrays by user-facing name, that of the training split first.
+        names: class names; by default, taken from the labels.
 
     Raises:
-        UserError: naming the array, if a number is out of range, or training lacks a text.
+        UserError: if a class number is out of range, or if a string label has no name in `names`
+            (by default, in the training labels).
     """
     if any(label.ndim != 1 for label in labels.values()):
         return Classes(labels, None)
@@ -47,26 +49,27 @@ def as_classes(labels: Mapping[str, np.ndarray], names: Sequence[str] | None) ->
     train, *_ = labels
     count = 1 + max((int(label.max()) for label in labels.values() if label.size), default=0)
     if names is None and any(label.size and label.min() < 0 for label in labels.values()):
-        return Classes(labels, None, _fault_of_negative(labels))
-    fault = _fault_of_numbers(train, labels[train]) if names is None else None
-    if names is None and count > max(len(labels[train]), _MOST_CLASSES):
-        return Classes(labels, None, fault)
+        return Classes(labels, None, _describe_negative(labels))
+    error = _describe_numbers(train, labels[train]) if names is None else None
+    if names is None and count > max(len(labels[train]), _MAX_CLASSES):
+        return Classes(labels, None, error)
     names = tuple(map(str, range(count) if names is None else names))
     numbers = {
         name: class_labels(label, len(names), where=name, numbers=np.arange(len(label)))
         for name, label in labels.items()
     }
-    return Classes(numbers, names, fault or _fault_of_unknown(numbers, names))
+    return Classes(numbers, names, error or _describe_unknown(numbers, names))
 
 
 def check_class_labels(splits: Splits) -> None:
-    """Checks that labels are what a classifier can learn: numbers of classes, one an example.
+    """Checks that labels are class numbers, one per example.
 
     Raises:
-        UserError: with the user's name of the labels, what they are, and what to write instead.
+        UserError: if labels are not class numbers; the message contains their name, dtype and
+            shape, and a remedy.
     """
-    if splits.train.class_fault is not None:
-        raise UserError(splits.train.class_fault)
+    if splits.train.label_error is not None:
+        raise UserError(splits.train.label_error)
     for dataset in (splits.train, splits.validation, splits.test):
         labels = None if dataset is None else dataset.labels()
         if dataset is None or labels is None:
@@ -78,7 +81,7 @@ def check_class_labels(splits: Splits) -> None:
                 class_labels(labels, len(splits.classes), where=name, numbers=numbers)
             continue
         raise UserError(
-            f"{name} must be one whole number for each example, the number of its class, got "
+            f"{name} must be one integer class number per example, got "
             f"{labels.dtype} {list(labels.shape)}{_remedy(name, labels)}"
         )
 
@@ -95,15 +98,15 @@ def _texts_as_classes(labels: Mapping[str, np.ndarray], names: Sequence[str] | N
         unknown = sorted(set(of_split) - set(classes))
         if unknown:
             raise UserError(
-                f"{name} holds classes that {train if names is None else 'classes'} lacks: "
+                f"{name} has classes that are not in {train if names is None else 'classes'}: "
                 f"{_some(unknown)}{did_you_mean(unknown[0], classes)}"
             )
     found = {
         name: np.array([numbers[text] for text in of_split], np.int32)
         for name, of_split in texts.items()
     }
-    if fault := _fault_of_unknown(found, classes):
-        raise UserError(fault)
+    if error := _describe_unknown(found, classes):
+        raise UserError(error)
     return Classes(found, classes)
 
 
@@ -117,36 +120,36 @@ def _text(label: str | bytes) -> str:
     return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else label
 
 
-def _fault_of_negative(labels: Mapping[str, np.ndarray]) -> str:
-    """Describes the first label below 0, such as the target of a regression."""
+def _describe_negative(labels: Mapping[str, np.ndarray]) -> str:
+    """Describes the first label below 0, such as a regression target."""
     name, label = next((n, x) for n, x in labels.items() if x.size and x.min() < 0)
     place = int(np.flatnonzero(label < 0)[0])
-    return f"labels must be classes from 0 on in {name}, got {label[place]} at example {place}"
+    return f"class labels in {name} must start at 0, got {label[place]} at example {place}"
 
 
-def _fault_of_numbers(name: str, label: np.ndarray) -> str | None:
-    """Describes training labels that are no classes numbered from 0."""
+def _describe_numbers(name: str, label: np.ndarray) -> str | None:
+    """Describes why training labels are not classes numbered from 0; None if they are."""
     present = np.unique(label)
     if not len(present) or present[0] < 0:
         return None
     low, high, count = int(present[0]), int(present[-1]), len(present)
-    from_zero = f"numpy.unique({name}, return_inverse=True)[1] numbers them from 0 without gaps"
+    from_zero = f"renumber them with numpy.unique({name}, return_inverse=True)[1]"
     if low > 0:
         remedy = f"subtract {low}" if high - low + 1 == count else from_zero
         return (
-            f"{name} ({label.dtype}) has {count} distinct values from {low} to {high}, but class 0 "
-            f"has no example there: {remedy}, in every split"
+            f"{name} ({label.dtype}) has {count} distinct values from {low} to {high}, but classes "
+            f"must start at 0: {remedy}, in every split"
         )
-    if high + 1 > max(len(label), _MOST_CLASSES):
+    if high + 1 > max(len(label), _MAX_CLASSES):
         return (
-            f"{name} has {count:,} different labels from 0 to {high:,}, which are too few to be "
-            f"numbers of {high + 1:,} classes: {from_zero}"
+            f"{name} has only {count:,} distinct values from 0 to {high:,}, too few for "
+            f"{high + 1:,} classes: {from_zero}"
         )
     return None
 
 
-def _fault_of_unknown(labels: Mapping[str, np.ndarray], classes: Sequence[str]) -> str | None:
-    """Describes the first split with examples of a class of which training has none."""
+def _describe_unknown(labels: Mapping[str, np.ndarray], classes: Sequence[str]) -> str | None:
+    """Describes the first split that has classes without training examples; None without one."""
     train, *others = labels
     known = np.bincount(labels[train], minlength=len(classes)) > 0
     for name in others:
@@ -154,12 +157,12 @@ def _fault_of_unknown(labels: Mapping[str, np.ndarray], classes: Sequence[str]) 
         unknown = np.flatnonzero((counts > 0) & ~known)
         if len(unknown):
             shown = [f"{classes[int(number)]} ({counts[number]:,})" for number in unknown]
-            return f"{name} holds examples of classes of which {train} has none: {_some(shown)}"
+            return f"{name} has examples of classes that are not in {train}: {_some(shown)}"
     return None
 
 
 def _remedy(name: str, labels: np.ndarray) -> str:
-    """Remedy for labels that are not class numbers, as the end of a message."""
+    """Returns a remedy for labels that are not class numbers, to append to an error message."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         whole = ".astype(int)" if labels.dtype.kind in "fb" else ""
         return f"; use {name}[:, 0]{whole}"
@@ -173,7 +176,7 @@ def _remedy(name: str, labels: np.ndarray) -> str:
         place = np.flatnonzero(~(labels == np.rint(labels)))[0]
         return (
             f", with {labels[place]} at example {place}; "
-            "other numbers than classes need a task of your own (flaxdl.training.Task)"
+            "targets that are not classes need a custom task (flaxdl.training.Task)"
         )
     return f"; use {name}.astype(int)"
 

@@ -1,13 +1,16 @@
-"""Batches of fixed shape, in an order that is a function of the seed alone.
+"""Input pipeline: batches of fixed shape in an order that depends only on the seed.
 
-Training batch s is the same whether the run started at step 0 or s, on one process or on many:
-epoch e = s // steps_per_epoch has its own permutation, and the batch its own draws of chance.
-Each process prepares only the rows of a batch that it is asked for; batch sizes are those of all
-processes together. A batch is a dict of arrays [B, ...] with `weight`, float32[B]: 1 for an
-example, 0 for what only fills up the last evaluation batch or stands in for what cannot be read.
+Training batch s is the same whether the run started at step 0 or s, with one process or many: epoch
+e = s // steps_per_epoch has its own permutation, and each batch its own random numbers. Batch sizes
+are global; each process prepares only its rows. A batch is a dict of arrays [B, ...] with `weight`,
+float32[B]: 1 for an example, 0 for padding of the last evaluation batch and for replacements of
+unreadable examples.
 
-Where examples have lengths, those of a batch are of similar length, and batches of one run may
-differ in shape; every process has the same shapes at the same step.
+With repeated augmentation, a batch has several copies of each example, which differ in their random
+numbers. An epoch has the same number of steps, and therefore fewer different examples.
+
+If a dataset has lengths, batches are made of examples of similar length (length bucketing). Their
+shapes may then differ from step to step, but are the same on all processes.
 """
 
 import sys
@@ -18,22 +21,22 @@ from typing import Any
 import numpy as np
 
 from flaxdl.data.dataset import Dataset
-from flaxdl.data.prefetch import Batch, prepared_ahead
+from flaxdl.data.prefetch import Batch, prefetched
 from flaxdl.data.transforms import Transform
 from flaxdl.errors import UserError
 
-_WINDOW = 50  # batches, within which examples are sorted by length
+_WINDOW = 50  # number of batches whose examples are sorted by length
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Returns the number of whole batches in an epoch; a rest sits out until the next shuffle.
+    """Returns the number of full batches in an epoch; the remaining examples are dropped.
 
     Raises:
-        UserError: if there is not even one.
+        UserError: if there is no full batch.
     """
     if not 1 <= batch_size <= num_examples:
         raise UserError(
-            f"batch_size must be between 1 and the {num_examples} training examples, "
+            f"batch_size must be between 1 and {num_examples}, the number of training examples, "
             f"got {batch_size}"
         )
     return num_examples // batch_size
@@ -48,18 +51,22 @@ def training_batches(
     start_step: int = 0,
     rows: np.ndarray | None = None,
     repeat: int | None = None,
+    copies: int = 1,
 ) -> Generator[Batch]:
-    """Yields the batches of steps start_step, start_step + 1, ..., or `rows` (int[n]) of them.
+    """Yields the training batches from `start_step` on, or `rows` (int[n]) of each.
 
-    The stream has no end; closing it ends the threads or processes that prepare batches ahead.
-    With `repeat` it is the batches of the first so many steps, over and over.
+    The generator is infinite; closing it stops the worker threads or processes. With `repeat`, it
+    cycles through the batches of the first `repeat` steps. With `copies`, a batch has
+    `batch_size / copies` examples, each that many times, augmented independently.
 
     Raises:
-        UserError: if the batch is larger than the dataset.
+        UserError: if the batch is larger than the dataset, or `copies` does not divide it.
     """
+    if copies < 1 or batch_size % copies:
+        raise UserError(f"copies must divide batch_size {batch_size}, got {copies}")
     rows = np.arange(batch_size) if rows is None else rows
-    batches = _TrainingBatches(dataset, transform, batch_size, seed, rows, repeat)
-    return prepared_ahead(batches, dataset, start_step)
+    batches = _TrainingBatches(dataset, transform, batch_size, seed, rows, repeat, copies)
+    return prefetched(batches, dataset, start_step)
 
 
 def evaluation_batches(
@@ -69,9 +76,9 @@ def evaluation_batches(
     batch_size: int,
     rows: np.ndarray | None = None,
 ) -> Generator[Batch]:
-    """Yields batches of all examples, each exactly once with weight 1, or `rows` of the batches.
+    """Yields batches with each example exactly once at weight 1, or `rows` (int[n]) of each batch.
 
-    They come in the order of the dataset, or by length where they have lengths.
+    They are in the order of the dataset, or sorted by length if it has lengths.
 
     Raises:
         UserError: if a batch would be empty.
@@ -80,11 +87,18 @@ def evaluation_batches(
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
     rows = np.arange(batch_size) if rows is None else rows
     batches = _EvaluationBatches(dataset, transform, batch_size, rows)
-    return prepared_ahead(batches, dataset, 0)
+    return prefetched(batches, dataset, 0)
+
+
+def evaluation_order(dataset: Dataset) -> np.ndarray:
+    """Returns the indices of all examples in the order of `evaluation_batches`, int[N]."""
+    lengths = dataset.lengths()
+    everything = np.arange(len(dataset))
+    return everything if lengths is None else _by_length(everything, lengths)
 
 
 class _TrainingBatches(Sequence[Batch]):
-    """Training batches by step."""
+    """Sequence of training batches, indexed by step."""
 
     def __init__(
         self,
@@ -94,6 +108,7 @@ class _TrainingBatches(Sequence[Batch]):
         seed: int,
         rows: np.ndarray,
         repeat: int | None,
+        copies: int,
     ):
         self._dataset = dataset
         self._transform = transform
@@ -101,12 +116,19 @@ class _TrainingBatches(Sequence[Batch]):
         self._seed = seed
         self._rows = rows
         self._repeat = repeat or sys.maxsize
+        self._distinct = batch_size // copies
+        self._examples, self._places = rows, None
+        if copies > 1:
+            # Copies are not adjacent, but on different devices, as with torchvision's RASampler;
+            # mixup pairs adjacent rows. Copies within a process are read once.
+            self._examples, self._places = np.unique(rows % self._distinct, return_inverse=True)
         self._steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
         self._lengths = dataset.lengths()
         self._remember()
 
     def _remember(self) -> None:
-        self._order = lru_cache(maxsize=2)(self._shuffled)  # for batches ahead of an epoch's end
+        # Two epochs, since prefetching crosses the end of an epoch.
+        self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_order"}
@@ -121,41 +143,41 @@ class _TrainingBatches(Sequence[Batch]):
     def __getitem__(self, step: int) -> Batch:
         step %= self._repeat
         epoch, step_in_epoch = divmod(step, self._steps_per_epoch)
-        start = step_in_epoch * self._batch_size
-        indices = self._order(epoch)[start : start + self._batch_size]
-        batch = self._dataset.batch(indices, self._rows)
-        # NumPy reads a short seed as one that ends in zeros, hence the last number: 0 for orders,
-        # 1 for draws, 2 for what source.py holds out.
+        start = step_in_epoch * self._distinct
+        indices = self._order(epoch)[start : start + self._distinct]
+        batch = self._dataset.batch(indices, self._examples)
+        if self._places is not None:
+            batch = {name: array[self._places] for name, array in batch.items()}
+        # NumPy pads short seeds with zeros, so the last number separates the streams: 0 for
+        # permutations, 1 for draws, 2 and 3 for the splits in source.py.
         rng = np.random.default_rng((self._seed, step, 1))
         draws = self._transform.draw(rng, self._batch_size)
         batch = self._transform.prepare(
             batch, {name: draw[self._rows] for name, draw in draws.items()}
         )
-        return _weighted(batch, np.ones(len(indices[self._rows])))
+        return _weighted(batch, np.ones(len(self._rows)))
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self._seed, epoch, 0))
         order = rng.permutation(len(self._dataset))
         if self._lengths is None:
             return order
-        order = order[: self._steps_per_epoch * self._batch_size]
-        window = _WINDOW * self._batch_size
+        order = order[: self._steps_per_epoch * self._distinct]
+        window = _WINDOW * self._distinct
         windows = [order[start : start + window] for start in range(0, len(order), window)]
         order = np.concatenate([_by_length(w, self._lengths) for w in windows])
-        return rng.permutation(order.reshape(-1, self._batch_size)).ravel()
+        return rng.permutation(order.reshape(-1, self._distinct)).ravel()
 
 
 class _EvaluationBatches(Sequence[Batch]):
-    """Evaluation batches by number, the last one filled up with its last example."""
+    """Sequence of evaluation batches; the last one is padded with its last example."""
 
     def __init__(self, dataset: Dataset, transform: Transform, batch_size: int, rows: np.ndarray):
         self._dataset = dataset
         self._transform = transform
         self._batch_size = batch_size
         self._rows = rows
-        lengths = dataset.lengths()
-        everything = np.arange(len(dataset))
-        self._order = everything if lengths is None else _by_length(everything, lengths)
+        self._order = evaluation_order(dataset)
 
     def __len__(self) -> int:
         return -(-len(self._dataset) // self._batch_size)
@@ -169,17 +191,17 @@ class _EvaluationBatches(Sequence[Batch]):
 
 
 def _weighted(batch: Batch, weight: np.ndarray) -> Batch:
-    """Sets the weights, on top of those of the dataset, if it has any."""
+    """Multiplies the weights of the dataset, if it has any, by `weight`."""
     batch = finite_without_weight(batch)
     weight = weight.astype(np.float32) * batch.get("weight", np.float32(1))
     return batch | {"weight": weight.astype(np.float32)}
 
 
 def finite_without_weight(batch: Batch) -> Batch:
-    """Makes inputs that do not count finite, since zero times NaN is NaN in the gradients.
+    """Makes inputs of weight 0 finite, since zero times NaN is NaN in the gradients.
 
     Args:
-        batch: examples; `weight` [B] is 0 for those that do not count.
+        batch: examples, with or without `weight` [B].
     """
     if "weight" not in batch:
         return batch

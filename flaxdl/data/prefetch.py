@@ -1,4 +1,4 @@
-"""Batches prepared ahead of their use, by threads or by processes: the same ones either way."""
+"""Prefetching of batches by worker threads or processes; both yield the same batches."""
 
 import logging
 import multiprocessing
@@ -13,34 +13,34 @@ from contextlib import closing
 import numpy as np
 
 from flaxdl.data.dataset import Dataset
-from flaxdl.data.unreadable import Unreadable
-from flaxdl.data.watch import watched
+from flaxdl.data.skipped_examples import SkippedExamples
+from flaxdl.data.watchdog import with_watchdog
 from flaxdl.tracebacks import WorkerTraceback, frames_of
 
 Batch = dict[str, np.ndarray]
 
 _LOGGER = logging.getLogger(__name__)
 
-# A process takes about three seconds to start and import what it needs, in which two threads
-# decode almost 2,000 photographs of 500 x 375 pixels. Decoding runs beside Python, so that on two
-# cores threads are the faster (600 a second, and 500 by processes).
-_WORTH_PROCESSES = 4096  # examples
-_MOST_WORKERS = 16
-_MOST_DEATHS = 3  # of workers over one batch, which then is to blame
-_REPORT_AFTER = 60.0  # seconds without a batch, and every so often from then on
-_HUNG_AFTER = 300.0  # seconds without a batch, after which processes are started anew
+# A worker process takes about 3 s to start; in that time, two threads decode almost 2,000
+# photographs of 500 x 375 pixels. Decoding releases the GIL, so threads are faster on two cores
+# (600 photographs per second, against 500 with processes).
+_MIN_EXAMPLES_FOR_PROCESSES = 4096
+_MAX_WORKERS = 16
+_MAX_DEATHS = 3  # worker deaths per batch before the batch is considered the cause
+_WARN_EVERY = 60.0  # seconds without a batch between warnings
+_HANG_AFTER = 300.0  # seconds without a batch before worker processes are restarted
 
 
-def prepared_ahead(batches: Sequence[Batch], dataset: Dataset, start: int) -> Generator[Batch]:
-    """Yields batches from number `start` on, a few of them prepared in the background.
+def prefetched(batches: Sequence[Batch], dataset: Dataset, start: int) -> Generator[Batch]:
+    """Yields batches starting at number `start`, prefetching the next ones in the background.
 
-    Closing the generator ends what works for it. Where none comes for long a warning says so.
-    Processes that die or hang are started anew, and nothing is lost by it.
+    Closing the generator stops the workers. A warning is logged if no batch arrives for 60 s.
+    Worker processes that die or hang are restarted without losing batches.
 
     Args:
-        batches: batches by number; what prepares them may be called in any thread or process.
-        dataset: where their examples come from.
-        start: number of the first.
+        batches: sequence of batches that may be indexed in any thread or process.
+        dataset: dataset that the batches are fetched from.
+        start: number of the first batch.
     """
     workers = num_workers(dataset)
     if workers == 0:
@@ -49,59 +49,59 @@ def prepared_ahead(batches: Sequence[Batch], dataset: Dataset, start: int) -> Ge
 
 
 def num_workers(dataset: Dataset) -> int:
-    """How many processes read a dataset: none unless it has many files to decode."""
+    """Returns the number of worker processes; 0 unless there are many files and cores."""
     cores = os.cpu_count() or 1
-    worth_it = dataset.decodes_files and len(dataset) >= _WORTH_PROCESSES and cores > 2
-    return min(_MOST_WORKERS, cores) if worth_it else 0
+    worth_it = dataset.decodes_files and len(dataset) >= _MIN_EXAMPLES_FOR_PROCESSES and cores > 2
+    return min(_MAX_WORKERS, cores) if worth_it else 0
 
 
 def _by_threads(batches: Sequence[Batch], dataset: Dataset, start: int) -> Generator[Batch]:
     import grain
 
-    # Files are waited for and decoded in parallel; more than one thread only slows memory.
-    threads = 1 if dataset.in_memory else min(_MOST_WORKERS, os.cpu_count() or 1)
+    # Files are read and decoded in parallel; for data in memory, more than one thread is slower.
+    threads = 1 if dataset.in_memory else min(_MAX_WORKERS, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     with closing(iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(options))) as them:
-        yield from watched(them, every=_REPORT_AFTER)
+        yield from with_watchdog(them, warn_every=_WARN_EVERY)
 
 
 def _by_processes(
     batches: Sequence[Batch], dataset: Dataset, start: int, workers: int
 ) -> Generator[Batch]:
     number, deaths = start, 0
-    unreadable = dataset.unreadable or Unreadable(0, "examples")
+    skipped = dataset.skipped or SkippedExamples(0, "examples")
     while True:
-        parcels = _parcels(batches, dataset, number, workers)
+        results = _worker_results(batches, dataset, number, workers)
         try:
-            with closing(parcels):
-                for parcel in parcels:
-                    for name, reason in parcel.unreadable.items():
-                        unreadable.add(name, reason)
-                    if isinstance(parcel.batch, _Failure):
-                        raise parcel.batch.error from parcel.batch.cause
-                    yield parcel.batch
+            with closing(results):
+                for result in results:
+                    for name, reason in result.skipped.items():
+                        skipped.add(name, reason)
+                    if isinstance(result.batch, _Failure):
+                        raise result.batch.error from result.batch.cause
+                    yield result.batch
                     number, deaths = number + 1, 0
             return
         except RuntimeError as error:
             deaths += 1
-            if "terminated unexpectedly" not in str(error) or deaths > _MOST_DEATHS:
+            if "terminated unexpectedly" not in str(error) or deaths > _MAX_DEATHS:
                 raise
-            _LOGGER.warning("a data worker died; batch %d is prepared anew: %s", number, error)
+            _LOGGER.warning("a data worker died; retrying batch %d: %s", number, error)
 
 
-def _parcels(
+def _worker_results(
     batches: Sequence[Batch], dataset: Dataset, start: int, workers: int
-) -> Generator["_Parcel"]:
+) -> Generator["_WorkerResult"]:
     import grain
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # grain reads its own, which nobody else would parse
-    source = grain.MapDataset.source(_Parcels(batches, dataset))[start:]
+        flags.FLAGS.mark_as_parsed()  # grain reads absl flags, which are not parsed elsewhere
+    source = grain.MapDataset.source(_WorkerResults(batches, dataset))[start:]
     ahead = source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
     ahead = ahead.mp_prefetch(
         grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-        worker_init_fn=_begin_worker,
+        worker_init_fn=_init_worker,
     )
     others = set(multiprocessing.active_children())
 
@@ -109,30 +109,32 @@ def _parcels(
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
 
-    parcels = iter(ahead)
+    results = iter(ahead)
     try:
-        yield from watched(parcels, every=_REPORT_AFTER, hung=kill, after=_HUNG_AFTER)
+        yield from with_watchdog(
+            results, warn_every=_WARN_EVERY, on_hang=kill, hang_after=_HANG_AFTER
+        )
     finally:
-        kill()  # they hold nothing that could be lost, and grain would wait for one that hangs
-        parcels.close()
+        kill()  # safe, as workers have no state; grain would wait for a hung one
+        results.close()
 
 
-class _Parcel:
-    """A batch, and the files that its worker could not read.
+class _WorkerResult:
+    """A batch and the files that its worker could not read.
 
-    grain sends arrays through shared memory, of which containers often have too little, and what
-    fills it is killed. It does not look into this, and sends it through a pipe.
+    grain sends arrays through shared memory. Containers often have too little of it and kill
+    processes that exceed it. Arrays wrapped in this class are sent through a pipe instead.
     """
 
-    def __init__(self, batch: "Batch | _Failure", unreadable: dict[str, str]):
+    def __init__(self, batch: "Batch | _Failure", skipped: dict[str, str]):
         self.batch = batch
-        self.unreadable = unreadable
+        self.skipped = skipped
 
 
 class _Failure:
-    """An error in a worker process, with its traceback, which would be lost on the way.
+    """An error in a worker process, with its traceback (pickling alone would lose it).
 
-    An exception that cannot be copied to another process becomes a RuntimeError of the same text.
+    An exception that cannot be pickled is replaced by a RuntimeError with the same message.
     """
 
     def __init__(self, error: Exception):
@@ -144,8 +146,8 @@ class _Failure:
             self.error = RuntimeError(f"{type(error).__name__}: {error}")
 
 
-class _Parcels(Sequence[_Parcel]):
-    """The batches, as they travel between processes."""
+class _WorkerResults(Sequence[_WorkerResult]):
+    """The batches, wrapped for sending between processes."""
 
     def __init__(self, batches: Sequence[Batch], dataset: Dataset):
         self._batches = batches
@@ -154,24 +156,24 @@ class _Parcels(Sequence[_Parcel]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, number: int) -> _Parcel:
+    def __getitem__(self, number: int) -> _WorkerResult:
         try:
             batch = self._batches[number]
         except Exception as error:
-            return _Parcel(_Failure(error), {})
-        unreadable = self._dataset.unreadable
-        return _Parcel(batch, unreadable.taken() if unreadable else {})
+            return _WorkerResult(_Failure(error), {})
+        skipped = self._dataset.skipped
+        return _WorkerResult(batch, skipped.pop_reasons() if skipped else {})
 
 
-def _begin_worker(worker: int, workers: int) -> None:
-    """Leaves it to the first process to be interrupted, and ends with it, however it ends."""
+def _init_worker(worker: int, workers: int) -> None:
+    """Ignores signals, since the main process handles them, and exits when that process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

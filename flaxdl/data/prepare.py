@@ -1,4 +1,4 @@
-"""Finding and preparing TFDS datasets: without TensorFlow, by one process at a time, in silence."""
+"""Lookup and preparation of TFDS datasets, without TensorFlow and without its output."""
 
 import contextlib
 import importlib
@@ -22,15 +22,15 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 def open_builder(name: str, data_dir: str | None) -> Any:
-    """Returns the TFDS builder of a dataset, prepared to be read.
+    """Returns the TFDS builder of a dataset, preparing the dataset if necessary.
 
     Args:
-        name: as TFDS takes it, `name[/config][:version]`.
-        data_dir: where datasets are kept; None is TFDS's own place.
+        name: TFDS name, `name[/config][:version]`.
+        data_dir: directory of the datasets; None for the default of TFDS.
 
     Raises:
-        UserError: if there is no such dataset, with the nearest name, or if it cannot be
-            prepared here, with what to run instead.
+        UserError: if there is no such dataset, with the nearest name, or if it cannot be prepared
+            here, with the commands to prepare it elsewhere.
     """
     data_dir = None if data_dir is None else str(local_path(data_dir))
     with quiet():
@@ -38,16 +38,16 @@ def open_builder(name: str, data_dir: str | None) -> Any:
         if builder.is_prepared():
             return builder
     _prepare(name, builder)
-    with quiet():  # anew, since another process may have done the work
+    with quiet():  # opened again, since another process may have prepared it
         return _find_builder(name, data_dir)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps TFDS from writing progress bars and warnings, which go to all three places.
+    """Suppresses the progress bars and warnings of TFDS on stdout, stderr and the absl log.
 
-    Other threads that run already are heard as before; a thread that wants quiet too waits, since
-    it would put back the streams of this one.
+    Output of other running threads is passed through. Only one thread can enter at a time, since
+    each replaces and restores the streams.
     """
     others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
     logger = logging.getLogger("absl")
@@ -57,8 +57,8 @@ def quiet() -> Iterator[None]:
 
     with (
         _ONE_AT_A_TIME,
-        contextlib.redirect_stdout(_StreamOfOthers(sys.stdout, others)),
-        contextlib.redirect_stderr(_StreamOfOthers(sys.stderr, others)),
+        contextlib.redirect_stdout(_ThreadFilter(sys.stdout, others)),
+        contextlib.redirect_stderr(_ThreadFilter(sys.stderr, others)),
     ):
         logger.addFilter(is_heard)
         try:
@@ -67,8 +67,8 @@ def quiet() -> Iterator[None]:
             logger.removeFilter(is_heard)
 
 
-class _StreamOfOthers(io.TextIOBase):
-    """Passes on what some threads write, and drops the rest."""
+class _ThreadFilter(io.TextIOBase):
+    """Stream that passes on the output of some threads and drops the rest."""
 
     def __init__(self, stream: TextIO | None, threads: Collection[int | None]):
         self._stream = stream
@@ -81,7 +81,7 @@ class _StreamOfOthers(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flushes the stream, for those who may write."""
+        """Flushes the stream, for the threads that may write."""
         if self._stream is not None and threading.get_ident() in self._threads:
             self._stream.flush()
 
@@ -92,7 +92,7 @@ def _find_builder(name: str, data_dir: str | None) -> Any:
     from flaxdl.data import embedded
 
     if re.split("[/:]", name)[0] not in embedded.NAMES:
-        # TFDS's own search ends at the first of its packages that needs TensorFlow, before GLUE's.
+        # TFDS stops importing at its first package that needs TensorFlow, before that of GLUE.
         for package in ("image", "structured", "text", "translation"):
             with contextlib.suppress(ImportError):
                 importlib.import_module(f"tensorflow_datasets.{package}")
@@ -101,18 +101,19 @@ def _find_builder(name: str, data_dir: str | None) -> Any:
     except tfds.core.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
         hint = did_you_mean(re.split("[/:]", name)[0], known)
-        raise UserError(f"no TFDS dataset is called {name!r}{hint}") from None
+        raise UserError(f"no TFDS dataset is named {name!r}{hint}") from None
     except (ValueError, AssertionError) as error:  # unknown configs, versions, malformed names
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"TFDS cannot open {name!r}: {reason}") from None
 
 
 def _prepare(name: str, builder: Any) -> None:
-    """Prepares the dataset, unless another process does so first; then this one waits for it."""
+    """Prepares the dataset; if another process is doing so, waits for it instead."""
     import tensorflow_datasets as tfds
 
     folder = Path(builder.data_path)
-    # Written beside its place and renamed when complete; what has no dataset_info.json is redone.
+    # TFDS writes to a temporary folder and renames it when complete; it prepares folders without
+    # dataset_info.json again.
     config = tfds.download.DownloadConfig(
         try_download_gcs=False, download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
     )
@@ -126,7 +127,7 @@ def _prepare(name: str, builder: Any) -> None:
             start = time.perf_counter()
             with quiet():
                 builder.download_and_prepare(download_config=config, file_format="array_record")
-            metadata = dict(builder.info.metadata or {})  # such as a hash of the content
+            metadata = dict(builder.info.metadata or {})  # e.g. a hash of the content
             _LOGGER.info("prepared %s in %.1f s %s", name, time.perf_counter() - start, metadata)
     except Exception as error:
         raise UserError(_how_to_prepare(name, builder, error)) from error
@@ -146,24 +147,24 @@ def _how_to_prepare(name: str, builder: Any, error: BaseException) -> str:
 
 
 def without_module(name: str, error: BaseException) -> str:
-    """Says which Python module a dataset cannot be read without, and what to do.
+    """Describes the Python module that is missing to read a dataset, with a remedy.
 
     Args:
         name: the dataset.
-        error: an ImportError, or what it led to.
+        error: an ImportError, or an error caused by one.
     """
     missing = _missing_module(error)
     if missing == "array_record":
         return (
-            f"{name} cannot be read without the Python module array_record, which reads the files "
-            "of TFDS: `pip install array-record`. Where there is none, as for Windows, run in WSL, "
-            "or use Arrays, ImageFolder or TextTable, which do without"
+            f"{name} cannot be read without the Python module array_record: run `pip install "
+            "array-record`. On platforms without it, such as Windows, use WSL, or the data sources "
+            "Arrays, ImageFolder or TextTable, which do not need it"
         )
-    return f"{name} cannot be read without the Python module {missing or error}: install it"
+    return f"{name} cannot be read without the Python module {missing or error}; install it"
 
 
 def _missing_module(error: BaseException | None) -> str | None:
-    """The module whose absence was at the root of an error."""
+    """Returns the name of the module whose import failed, from a chain of errors."""
     while error is not None:
         if isinstance(error, ImportError) and error.name:
             return error.name.split(".")[0]

@@ -1,4 +1,4 @@
-"""Tables as text: records of fields with a separator between, as in CSV and TSV files."""
+"""Reader for delimiter-separated tables, such as CSV and TSV files."""
 
 import csv
 import logging
@@ -11,54 +11,54 @@ from typing import Literal
 
 from flaxdl.checks import did_you_mean
 from flaxdl.data.columns import find_columns
-from flaxdl.data.text_files import setting
+from flaxdl.data.text_files import setting_hint
 from flaxdl.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 
-# Number of a row's first line, and the values of the wanted columns, or what is wrong with it.
+# For each row: the number of its first line, and the requested values or an error description.
 Rows = Iterator[tuple[int, list[str] | str]]
 
-_Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL, where quotes quote, and QUOTE_NONE
+_Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL, which handles quotes, and csv.QUOTE_NONE
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_SAMPLE = 20  # records that are looked at for the cause of a mistake
-_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # with its end
+_SAMPLE = 20  # records examined to find the cause of an error
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # with its line ending
 _USUAL_NAMES = {"text", "label", "sentence", "class", "category", "target"}
-_LONGEST_NAME = 60  # characters of the name of a column
+_LONGEST_NAME = 60  # characters in a column name
 
 
 def check_separator(separator: str | None) -> None:
-    """Checks that a separator is one character, or the two that stand for a tab.
+    r"""Checks that a separator is one valid character, or the two characters `\t` for a tab.
 
     Raises:
-        UserError: if it is not, or no separator can be.
+        UserError: if the separator has another length, or is a quote or a newline.
     """
     if separator in (None, "\\t"):
         return
     if len(separator) != 1 or separator in '"\r\n':
         raise UserError(
-            f"separator must be one character, and no quote or newline, got {separator!r}"
+            f"separator must be one character other than a quote or newline, got {separator!r}"
         )
 
 
 def separated_rows(
     text: str, file: Path, columns: Sequence[str], *, separator: str | None, header: bool
 ) -> Rows:
-    """Reads some columns of a table whose rows are lines, or longer where fields are quoted.
+    """Reads some columns of a delimiter-separated table with one row per line.
 
-    Quoted fields may hold separators and newlines, and quotes that are doubled. Between tabs, a
-    quote is a character like any other, unless rows are complete only if it is not. A first line
-    such as `sep=;` says what the separator is.
+    Quoted fields may contain separators, newlines and doubled quotes. In tab-separated files,
+    quotes are ordinary characters, unless all rows have the same number of fields only when quotes
+    are interpreted. A first line such as `sep=;` sets the separator.
 
     Args:
-        text: the content of the file.
-        file: its name; without a separator, .tsv means tabs and any other name commas.
-        columns: the names of the columns in the header; their numbers, from 1 on, without one.
-        separator: what is between the fields.
-        header: whether the first row names the columns.
+        text: content of the file.
+        file: path of the file, for messages and the default separator.
+        columns: column names in the header or, without a header, column numbers from 1.
+        separator: separator between fields; by default, a tab in .tsv files and a comma in others.
+        header: True if the first row contains the column names.
 
     Raises:
-        UserError: if a column is missing or there twice, with the likely cause.
+        UserError: if a column is missing or not unique; the message suggests a cause.
     """
     separator = "\t" if separator == "\\t" else separator
     declared = re.match(r"sep=([^\r\n])\r?\n?", text)
@@ -84,7 +84,7 @@ def _are_complete(rows: Sequence[tuple[int, list[str] | str]]) -> bool:
 
 
 class _Table:
-    """The text of a table, and which of its columns are wanted."""
+    """Text of a table, with the names of the columns to read."""
 
     def __init__(self, text: str, start: int, file: Path, columns: Sequence[str], header: bool):
         self._text = text
@@ -94,12 +94,12 @@ class _Table:
         self._header = header
 
     def rows(self, separator: str, quoting: _Quoting) -> Rows:
-        """Yields the rows; those that are broken with a reason for each of their lines."""
+        """Yields valid rows, and an error description for each line of a malformed row."""
         places = None
         count = 0
         for first, last, values in self._records(separator, quoting):
             if isinstance(values, str):
-                # Where a quote does not end, all the lines that it swallows are lost.
+                # All lines after an unclosed quote are lost.
                 yield from ((line, values) for line in range(first, last + 1))
                 continue
             if not values:  # an empty line
@@ -118,7 +118,7 @@ class _Table:
     def _records(
         self, separator: str, quoting: _Quoting
     ) -> Iterator[tuple[int, int, list[str] | str]]:
-        """Yields first line, last line, and fields or what is wrong with them."""
+        """Yields, for each row, its first and last line number and its fields or an error."""
         skipped = 1 if self._start else 0
         recent: list[str] = []
 
@@ -147,23 +147,25 @@ class _Table:
             )
         if _USUAL_NAMES & {value.strip().lower() for value in values}:
             _LOGGER.warning(
-                "the first row of %s looks like a header (%s), but is read as data",
+                "the first row of %s looks like a header (%s) but is read as data",
                 self._file,
                 ", ".join(values),
             )
         numbers = [str(number) for number in range(1, len(values) + 1)]
-        hint = "; without a header columns have numbers, as in --data.text 2 --data.label 1"
+        hint = "; without a header, give column numbers, as in --data.text 2 --data.label 1"
         return find_columns(self._file, self._columns, numbers, lambda _: hint)
 
     def _cause(self, name: str, values: Sequence[str], separator: str) -> str:
-        """The likely reason why a column is missing."""
+        """Returns the likely reason why a column is missing."""
         for other, called in _SEPARATORS.items():
             if other != separator and self._may_be_separated(other, len(values) == 1):
-                return f"; fields seem to be separated by {called}: {setting('separator', other)}"
+                return (
+                    f"; fields seem to be separated by {called}: {setting_hint('separator', other)}"
+                )
         if name.isdigit() or self._is_data(values, separator):
             return (
-                "; the first line seems to be no header: "
-                f"{setting('header', False)}, and call the columns 1, 2, ..."
+                "; the file seems to have no header: "
+                f"{setting_hint('header', False)} and give column numbers: 1, 2, ..."
             )
         return did_you_mean(name, [value.strip() for value in values])
 
@@ -179,7 +181,7 @@ class _Table:
         return is_single and len(good[0]) > 1 and {len(values) for values in good} == {len(good[0])}
 
     def _is_data(self, values: Sequence[str], separator: str) -> bool:
-        """Returns whether what should be a header looks like a row of data."""
+        """Returns True if the header looks like a row of data."""
         if any(len(value) > _LONGEST_NAME or _is_number(value) for value in values):
             return True
         records = islice(self._records(separator, csv.QUOTE_MINIMAL), 1, _SAMPLE)
@@ -194,20 +196,20 @@ def _is_number(text: str) -> bool:
 
 
 def _reason(lines: str, separator: str, error: csv.Error) -> str:
-    """What is wrong with lines that the csv module cannot read."""
+    """Describes why the csv module cannot parse the lines."""
     if '\\"' in lines:
         return (
-            'is broken: its quotes seem to be escaped by a backslash (\\"); '
-            'a quote inside a quoted field must be doubled ("")'
+            'is malformed: quotes seem to be escaped with a backslash (\\"); '
+            'quotes inside a quoted field must be doubled ("")'
         )
     if f'{separator} "' in lines:
-        return "is broken: there is a blank between a separator and a quote"
-    return f"is broken: {error}"
+        return "is malformed: there is a space between a separator and a quote"
+    return f"is malformed: {error}"
 
 
 @contextmanager
 def _long_fields(limit: int) -> Iterator[None]:
-    """Lets fields be as long as the text; the csv module's own limit is 131,072 characters."""
+    """Raises the field size limit of the csv module, 131,072 characters by default, to `limit`."""
     before = csv.field_size_limit(max(limit, csv.field_size_limit()))
     try:
         yield

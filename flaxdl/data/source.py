@@ -1,4 +1,4 @@
-"""Sources: the config values that say where examples come from, and the splits they load."""
+"""Base class of data sources, and the splits they load."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -14,16 +14,16 @@ from flaxdl.errors import UserError
 
 @dataclass(frozen=True)
 class Splits:
-    """The datasets of a run."""
+    """Training, validation and test split of a run's data."""
 
     train: Dataset
-    """What is trained on."""
+    """Training split."""
     validation: Dataset | None
-    """What chooses the best checkpoint."""
+    """Validation split, used for model selection."""
     test: Dataset | None
-    """What is looked at once, at the end."""
+    """Test split, evaluated once, at the end of the run."""
     classes: tuple[str, ...] | None
-    """What the labels 0, 1, ... are called; None where labels are no classes."""
+    """Names of the classes 0, 1, ...; None if labels are not classes."""
 
     def __post_init__(self):
         repeated = [name for name, count in Counter(self.classes or ()).items() if count > 1]
@@ -34,7 +34,7 @@ class Splits:
             )
 
     def map(self, transform: Callable[[Dataset], Dataset]) -> "Splits":
-        """Applies `transform` to each split there is."""
+        """Applies `transform` to each split that is not None."""
         return Splits(
             train=transform(self.train),
             validation=None if self.validation is None else transform(self.validation),
@@ -43,7 +43,7 @@ class Splits:
         )
 
     def identity(self) -> Mapping[str, Any]:
-        """Classes, and size and fingerprint of each split, as JSON: equal for equal data."""
+        """Returns the classes and each split's size and fingerprint, as JSON-compatible values."""
         datasets = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
             "classes": None if self.classes is None else list(map(str, self.classes)),
@@ -64,49 +64,48 @@ def _identity(dataset: Dataset) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Source(ABC):
-    """Where examples come from: a value that a config file constructs.
+    """Base class of data sources, the values of `data` in a config.
 
-    A source of your own is a frozen dataclass with a `load` method.
+    To add a source, write a frozen dataclass with a `load` method.
     """
 
     @abstractmethod
     def load(self, seed: int) -> Splits:
-        """Reads the splits; `seed` decides what is held out for validation.
+        """Reads the splits; `seed` determines the examples held out for validation.
 
         Raises:
-            UserError: naming the split, file or field at fault.
+            UserError: if the data cannot be loaded; the message names the split, file or field.
         """
 
 
 def hold_out(train: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Takes `fraction` of the training examples away for validation, from each class its share.
-
-    A fraction of zero holds nothing out.
+    """Holds out `fraction` of the training examples for validation, stratified by class.
 
     Returns:
-        What remains for training, and the validation set; both in the order of `train`.
+        The remaining training split and the validation split, both in the order of `train`. If
+        `fraction` is 0, these are `train` and None.
 
     Raises:
-        UserError: if one of the two would be empty.
+        UserError: if one of the two splits would be empty.
     """
     if fraction == 0:
         return train, None
     count, total = round(fraction * len(train)), len(train)
     if not 0 < count < total:
         raise UserError(
-            f"validation_fraction must leave examples on both sides, "
+            f"validation_fraction must leave examples in both splits, "
             f"got {fraction} of {total} training examples"
         )
-    # pipeline.py takes (seed, ..., 0) and (seed, ..., 1)
+    # pipeline.py uses (seed, ..., 0) and (seed, ..., 1).
     held_out = _choose(train, count, np.random.default_rng((seed, 0, 2)))
     return Subset(train, np.flatnonzero(~held_out)), Subset(train, np.flatnonzero(held_out))
 
 
-def share_of(train: Dataset, fraction: float, seed: int) -> Dataset:
-    """Keeps `fraction` of the training examples, from each class its share, in their order.
+def take_fraction(train: Dataset, fraction: float, seed: int) -> Dataset:
+    """Keeps a random `fraction` of the training examples, in order, stratified by class.
 
     Raises:
-        UserError: if the fraction is not above 0 and at most 1, or nothing would be left.
+        UserError: if the fraction is not in (0, 1], or if no examples would remain.
     """
     if not 0 < fraction <= 1:
         raise UserError(f"train_fraction must be above 0 and at most 1, got {fraction}")
@@ -115,16 +114,16 @@ def share_of(train: Dataset, fraction: float, seed: int) -> Dataset:
     count = round(fraction * len(train))
     if count == 0:
         raise UserError(
-            f"train_fraction must leave an example, got {fraction} of {len(train)} examples"
+            f"train_fraction must leave at least one example, got {fraction} of {len(train)}"
         )
     return Subset(train, np.flatnonzero(_choose(train, count, np.random.default_rng((seed, 0, 3)))))
 
 
 def _choose(dataset: Dataset, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Chooses `count` examples by chance, as bool[N].
+    """Chooses `count` random examples; returns a mask, bool[N].
 
-    Where labels are classes and at hand, every class gives its share, to within one example: the
-    examples are shuffled, sorted by label, and taken at equal distances.
+    If labels are classes and known in advance, the choice is stratified to within one example per
+    class: examples are shuffled, sorted by label, and chosen at equal distances.
     """
     total = len(dataset)
     order = rng.permutation(total)

@@ -1,14 +1,14 @@
-"""Which folders are splits, and which are classes."""
+"""Detection of split folders, as opposed to class folders."""
 
 import os
 from collections.abc import Mapping, Sequence
 
 from flaxdl.data.class_folders import (
-    Unused,
-    composed,
+    UnusedFiles,
     find_images,
     folders_in,
-    listed,
+    format_names,
+    to_nfc,
 )
 from flaxdl.errors import UserError
 
@@ -19,22 +19,22 @@ _SPLITS = {
 }
 
 
-def split_folders(root: str, unused: Unused) -> dict[str, str]:
-    """Finds the folders for the splits; there are none if the folders of `root` are classes.
+def split_folders(root: str, unused: UnusedFiles) -> dict[str, str]:
+    """Finds the split folders in an image folder.
 
-    Folders are splits where one that is called `train` or `training` holds folders. Names are
-    compared without case.
+    Folders are splits if one named `train` or `training`, ignoring case, contains folders.
+    Otherwise they are classes.
 
     Args:
-        root: the folder of images.
-        unused: where folders are noted that are no splits.
+        root: path of the image folder.
+        unused: collection to which folders that are not splits are added.
 
     Returns:
-        Split → path of its folder.
+        The path of each split's folder; empty if the folders in `root` are classes.
 
     Raises:
-        UserError: if two folders are for the same split, or it cannot be decided whether folders
-            are splits or classes.
+        UserError: if two folders are for the same split, or if splits and classes cannot be
+            distinguished.
         OSError: if a folder cannot be read.
     """
     names = folders_in(root)
@@ -47,26 +47,31 @@ def split_folders(root: str, unused: Unused) -> dict[str, str]:
     for name, split in splits.items():
         if split in found:
             raise UserError(
-                f"{root} must have one folder for the {split} split, got "
+                f"{root} must have only one folder for the {split} split, has "
                 f"{os.path.basename(found[split])} and {name}"
             )
         if inner[name] or split != "test":
             found[split] = os.path.join(root, name)
         else:
-            unused.add(os.path.join(root, name), "no class folders in it")
+            unused.add(os.path.join(root, name), "no class folders inside")
     _check_others(root, [name for name in names if name not in splits], found, unused)
     return found
 
 
 def split_named(name: str) -> str | None:
-    """The split that a folder's name stands for, if any."""
+    """Returns the split denoted by a folder name, ignoring case; None for other names."""
     return _SPLITS.get(name.casefold())
 
 
 def _check_others(
-    root: str, names: Sequence[str], splits: Mapping[str, str], unused: Unused
+    root: str, names: Sequence[str], splits: Mapping[str, str], unused: UnusedFiles
 ) -> None:
-    """Notes the folders beside the splits, which might be classes if there is only `train`."""
+    """Records folders next to the split folders as unused.
+
+    Raises:
+        UserError: if `train` is the only split and other folders contain images, since `train`
+            might then be a class.
+    """
     images = {}
     for name in names:
         contents = find_images(os.path.join(root, name))
@@ -78,9 +83,9 @@ def _check_others(
     if images and len(splits) == 1:
         train = os.path.basename(splits["train"])
         raise UserError(
-            f"{root}/{train} contains folders ({listed(folders_in(splits['train']))}) like a "
-            f"training split, but there are also images in {listed(images)}. If {train} is a "
-            f"class, move its images out of these folders; if it is the training split, move the "
+            f"{root}/{train} contains folders ({format_names(folders_in(splits['train']))}) like a "
+            f"training split, but there are also images in {format_names(images)}. If {train} is a "
+            f"class, move its images out of its subfolders; if it is the training split, move the "
             f"other folders out of {root}"
         )
 
@@ -91,36 +96,36 @@ def _check_classes(
     splits: Mapping[str, str],
     inner: Mapping[str, Sequence[str]],
 ) -> None:
-    """Refuses folders that would be classes but are named like splits, and seem to be some."""
+    """Raises a UserError if folders read as classes seem to be splits."""
     if len(splits) == len(names) and len(set(splits.values())) > 1:
         raise UserError(
-            f"the folders {listed(names)} of {root} are named like splits, but there is no folder "
-            "train with a folder for each class in it"
+            f"the folders {format_names(names)} in {root} are named like splits, but there is no "
+            "folder train that contains a folder for each class"
         )
-    others = {composed(name) for name in names if name not in splits}
+    others = {to_nfc(name) for name in names if name not in splits}
     for name, below in inner.items():
-        if common := others & set(map(composed, below)):
+        if common := others & set(map(to_nfc, below)):
             raise UserError(
-                f"{root}/{name} contains folders that are named like those next to it "
-                f"({listed(sorted(common))}), so it seems to be a split; move the training images "
-                f"to {root}/train"
+                f"{root}/{name} contains folders with the same names as those next to it "
+                f"({format_names(sorted(common))}), so it seems to be a split; move the training "
+                f"images to {root}/train"
             )
 
 
 def check_no_splits_below(root: str, folders: Mapping[str, Sequence[str]]) -> None:
-    """Refuses splits inside of class folders, whose images would be mixed.
+    """Checks that no class folder contains split folders, since their images would be mixed.
 
     Args:
-        root: the folder of images.
-        folders: class folder → names of the folders directly below.
+        root: path of the image folder.
+        folders: names of the immediate subfolders of each class folder.
 
     Raises:
-        UserError: naming the first class folder with two splits or more.
+        UserError: if a class folder contains folders for two or more splits.
     """
     for name, below in folders.items():
         named = [folder for folder in below if split_named(folder)]
         if len({split_named(folder) for folder in named}) > 1:
             raise UserError(
-                f"{root}/{name} contains {listed(sorted(named))}, which are named like splits; "
-                f"split folders must contain the class folders, not the other way around"
+                f"{root}/{name} contains {format_names(sorted(named))}, which are named like "
+                f"splits; split folders must contain the class folders, not the other way around"
             )

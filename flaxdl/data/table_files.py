@@ -1,4 +1,4 @@
-"""Reading tables from CSV, TSV, JSON Lines and Parquet files."""
+"""Reader for tables in CSV, TSV, JSON Lines and Parquet files."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ from flaxdl.filesystem.paths import local_path
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _UNSEPARATED = (".jsonl", ".json", ".parquet")
 
-# Number of a row's first line, and the values of its columns, or what is wrong with it.
+# For each row: the number of its first line, and the requested values or an error description.
 _Rows = Iterator[tuple[int, list[Any] | str]]
 
 
 def is_separated(path: str) -> bool:
-    """Returns whether a table of that name separates its fields, as CSV and TSV files do."""
+    """Returns True if a file of this name is delimiter-separated, such as CSV or TSV."""
     return Path(path).suffix.lower() not in _UNSEPARATED
 
 
@@ -35,19 +35,21 @@ def read_table(
     """Reads some columns of a table.
 
     Args:
-        path: the file; its suffix says what it is. With a separator given, any other suffix will
-            do for a file of separated fields.
-        columns: their names; in a separated file without a header their numbers, from 1 on.
-        separator: what is between the fields of separated files; by default tabs in .tsv files and
-            commas in others, or what a first line such as `sep=;` says.
-        header: whether the first row of separated files names the columns.
-        encoding: how text is encoded, unless there is a byte order mark.
+        path: path of the file; its suffix determines the format. If `separator` is given, files
+            with unknown suffixes are read as delimiter-separated.
+        columns: column names; in delimiter-separated files without a header, column numbers from 1.
+        separator: separator between fields of delimiter-separated files; by default, a tab in .tsv
+            files and a comma in others, or the one in a first line such as `sep=;`.
+        header: True if the first row of delimiter-separated files contains the column names.
+        encoding: text encoding; a byte order mark takes precedence.
 
     Returns:
-        The rows, as (line number, values), and what is wrong with broken lines, by line number.
+        The valid rows as (line number, values), and the error descriptions of malformed lines by
+        line number.
 
     Raises:
-        UserError: if the file cannot be read, holds no rows, or lacks a column or has it twice.
+        UserError: if the file cannot be read or has no rows, or if a column is missing or not
+            unique.
     """
     file = local_path(path)
     _check_file(file, path, needs_suffix=separator is None)
@@ -67,7 +69,7 @@ def read_table(
         else:
             good.append((line, row))
     if not good and not broken:
-        raise UserError(f"{file} holds no rows")
+        raise UserError(f"{file} has no rows")
     return good, broken
 
 
@@ -75,15 +77,15 @@ def _check_file(file: Path, path: str, *, needs_suffix: bool) -> None:
     is_known = file.suffix.lower() in SUFFIXES
     try:
         is_file, is_folder = file.is_file(), file.is_dir()
-    except OSError as error:  # in a folder that may not be entered
+    except OSError as error:  # e.g. a folder without permission
         raise UserError(f"{file} cannot be read: {error.strerror}") from error
     if is_folder:
-        raise UserError(f"{path} is a folder, needed a file of {', '.join(SUFFIXES)}")
+        raise UserError(f"{path} is a folder; tables must be {', '.join(SUFFIXES)} files")
     if not is_known and needs_suffix:
         if is_file:
-            check_kind(file)  # names an Excel workbook as such
+            check_kind(file)  # for a better error about e.g. Excel workbooks
         raise UserError(
-            f"tables must be files of {', '.join(SUFFIXES)}, or of any name with separator set, "
+            f"tables must be {', '.join(SUFFIXES)} files, or files of any name with separator set, "
             f"got {path!r}"
         )
     if not is_file:
@@ -92,16 +94,18 @@ def _check_file(file: Path, path: str, *, needs_suffix: bool) -> None:
 
 
 def _json_rows(text: str, file: Path, columns: Sequence[str]) -> _Rows:
-    """Yields the rows of JSON Lines; a column that a row lacks is None there."""
+    """Yields the rows of JSON Lines; missing values are None."""
     if text.lstrip().startswith("["):
         raise UserError(
-            f"{file} must hold one object a line, {{...}}, got a list of them; "
-            'pandas writes them with to_json(..., orient="records", lines=True)'
+            f"{file} must contain one JSON object per line, {{...}}, got a list; "
+            'pandas writes JSON Lines with to_json(..., orient="records", lines=True)'
         )
     rows = list(_json_objects(text))
     names = list(dict.fromkeys(name for _, row in rows if isinstance(row, dict) for name in row))
     if rows and not names:
-        raise UserError(f"{file} must hold one object a line, {{...}}, got {text.strip()[:40]!r}")
+        raise UserError(
+            f"{file} must contain one JSON object per line, {{...}}, got {text.strip()[:40]!r}"
+        )
     found = [names[place] for place in find_columns(file, columns, names)] if rows else []
     for line, row in rows:
         yield line, row if isinstance(row, str) else [row.get(name) for name in found]
@@ -114,9 +118,9 @@ def _json_objects(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
         try:
             row = json.loads(content)
         except (ValueError, RecursionError) as error:
-            yield line, f"is broken: {error}"
+            yield line, f"is malformed: {error}"
             continue
-        yield line, row if isinstance(row, dict) else f"must be an object, got {content[:40]}"
+        yield line, row if isinstance(row, dict) else f"must be a JSON object, got {content[:40]}"
 
 
 def _parquet_rows(file: Path, columns: Sequence[str]) -> _Rows:

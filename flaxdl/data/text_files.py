@@ -1,4 +1,4 @@
-"""Reading text files: their encoding, and what is no text at all."""
+"""Reader for text files that checks their encoding and rejects binary formats."""
 
 import codecs
 import logging
@@ -12,7 +12,7 @@ from flaxdl.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 
-# Byte order marks; that of UTF-32 begins with that of UTF-16.
+# Byte order marks; UTF-32 comes first because its mark starts with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -21,10 +21,10 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _COMMON = ("utf-8", "utf-16", "cp1252", "latin-1", "cp1251", "gb18030", "shift_jis", "euc_kr")
-MARKUP = ("a web page (HTML)", "an XML document")  # no tables, but texts
+MARKUP = ("a web page (HTML)", "an XML document")  # texts, but not tables
 _ARCHIVE = "decompress it first"
 _SAMPLE_BYTES = 4096
-# How other kinds of files begin, what they are, and the remedy.
+# Signature, description and remedy for other kinds of files.
 _KINDS = (
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", "save it as CSV UTF-8"),
     (rb"\x1f\x8b", "a gzip archive", _ARCHIVE),
@@ -44,7 +44,7 @@ _KINDS = (
     (rb"\s*<(!doctype\s+html|html|head|body|table)\b", MARKUP[0], "download the data"),
     (rb"\s*<\?xml\b", MARKUP[1], "export the table as CSV"),
 )
-# What a ZIP archive is, by the beginning of a name in it.
+# Start of a name in a ZIP archive → description and remedy.
 _ZIPPED = {
     "xl/": ("an Excel workbook (.xlsx)", "save it as CSV UTF-8"),
     "word/": ("a Word document (.docx)", "save its text"),
@@ -53,14 +53,14 @@ _ZIPPED = {
 
 
 def check_encoding(encoding: str) -> None:
-    """Checks that Python has a text encoding of that name.
+    """Checks that Python has a text encoding of this name.
 
     Raises:
-        UserError: with the nearest name, if it has none.
+        UserError: if there is no such encoding; the message suggests the nearest name.
     """
     try:
         b"a".decode(encoding)
-    except UnicodeError:  # one byte alone may be no character
+    except UnicodeError:  # a single byte may be an incomplete character
         pass
     except LookupError:
         raise UserError(
@@ -73,13 +73,13 @@ def read_text(file: Path, encoding: str, *, allowed: Collection[str] = ()) -> st
     """Reads a text file; a byte order mark takes precedence over `encoding`.
 
     Args:
-        file: the file.
-        encoding: the name of its encoding.
-        allowed: kinds of files that are texts as well, as in `MARKUP`.
+        file: path of the file.
+        encoding: name of the encoding.
+        allowed: descriptions of additional kinds of files to accept, such as those in `MARKUP`.
 
     Raises:
-        UserError: if it cannot be read, is of another kind, such as an Excel workbook, or not in
-            that encoding, with the likely one.
+        UserError: if the file cannot be read, is of another kind, such as an Excel workbook, or has
+            another encoding; the message then suggests the likely one.
     """
     check_kind(file, allowed)
     try:
@@ -90,10 +90,11 @@ def read_text(file: Path, encoding: str, *, allowed: Collection[str] = ()) -> st
 
 
 def check_kind(file: Path, allowed: Collection[str] = ()) -> None:
-    """Checks that a file is not of a kind that is no text, whatever its name.
+    """Checks by content that a file is not in a known non-text format.
 
     Raises:
-        UserError: naming the kind and the remedy, unless the kind is allowed.
+        UserError: if the file is of a known kind that is not in `allowed`; the message contains the
+            kind and a remedy.
     """
     try:
         with file.open("rb") as opened:
@@ -118,7 +119,7 @@ def _zipped(file: Path) -> tuple[str, str]:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return "a ZIP archive that is cut off or damaged", "get it again"
+        return "a truncated or damaged ZIP archive", "download or copy it again"
     for start, kind in _ZIPPED.items():
         if any(name.startswith(start) for name in names):
             return kind
@@ -135,19 +136,19 @@ def _decoded(data: bytes, file: Path, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{file} is not in {encoding.removesuffix('-sig').upper()}: byte "
-            f"0x{data[error.start]:02x} in line {line} is not valid; {_likely(data)}"
+            f"{file} is not valid {encoding.removesuffix('-sig').upper()}: invalid byte "
+            f"0x{data[error.start]:02x} in line {line}; {_likely(data)}"
         ) from None
     except UnicodeError as error:
-        raise UserError(f"{file} is not in {encoding}: {error}") from None
+        raise UserError(f"{file} is not valid {encoding}: {error}") from None
     is_other = codecs.lookup(encoding).name != "utf-8"
     if is_other and not marked and not text.isascii() and _is_utf8(data):
-        _LOGGER.warning("%s seems to be in UTF-8, but is read as %s", file, encoding)
+        _LOGGER.warning("%s seems to be in UTF-8 but is read as %s", file, encoding)
     return text
 
 
 def _check_zeros(data: bytes, file: Path, encoding: str) -> None:
-    """ASCII in UTF-16 is valid UTF-8 too, with a zero byte beside every letter."""
+    """Raises a UserError for ASCII text in UTF-16: it is valid UTF-8, but with zero bytes."""
     even, odd = data[:_SAMPLE_BYTES:2], data[1:_SAMPLE_BYTES:2]
     zeros = {"le": odd.count(0), "be": even.count(0)}
     if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")) or min(zeros.values()):
@@ -155,19 +156,22 @@ def _check_zeros(data: bytes, file: Path, encoding: str) -> None:
     order = max(zeros, key=lambda name: zeros[name])
     if 2 * zeros[order] > len(odd):
         raise UserError(
-            f"{file} has a zero byte beside most letters, as UTF-16 does; "
-            + setting("encoding", f"utf-16-{order}")
+            f"{file} has a zero byte next to most letters, as in UTF-16; "
+            + setting_hint("encoding", f"utf-16-{order}")
         )
 
 
 def _likely(data: bytes) -> str:
-    """Names the likely encoding of a text that is not in the one it was read with."""
+    """Suggests the likely encoding of data that is invalid in the given encoding."""
     if _is_utf8(data):
-        return setting("encoding", "utf-8")
+        return setting_hint("encoding", "utf-8")
     runs = re.findall(rb"[\x80-\xff]+", data[: 2**20])
-    if sum(map(len, runs)) < 1.5 * len(runs):  # accents among letters of ASCII
-        return setting("encoding", "cp1252") + ", if it is in Windows-1252 or Latin-1"
-    return setting("encoding", "gb18030") + ", or whichever it is in, such as shift_jis or cp1251"
+    if sum(map(len, runs)) < 1.5 * len(runs):  # accented letters among ASCII
+        return setting_hint("encoding", "cp1252") + " if it is in Windows-1252 or Latin-1"
+    return (
+        setting_hint("encoding", "gb18030")
+        + ", or its actual encoding, such as shift_jis or cp1251"
+    )
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -178,8 +182,8 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def setting(name: str, value: str | bool) -> str:
-    """Says how to set an option of a source, in Python and on the command line."""
+def setting_hint(name: str, value: str | bool) -> str:
+    """Describes how to set a field of a source, in Python and on the command line."""
     if isinstance(value, bool):
         return f"set {name}={value} (--data.{'' if value else 'no-'}{name})"
     quoted = value.replace("\\", "\\\\").replace("\t", "\\t").replace('"', '\\"')

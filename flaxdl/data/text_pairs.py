@@ -1,7 +1,7 @@
-"""Pairs of texts: what an encoder reads, and what a decoder reads and has to write.
+"""Text pairs for encoder-decoder models: inputs, decoder inputs and labels.
 
-N: pairs, T: `max_length`, S: `max_target_length`. Ids are int32[N, T] or [N, S], characters with
-one vocabulary for both sides; 0 fills up behind the ends.
+N: number of pairs, T: `max_length`, S: `max_target_length`. Token ids are int32[N, T] or
+int32[N, S], padded with 0. Inputs and labels share one character vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,23 +21,24 @@ from flaxdl.errors import UserError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-START_TOKEN, END_TOKEN = 2, 3  # what a decoder reads first, and what it writes last
+START_TOKEN, END_TOKEN = 2, 3  # first decoder input, last label
 _MARKS = ("<start>", "<end>")
 
 
 @dataclass(frozen=True)
 class TextPairs(Transform):
-    """Texts `inputs` and what to make of them, `label`, character by character."""
+    """Pairs of input text and target text (`label`), tokenized into characters."""
 
     file_suffixes: ClassVar[tuple[str, ...]] = ()
 
     max_length: int = 64
-    """Characters of the longest input there may be."""
+    """Maximum length of inputs in characters; longer inputs raise an error."""
     max_target_length: int = 64
-    """Characters of the longest label there may be, and one for its end."""
+    """Maximum length of labels in characters, counting the end token as one; longer labels raise
+    an error."""
 
     def fit(self, train: Dataset) -> "FittedTextPairs":
-        """Learns the characters of both sides."""
+        """Learns the vocabulary, the characters of all inputs and labels."""
         arrays = train.arrays()
         texts = [text for side in ("inputs", "label") for text in as_texts(arrays[side], side)]
         return self._fitted(learn(texts, "characters", marks=_MARKS))
@@ -52,21 +53,21 @@ class TextPairs(Transform):
 
 @dataclass(frozen=True)
 class FittedTextPairs(TextPairs):
-    """A `TextPairs` with its vocabulary, ready to encode."""
+    """A `TextPairs` transform with its vocabulary, ready to encode texts."""
 
     vocabulary: "Tokenizer" = field(kw_only=True, repr=False, compare=False)
-    """Character <-> id."""
+    """Tokenizer that maps characters to ids and back."""
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are, those of no character included."""
+        """Vocabulary size, including special tokens."""
         return largest_id(self.vocabulary) + 1
 
     def apply(self, dataset: Dataset) -> Dataset:
-        """Encodes all pairs, and keeps them in memory.
+        """Encodes all pairs and keeps them in memory.
 
-        The decoder reads `targets`, <start> and the text; it has to write `label`, the text and
-        <end>. Both are as long as `target_lengths` say.
+        The decoder input, `targets`, is <start> followed by the target text; `label` is the target
+        text followed by <end>. Both have the lengths `target_lengths`.
         """
         arrays = dataset.arrays()
         ids, lengths = self._encode("label", arrays["label"], self.max_target_length - 1)
@@ -85,15 +86,15 @@ class FittedTextPairs(TextPairs):
     def read(
         self, items: Sequence[str], shapes: Mapping[str, Sequence[int]]
     ) -> dict[str, np.ndarray]:
-        """Encodes texts as they stand on the command line, as inputs."""
+        """Encodes texts from the command line as inputs."""
         return self._encode_inputs(items)
 
     def decode(self, tokens: np.ndarray) -> list[str]:
-        """Puts what was written, int32[N, S], together; what is no character is left out."""
+        """Converts generated tokens, int32[N, S], to texts without special tokens."""
         return decode_batch(self.vocabulary, [row.tolist() for row in tokens])
 
     def save(self, workdir: Path) -> None:
-        """Writes tokenizer.json, which the `tokenizers` library reads everywhere."""
+        """Writes tokenizer.json in the format of the `tokenizers` library."""
         self.vocabulary.save(str(workdir / FILE_NAME))
 
     def _encode_inputs(self, texts: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
@@ -103,7 +104,7 @@ class FittedTextPairs(TextPairs):
     def _encode(
         self, side: str, values: Sequence[str] | np.ndarray, longest: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns ids, int32[N, longest], and their numbers, int32[N]."""
+        """Returns ids, int32[N, longest], and lengths, int32[N]."""
         texts = as_texts(values, side)
         rows, lengths = np.zeros((len(texts), longest), np.int32), np.zeros(len(texts), np.int32)
         for part in chunks(len(texts)):

@@ -1,7 +1,7 @@
-"""Texts in memory: arrays of Python strings, each as long as it is.
+"""Arrays of Python strings.
 
-NumPy's own strings have a fixed width, that of the longest one, and so may take any amount of
-memory; they are turned into Python's.
+NumPy string arrays pad each string to the longest one and may take a large amount of memory, so
+they are converted to object arrays.
 """
 
 from collections.abc import Iterator
@@ -11,18 +11,19 @@ import numpy as np
 
 from flaxdl.errors import UserError
 
-_MOST_PADDED = 2**28  # characters
+_MAX_PADDED = 2**28  # characters
 
 
 def as_texts(values: Any, name: str) -> np.ndarray:
     """Returns texts as an array of `str` objects, [N].
 
     Args:
-        values: texts, or bytes in UTF-8, one for each example.
-        name: what they are called in messages, as in `train_inputs`.
+        values: strings, or bytes in UTF-8, one per example.
+        name: name of the texts in error messages, such as `train_inputs`.
 
     Raises:
-        UserError: if one of them is no text, such as None, NaN or a list, with its number.
+        UserError: if a value is not text, such as None, NaN or a list; the message contains its
+            number.
     """
     if isinstance(values, np.ndarray) and (values.ndim != 1 or values.dtype.kind not in "OUST"):
         remedy = f"; use {name}[:, 0]" if values.shape[1:] == (1,) else ""
@@ -38,19 +39,19 @@ def as_texts(values: Any, name: str) -> np.ndarray:
 
 
 def chunks(count: int, size: int = 1024) -> Iterator[slice]:
-    """Yields slices that cover 0 to `count` - 1, of at most `size` texts each."""
+    """Yields slices of at most `size` elements that together cover 0 to `count` - 1."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
 
 def add_to_digest(digest: Any, name: str, texts: np.ndarray) -> None:
-    """Adds a named array of `str` objects [N] to a hash.
+    """Updates a hash with an array of `str` objects [N] and its name.
 
-    Up to 1 GiB it is that of NumPy's array of fixed width, by which earlier versions knew the data
-    of a run; the array is not made.
+    If the equivalent NumPy string array takes at most 1 GiB, the result is the same as for that
+    array (which is not created), so that hashes stored by earlier versions still match.
     """
     longest = max(map(len, texts), default=0) or 1
-    width = longest if len(texts) * longest <= _MOST_PADDED else 0
+    width = longest if len(texts) * longest <= _MAX_PADDED else 0
     digest.update(f"{name} <U{longest} {texts.shape}".encode())
     for text in texts:
         padded = text.ljust(width, "\0") if width else f"{len(text)} {text}"

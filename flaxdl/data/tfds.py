@@ -1,4 +1,4 @@
-"""Datasets of the TFDS catalogue and the three embedded ones, read without TensorFlow."""
+"""Source for TFDS datasets, including three that come with flaxdl, read without TensorFlow."""
 
 import re
 from dataclasses import dataclass
@@ -12,39 +12,40 @@ from flaxdl.data.prepare import open_builder, quiet, without_module
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.errors import UserError
 
-# Decoded splits up to this size are held in memory, where a batch costs microseconds.
+# Decoded splits up to this size are kept in memory, where fetching a batch takes microseconds.
 _MEMORY_LIMIT = 2**30  # bytes
 
 
 @dataclass(frozen=True)
 class Tfds(Source):
-    """A TFDS dataset: `digits`, `glyphs`, `languages`, or any that can be read as ArrayRecord.
+    """A TFDS dataset: `digits`, `glyphs`, `languages`, or any dataset in ArrayRecord format.
 
-    Splits are written as TFDS writes them, as in `train[:90%]` or `train+validation`.
+    Splits use TFDS syntax, such as `train[:90%]` or `train+validation`.
     """
 
     name: str
-    """Dataset, as `mnist` or with its config and version, as `glue/sst2:2.0.0`."""
+    """Dataset name, such as `mnist`, or with config and version, such as `glue/sst2:2.0.0`."""
     train: str = "train"
-    """Split to learn from."""
+    """Training split."""
     validation: str | None = None
-    """Split to choose by; without one, a part of the training split is held out."""
+    """Split for model selection; by default, part of the training split is held out."""
     test: str | None = "test"
-    """Split that is evaluated once, at the end."""
+    """Test split, evaluated once, at the end of the run."""
     validation_fraction: float = 0.1
-    """Share of the training split that is held out where no validation split is named."""
+    """Fraction of the training split held out for validation if `validation` is not set."""
     inputs: str | None = None
-    """Feature that the model takes; by default the one the dataset says."""
+    """Name of the input feature; by default, the first supervised key of the dataset."""
     label: str | None = None
-    """Feature that the model answers; by default the one the dataset says."""
+    """Name of the label feature; by default, the second supervised key of the dataset."""
     data_dir: str | None = None
-    """Where datasets are kept; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Directory with prepared datasets; by default, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
     def load(self, seed: int) -> Splits:
-        """Prepares the dataset if need be, and opens or reads its splits.
+        """Prepares the dataset if necessary, and opens or reads its splits.
 
         Raises:
-            UserError: naming the dataset, split or feature, with what there is instead.
+            UserError: if the dataset, a split or a feature does not exist (the message lists those
+                that do), or if the dataset cannot be prepared.
         """
         builder = open_builder(self.name, self.data_dir)
         fields = self._fields(builder.info)
@@ -58,7 +59,7 @@ class Tfds(Source):
         return Splits(train, validation, test, classes=tuple(names) if names else None)
 
     def _fields(self, info: Any) -> dict[str, str]:
-        """Returns which feature is the input and which the label."""
+        """Returns the name of the feature for each field."""
         inputs, label = info.supervised_keys or ("", "")
         fields = {"inputs": self.inputs or inputs, "label": self.label or label}
         for field, feature in fields.items():
@@ -77,8 +78,8 @@ class Tfds(Source):
                 records = builder.as_data_source(split=split)
         except NotImplementedError:
             raise UserError(
-                f"{self.name} in {builder.data_path} is not in ArrayRecord format, which alone "
-                f"can be read without TensorFlow; move it away and prepare it again with "
+                f"{self.name} in {builder.data_path} is not in ArrayRecord format, the only one "
+                f"that can be read without TensorFlow; move it away and prepare it again with "
                 f"`tfds build {self.name} --file_format=array_record`"
             ) from None
         except ImportError as error:
@@ -93,7 +94,7 @@ class Tfds(Source):
             where=where,
             version=f"{builder.info.full_name} {split}",
         )
-        with quiet():  # the first record that is decoded brings a warning about OpenCV
+        with quiet():  # decoding the first record warns about OpenCV
             example = dataset.gather(np.zeros(1, np.int64))
         size = sum(array.nbytes for array in example.values()) * len(dataset)
         if sizes_differ or size > _MEMORY_LIMIT:

@@ -1,4 +1,4 @@
-"""Reading tokenizers of pretrained models, so that they give the ids that `transformers` gives."""
+"""Loading of pretrained tokenizers, with the same token ids as in `transformers`."""
 
 import base64
 import json
@@ -27,14 +27,15 @@ _NAMED = {
     "mask_token": "[MASK]",
 }
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
-_MOST_GROWTH = 100  # times that a tokenizer may lengthen a text; SentencePiece's take up to 33
+_MAX_GROWTH = 100  # factor by which a tokenizer may lengthen a text; SentencePiece needs up to 33
 
 
 @contextmanager
-def errors_named(what: str) -> Iterator[None]:
-    """Raises errors of the `tokenizers` library as a UserError that begins with `what`.
+def tokenizer_errors(what: str) -> Iterator[None]:
+    """Context manager that raises errors of the `tokenizers` library as UserErrors.
 
-    Some are panics of Rust, which are no `Exception`.
+    The message starts with `what`. Some of these errors are Rust panics, which do not derive from
+    `Exception`.
     """
     try:
         yield
@@ -45,22 +46,23 @@ def errors_named(what: str) -> Iterator[None]:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Returns whether there is a tokenizer in a folder."""
+    """Returns True if a folder contains a tokenizer.json or a vocab.txt."""
     return any((folder / name).is_file() for name in (FILE_NAME, BERT_FILE_NAME))
 
 
 def read_tokenizer(path: Path) -> "Tokenizer":
-    """Reads a tokenizer.json, a vocab.txt, or a folder that holds one of them.
+    """Reads a tokenizer.json, a vocab.txt, or a folder with one of them.
 
-    The options and added tokens of a folder apply as in `transformers`: BERT's options decide
-    whether texts are lowercased, even if its tokenizer.json says otherwise. The path of a
-    tokenizer.json itself means that file alone.
+    Options and added tokens in the folder apply as in `transformers`. In particular, BERT's options
+    determine lowercasing, even if its tokenizer.json differs. If the path is a tokenizer.json, only
+    this file is read.
 
     Raises:
-        UserError: if there is none, or it cannot be read or would lengthen texts without limit.
+        UserError: if there is no tokenizer, if it cannot be read, or if it may make texts more than
+            100 times longer.
     """
     file = _tokenizer_of(path) if path.is_dir() else path
-    with errors_named(f"{file} cannot be read as a tokenizer"):
+    with tokenizer_errors(f"{file} cannot be read as a tokenizer"):
         is_alone = file is path and file.suffix != ".txt"
         options = {} if is_alone else _options(file.parent)
         read = _read_pieces if file.suffix == ".txt" else _read_json
@@ -68,7 +70,7 @@ def read_tokenizer(path: Path) -> "Tokenizer":
         if options:
             _add_tokens(tokenizer, options)
         if largest_id(tokenizer) >= 2**31:
-            raise UserError(f"its ids go up to {largest_id(tokenizer)}")
+            raise UserError(f"ids must be below 2**31, got {largest_id(tokenizer)}")
     return tokenizer
 
 
@@ -77,18 +79,18 @@ def _tokenizer_of(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(
-        f"{folder} holds neither {FILE_NAME} nor {BERT_FILE_NAME}; save_pretrained of a tokenizer "
-        f"of transformers writes a {FILE_NAME}"
+        f"{folder} contains neither {FILE_NAME} nor {BERT_FILE_NAME}; to write a {FILE_NAME}, call "
+        "save_pretrained on a tokenizer of transformers"
     )
 
 
 def largest_id(tokenizer: "Tokenizer") -> int:
-    """The largest id of a token; -1 if there are no tokens."""
+    """Returns the largest token id; -1 if there are no tokens."""
     return max(tokenizer.get_vocab().values(), default=-1)
 
 
 def _options(folder: Path) -> dict[str, Any]:
-    """The options of a folder, with the special and added tokens of older versions of its files."""
+    """Returns the options in a folder, with special and added tokens from older file formats."""
     options = _json(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in options:
         options |= _json(folder / "special_tokens_map.json")
@@ -112,12 +114,12 @@ def _json(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file.name}: {error}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{file.name} must hold an object, got a {type(values).__name__}")
+        raise UserError(f"{file.name} must be a JSON object, got a {type(values).__name__}")
     return values
 
 
 def _special(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The special tokens that options name, BERT's five and additional ones, by their content."""
+    """Returns the special tokens in options (BERT's five and additional ones) by content."""
     extra = options.get("extra_special_tokens") or options.get("additional_special_tokens") or []
     extra = extra.values() if isinstance(extra, dict) else extra
     named = (options.get(name, token) for name, token in _NAMED.items())
@@ -137,9 +139,9 @@ def _read_json(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
         description["normalizer"] = {"type": "BertNormalizer", **_bert_normalizer(options)}
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         growth = _growth(description.get(part))
-        if growth > _MOST_GROWTH:
+        if growth > _MAX_GROWTH:
             raise UserError(
-                f"its {part} may make a text {growth:,.0f} times as long, more than {_MOST_GROWTH}"
+                f"its {part} may make texts {growth:,.0f} times longer, the limit is {_MAX_GROWTH}"
             )
     return Tokenizer.from_str(json.dumps(description))
 
@@ -148,13 +150,13 @@ def _bert_normalizer(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "clean_text": True,
         "handle_chinese_chars": options.get("tokenize_chinese_chars", True),
-        "strip_accents": options.get("strip_accents"),  # None: if texts are lowercased
+        "strip_accents": options.get("strip_accents"),  # None: same as lowercase
         "lowercase": options.get("do_lower_case", True),
     }
 
 
 def _growth(step: Any) -> float:
-    """How many times longer a step of a tokenizer may make a text, at most."""
+    """Returns the maximum factor by which a step of a tokenizer may lengthen a text."""
     if not isinstance(step, dict):
         return 1
     match step.get("type"):
@@ -162,7 +164,7 @@ def _growth(step: Any) -> float:
             lists = [value for value in step.values() if isinstance(value, list)]
             return math.prod(_growth(part) for parts in lists for part in parts)
         case "Replace":
-            pattern = step["pattern"].get("String")  # a regular expression may match nothing
+            pattern = step["pattern"].get("String")  # a regular expression may match empty text
             added = len(step["content"])
             return max(added / len(pattern), 1) if pattern else added + 1
         case "Prepend":
@@ -179,7 +181,7 @@ def _growth(step: Any) -> float:
 
 
 def _read_pieces(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
-    """Reads BERT's own format, a word piece a line."""
+    """Reads BERT's vocab.txt, with one word piece per line."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     pieces = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
@@ -189,7 +191,7 @@ def _read_pieces(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
     missing = [token for token in (unknown, start, end) if token not in ids]
     if missing:
         raise UserError(f"the word pieces lack {', '.join(missing)}")
-    _warn_of_case(path, ids, options)
+    _warn_about_case(path, ids, options)
     tokenizer = Tokenizer(
         models.WordPiece(
             ids, unk_token=unknown, max_input_chars_per_word=100, continuing_subword_prefix="##"
@@ -209,14 +211,14 @@ def _read_pieces(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
     return tokenizer
 
 
-def _warn_of_case(path: Path, ids: Mapping[str, int], options: Mapping[str, Any]) -> None:
+def _warn_about_case(path: Path, ids: Mapping[str, int], options: Mapping[str, Any]) -> None:
     if "do_lower_case" in options:
         return
     upper = [piece for piece in ids if piece != piece.lower() and not piece.startswith("[")]
     if upper:
         _LOGGER.warning(
-            "%s has %s word pieces with capital letters, such as %s, but texts are read in lower "
-            'case; {"do_lower_case": false} in a tokenizer_config.json beside it keeps capitals',
+            "%s has %s word pieces with capital letters, such as %s, but texts are lowercased; to "
+            'preserve case, set "do_lower_case": false in tokenizer_config.json in the same folder',
             path,
             f"{len(upper):,}",
             upper[0],
@@ -224,10 +226,10 @@ def _warn_of_case(path: Path, ids: Mapping[str, int], options: Mapping[str, Any]
 
 
 def _add_tokens(tokenizer: "Tokenizer", options: Mapping[str, Any]) -> None:
-    """Adds the tokens that options declare, with their ids, and then special ones without.
+    """Adds tokens that the options declare with an id, then special tokens without an id.
 
     Raises:
-        UserError: if a token would get another id than the declared one.
+        UserError: if a token would get an id other than the declared one.
     """
     special = _special(options)
     declared = {int(number): token for number, token in options["added_tokens_decoder"].items()}
@@ -239,7 +241,7 @@ def _add_tokens(tokenizer: "Tokenizer", options: Mapping[str, Any]) -> None:
             raise UserError(f"its added token {content!r} must have id {number}, got {found}")
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for content, token in special.items():
-        # One of BERT's five that the vocabulary lacks would be an id without a vector.
+        # A special token of BERT that is not in the vocabulary would have no embedding.
         is_missing = content in _NAMED.values() and tokenizer.token_to_id(content) is None
         if content not in known and not is_missing:
             tokenizer.add_tokens([_token(token, is_special=True)])

@@ -1,4 +1,4 @@
-"""Transforms: what happens to examples between their source and the model."""
+"""Transforms: preprocessing and augmentation between data source and model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,64 +15,79 @@ from flaxdl.filesystem.paths import local_path
 
 @dataclass(frozen=True)
 class Transform:
-    """Takes examples as they are; each method is a place where a subclass can do more.
+    """Base class of transforms, and the identity. Subclasses override some of its methods.
 
-    In the order of a run: `fit` and `apply` when the data is loaded, `draw` (in training only) and
-    `prepare` for each batch on the host, `normalize` inside the compiled step; `read` for a
-    prediction.
+    A run calls `fit` and `apply` once, when the data is loaded; `draw` (only in training) and
+    `prepare` for each batch, on the host; and `normalize` and `augment_batch` (only in training) in
+    the compiled step. For predictions, `read` makes batches from files or texts.
     """
 
     file_suffixes: ClassVar[tuple[str, ...]] = (".npy",)
-    """Suffixes of the files that `read` takes from a folder; none if it takes texts."""
+    """Suffixes of the files in a folder that `read` accepts; empty if it reads texts."""
 
     @property
     def vocab_size(self) -> int | None:
-        """How many token ids there are, where `apply` makes tokens of texts."""
+        """Number of token ids if `apply` tokenizes texts, else None."""
         return None
 
     def reads_file(self, path: str) -> bool:
-        """Returns whether a file in a folder is one that `read` takes."""
+        """Returns True if `read` accepts a file in a folder."""
         return Path(path).suffix.lower() in self.file_suffixes
 
     def fit(self, train: Dataset) -> "Transform":
-        """Learns what is needed from the raw training split, such as a vocabulary."""
+        """Returns the transform fitted to the raw training split, for example a vocabulary."""
         return self
 
     def apply(self, dataset: Dataset) -> Dataset:
-        """Turns raw examples into arrays that a model takes."""
+        """Converts raw examples to model inputs."""
         return dataset
 
     def draw(self, rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
-        """Draws what chance decides in `prepare`, as arrays [size, ...].
+        """Draws the random numbers for `prepare`, as arrays [size, ...].
 
-        The draws are for the whole global batch, and each process is given its rows, so that a run
-        does not depend on the number of processes.
+        They are drawn for the global batch, of which each process uses its rows, so that a run does
+        not depend on the number of processes.
         """
         return {}
 
     def prepare(
         self, batch: dict[str, np.ndarray], draws: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Makes a batch what it has to be on the device.
+        """Preprocesses and augments a batch on the host.
 
         Args:
             batch: the examples, one row each.
-            draws: in training what `draw` gave, one row per example; empty in evaluation.
+            draws: in training the result of `draw`, one row per example; empty in evaluation.
         """
         return batch
 
     def normalize(self, inputs: jax.Array) -> jax.Array:
-        """Maps a batch's `inputs` to what the model sees, inside the compiled step."""
+        """Maps the `inputs` of a batch to model inputs, in the compiled step."""
         return inputs
+
+    def augment_batch(
+        self, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> Mapping[str, jax.Array]:
+        """Augments a batch of training examples, in the compiled step.
+
+        It may change `inputs` and labels, and add fields, such as `label_2` and `mix` of mixup; see
+        `Task.loss_fields`. The task gets the original `inputs`. Under `jit`, the batch is that of
+        all devices; under `pmap`, that of one. With gradient accumulation, it is a micro-batch.
+
+        Args:
+            batch: examples with normalized `inputs`; those of weight 0 do not count.
+            key: random key, a function of the seed, the step and the micro-batch.
+        """
+        return batch
 
     def read(
         self, items: Sequence[str], shapes: Mapping[str, Sequence[int]]
     ) -> dict[str, np.ndarray]:
-        """Makes a batch without labels from what a user wants predicted, here .npy files.
+        """Makes a batch without labels for prediction, here from .npy files.
 
         Args:
-            items: names of files, or texts.
-            shapes: the shape of one training example's arrays, as in `{"inputs": (8, 8, 1)}`.
+            items: file names, or texts.
+            shapes: the shapes of the arrays of one training example: `{"inputs": (8, 8, 1)}`.
 
         Raises:
             UserError: naming the item that cannot be read.
@@ -80,7 +95,7 @@ class Transform:
         return {"inputs": np.stack([_read_array(item, tuple(shapes["inputs"])) for item in items])}
 
     def save(self, workdir: Path) -> None:
-        """Stores what `fit` has learnt, for `restore`."""
+        """Stores the fitted state for `restore`."""
 
     def restore(self, workdir: Path) -> "Transform":
         """Returns the fitted transform that was saved in `workdir`."""
@@ -94,5 +109,5 @@ def _read_array(path: str, shape: tuple[int, ...]) -> np.ndarray:
         raise UserError(f"{path} cannot be read as a .npy file: {error}") from error
     if not isinstance(array, np.ndarray) or array.shape != shape:
         got = getattr(array, "shape", type(array).__name__)
-        raise UserError(f"{path} must hold an array of shape {shape}, got {got}")
+        raise UserError(f"{path} must contain an array of shape {shape}, got {got}")
     return array

@@ -1,4 +1,4 @@
-"""Checks of the values of examples, before anything is trained on them."""
+"""Checks of input values before training."""
 
 import logging
 import math
@@ -15,27 +15,27 @@ from flaxdl.data.transforms import Transform
 from flaxdl.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
-_USUAL_MEAN = 2.0  # of normalized inputs, at most, away from zero
+_USUAL_MEAN = 2.0  # largest absolute mean of normalized inputs without a warning
 _USUAL_DEVIATIONS = (0.25, 4.0)
-_LEAST_SHARED = 0.1  # of a split, above which examples are not equal by chance
+_MIN_SHARED = 0.1  # fraction of a split that is unlikely to be shared by chance
 _COMPARED_EXAMPLES = 1000
-_COMPARED_VALUES = 64  # of each example
-_COMPARED_CANDIDATES = 50  # for each example
-_COMPARED_ROWS = 2**16  # at a time
+_COMPARED_VALUES = 64  # per example
+_COMPARED_CANDIDATES = 50  # per example
+_COMPARED_ROWS = 2**16  # per block, to limit memory
 
 
 def check_inputs(train: Dataset, transform: Transform) -> None:
-    """Checks a sample of what the model is about to see.
+    """Checks a sample of the model inputs.
 
-    A mean beyond ±2 or a standard deviation outside 0.25 to 4 is warned of, since networks learn
-    badly from such inputs. Integers, such as tokens, are not checked.
+    Logs a warning if the mean is outside [-2, 2] or the standard deviation outside [0.25, 4],
+    since networks then train poorly. Integer inputs, such as tokens, are not checked.
 
     Raises:
-        UserError: if the examples cannot be prepared, or are not finite.
+        UserError: if the examples cannot be prepared or are not finite.
     """
     examples = finite_without_weight(sample(train))
     prepared: Any = transform.prepare(examples, draws={})["inputs"]
-    # A user's `normalize` may need an array of JAX; ours does not, and NumPy compiles nothing.
+    # A custom `normalize` may need a JAX array; that of Images works with NumPy, uncompiled.
     batch = prepared if isinstance(transform, Images) else jnp.asarray(prepared)
     with np.errstate(over="ignore", invalid="ignore"):
         inputs = np.asarray(transform.normalize(batch))
@@ -45,13 +45,13 @@ def check_inputs(train: Dataset, transform: Transform) -> None:
     low, high = float(prepared.min()), float(prepared.max())
     seen = f"{name} ({prepared.dtype}, {low:.4g} to {high:.4g})"
     if not np.isfinite(inputs).all():
-        raise UserError(f"{seen}: not all values are finite after normalization")
+        raise UserError(f"{seen}: some values are not finite after normalization")
     mean, deviation = inputs.mean(dtype=np.float64), inputs.std(dtype=np.float64)
     least, most = _USUAL_DEVIATIONS
     if abs(mean) > _USUAL_MEAN or not least <= deviation <= most:
         _LOGGER.warning(
             "%s: mean %.4g and standard deviation %.4g after normalization, in a sample of %d "
-            "examples; networks learn best near 0 and 1. %s",
+            "examples; networks train best near 0 and 1. %s",
             seen, mean, deviation, len(inputs), _advice(transform, prepared.dtype),
         )  # fmt: skip
 
@@ -64,37 +64,38 @@ def _advice(transform: Transform, dtype: np.dtype) -> str:
             "Images does not scale floats: divide byte values by 255, use uint8, or set "
             "transform.mean and transform.std in the units of the images"
         )
-    return "Images scales integers to 0 to 1, the range for transform.mean and transform.std"
+    return "Images scales integers to 0 to 1; set transform.mean and transform.std in this range"
 
 
 def check_finite(name: str, array: np.ndarray) -> None:
-    """Checks that numbers are neither NaN nor infinite.
+    """Checks that values are neither NaN nor infinite.
 
     Args:
-        name: what a user knows the array as.
-        array: numbers [N, ...] of any kind.
+        name: user-facing name of the array.
+        array: array [N, ...] of any dtype.
 
     Raises:
-        UserError: with the first example that holds such a value, and the number of them.
+        UserError: if a value is NaN or infinite; the message contains the first example with such
+            a value and the number of these examples.
     """
     if array.dtype.kind not in "fc" or not array.size:
         return
     with np.errstate(invalid="ignore"):
-        if np.isfinite([array.min(), array.max()]).all():  # NaN would be both of them
+        if np.isfinite([array.min(), array.max()]).all():  # both are NaN if any value is
             return
     rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))
     kinds = "NaN" if np.isnan(array[rows[0]]).any() else "infinity"
     raise UserError(
-        f"{name} ({array.dtype}) holds {kinds} in example {rows[0]}; {len(rows):,} of "
-        f"{len(array):,} examples have values that are not finite. Remove or replace them"
+        f"{name} ({array.dtype}) contains {kinds} in example {rows[0]}; {len(rows):,} of "
+        f"{len(array):,} examples have non-finite values. Remove or replace them"
     )
 
 
-def warn_of_shared_examples(inputs: Mapping[str, np.ndarray]) -> None:
-    """Warns if a tenth of a sample of a split, or more, is in another one as well.
+def warn_about_shared_examples(inputs: Mapping[str, np.ndarray]) -> None:
+    """Warns if at least 10% of the sampled examples of a split are also in another split.
 
     Args:
-        inputs: a user's name of the array → the inputs, the training split first.
+        inputs: input arrays by user-facing name, that of the training split first.
     """
     names = list(inputs)
     keys = {name: _keys(array) for name, array in inputs.items() if array.size}
@@ -106,10 +107,10 @@ def warn_of_shared_examples(inputs: Mapping[str, np.ndarray]) -> None:
             if not (some.size and whole.size):
                 continue
             found = _fraction_shared(some, whole, keys[name], keys[other])
-            if found >= _LEAST_SHARED:
+            if found >= _MIN_SHARED:
                 _LOGGER.warning(
-                    "%.0f %% of the examples in %s are also in %s: scores on them say nothing "
-                    "about new data",
+                    "%.0f%% of the examples in %s are also in %s: scores on them do not measure "
+                    "generalization",
                     100 * found, name, other,
                 )  # fmt: skip
 
@@ -117,7 +118,10 @@ def warn_of_shared_examples(inputs: Mapping[str, np.ndarray]) -> None:
 def _fraction_shared(
     some: np.ndarray, whole: np.ndarray, keys: np.ndarray, keys_of_whole: np.ndarray
 ) -> float:
-    """The fraction of a sample of rows that are rows of `whole` too; keys only find candidates."""
+    """Returns the fraction of a sample of rows that are also in `whole`.
+
+    Rows with equal keys are candidates; they are then compared in full.
+    """
     sample = np.arange(0, len(some), _step(len(some), _COMPARED_EXAMPLES))
     order = np.argsort(keys_of_whole, kind="stable")
     first, last = (
@@ -133,7 +137,7 @@ def _fraction_shared(
 
 
 def _keys(array: np.ndarray) -> np.ndarray:
-    """A number [N] for each row, which is equal for equal rows, from 64 of its values."""
+    """Returns a hash of each row, [N], computed from at most 64 of its values."""
     if array.ndim == 1:
         array = array[:, None]
     size = math.prod(array.shape[1:])
@@ -146,7 +150,7 @@ def _keys(array: np.ndarray) -> np.ndarray:
     for start in range(0, len(rows), _COMPARED_ROWS):
         part = np.ascontiguousarray(rows[start : start + _COMPARED_ROWS])
         bits = part.view(f"u{part.itemsize}").astype(np.uint64)
-        bits ^= bits >> np.uint64(32)  # of small whole numbers as floats the lower bits are 0
+        bits ^= bits >> np.uint64(32)  # the low bits of small integers stored as floats are 0
         keys[start : start + len(part)] = (bits * factors).sum(1)  # modulo 2**64
     return keys
 

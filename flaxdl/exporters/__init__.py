@@ -1,4 +1,5 @@
-"""Trained networks for other programs: safetensors, a Hugging Face folder, StableHLO.
+"""Export of trained networks to safetensors, Hugging Face folders and StableHLO.
 
-Here belongs a format that another program reads, one per file; `exporting` chooses by file name.
+`exporting` selects the format from the name of the output; the other modules define one format
+each.
 """

@@ -1,4 +1,4 @@
-"""Trained networks for other programs: PyTorch's names, a Hugging Face folder, StableHLO."""
+"""Export of a run to PyTorch weights, a Hugging Face folder or StableHLO."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,38 +11,40 @@ from flaxdl.config import Config
 from flaxdl.data.text import FittedText
 from flaxdl.errors import UserError
 from flaxdl.exporters.hugging_face import export_hugging_face
-from flaxdl.exporters.stablehlo import write_program
+from flaxdl.exporters.stablehlo import write_stablehlo
 from flaxdl.filesystem.outputs import output_file, writing
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.weights import export_weights
 
-_FILES = (".safetensors", ".stablehlo")
+_SUFFIXES = (".safetensors", ".stablehlo")
 
 
 def export(workdir: str | Path, to: str | Path, *, config: Config | None = None) -> None:
-    """Writes a run's best checkpoint for other programs; the name says in which form.
+    """Exports the best checkpoint of a run, in a format selected by the name of the output.
 
-    - `NAME.safetensors`: the weights under PyTorch's names and in its layouts.
-    - `NAME.stablehlo`: a program with its weights; see `export_program`. Of a batch it takes what
-      the pipeline gives the model, so raw images as bytes, and normalizes them itself.
-    - A name without a dot: a folder of a BERT; see `export_hugging_face`.
+    - `NAME.safetensors`: weights with PyTorch names and layouts.
+    - `NAME.stablehlo`: a program that includes its weights; see `export_stablehlo`. Its inputs are
+      the batches of the data pipeline. Images are therefore uint8 and are normalized by the
+      program.
+    - A name without a dot: a folder in Hugging Face format, for BERT models; see
+      `export_hugging_face`.
 
     Args:
-        workdir: the run's folder.
-        to: the file or folder, which is replaced if it is there.
-        config: the run's config, where config.json cannot bring it back.
+        workdir: folder of the run.
+        to: output file or folder; replaced if it exists.
+        config: config of the run; by default, the config is restored from config.json.
 
     Raises:
-        UserError: if there is no run or checkpoint, the name says no form, the run does not have
-            that form, or the place is taken by something else.
-        RuntimeError: if the exported program does not compute what the run does.
+        UserError: if the workdir contains no checkpoint, if the output has another suffix, if the
+            run cannot be exported to the format, or if the output exists and is not an export.
+        RuntimeError: if the outputs of the exported program differ from those of the run.
     """
     path = local_path(to)
-    if path.suffix not in (*_FILES, ""):
+    if path.suffix not in (*_SUFFIXES, ""):
         raise UserError(
-            f"{path} must be the name of a .safetensors or .stablehlo file, or of a folder, "
-            "which is a name without a dot"
+            "the output must be a .safetensors file, a .stablehlo file, or a folder "
+            f"(a name without a dot), got {path}"
         )
     run = restore(workdir, config)
     match path.suffix:
@@ -56,7 +58,7 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
             text = run.transform
             if not isinstance(text, FittedText):
                 raise UserError(
-                    f"a folder is for a BERT and its tokenizer, "
+                    "export to a folder needs a BERT and its tokenizer, "
                     f"but the run's transform is {type(text).__name__}"
                 )
             export_hugging_face(
@@ -70,36 +72,38 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
 
 
 def _make_folder(path: Path) -> None:
-    """Makes the folder that the file goes into.
+    """Creates the parent folder of an output file.
 
     Raises:
-        UserError: if it cannot be made, or there is a folder of the file's name.
+        UserError: if the folder cannot be created, or `path` is itself a folder.
     """
-    output_file(path, _FILES)
+    output_file(path, _SUFFIXES)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _export_run(run: RestoredRun, path: Path) -> None:
-    shapes = {
-        name: shape for name, shape in run.examples.items() if name not in ("label", "weight")
-    }
+    not_inputs = run.config.task.loss_fields
+    shapes = {name: shape for name, shape in run.examples.items() if name not in not_inputs}
     with jax.default_device(_device_for(run)):
-        write_program(run.inference.predict, run.state, _example(shapes), path)
+        write_stablehlo(run.inference.predict, run.state, _example(shapes), path)
 
 
 def _device_for(run: RestoredRun) -> Any:
-    """The device to try an exported program on; a sharded model may not fit on one accelerator."""
+    """Returns the device to check an exported program on: the CPU if the model is sharded.
+
+    None stands for the default device.
+    """
     if run.mesh.shape["data"] == run.mesh.size:
         return None
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+    except RuntimeError:  # JAX_PLATFORMS excludes the CPU
         return None
 
 
 def _example(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """A batch of two examples that every model takes: tokens are 0 or 1, texts of full length."""
+    """Returns a random batch of two examples; tokens are 0 or 1, and texts have full length."""
     rng = np.random.default_rng(0)
     example = {}
     for name, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""BERTs as folders that the `transformers` library loads."""
+"""Export of BERT models to folders in the format of the `transformers` library."""
 
 import json
 import tempfile
@@ -23,7 +23,7 @@ _SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-_MARK = "flaxdl_version"  # in the config.json of a folder that we wrote
+_VERSION_KEY = "flaxdl_version"  # in config.json, marks folders written by this module
 _FOLDER_FILES = (
     "config.json",
     "model.safetensors",
@@ -42,24 +42,25 @@ def export_hugging_face(
     tokenizer: "Tokenizer | None" = None,
     max_length: int | None = None,
 ) -> None:
-    """Writes a BERT as a folder that the `transformers` library loads with `from_pretrained`.
+    """Writes a BERT model to a folder that `from_pretrained` of `transformers` loads.
 
     Args:
-        model: one of our BERTs.
-        variables: its variables.
-        path: the folder: a new one, an empty one, or one that this function wrote.
-        classes: names of the logits of a `BertForSequenceClassification`.
-        tokenizer: what made the token ids.
-        max_length: how many tokens a text is cut to; by default as many as the model has places.
+        model: one of flaxdl's BERT models.
+        variables: variables of the model.
+        path: output folder, which must be new, empty, or written by this function.
+        classes: class names for the logits of a `BertForSequenceClassification`.
+        tokenizer: tokenizer that the model was trained with; by default, none is written.
+        max_length: maximum number of tokens per text, stored with the tokenizer; by default, the
+            model's `max_length`.
 
     Raises:
-        UserError: if the model is no BERT, the classes do not fit it, or the folder holds
-            something else.
+        UserError: if the model is not a BERT model, if the number of classes does not match, or if
+            the folder contains files that are not from an earlier export.
     """
     path = local_path(path)
     if not isinstance(model, BertOptions):
-        raise UserError(f"a folder is for a BERT, got a {type(model).__name__}")
-    description = {**model.to_hugging_face(), _MARK: __version__}
+        raise UserError(f"export to a folder needs a BERT, got a {type(model).__name__}")
+    description = {**model.to_hugging_face(), _VERSION_KEY: __version__}
     if classes is not None and "id2label" in description:
         if len(classes) != len(description["id2label"]):
             raise UserError(
@@ -91,7 +92,7 @@ def export_hugging_face(
 def _write_tokenizer(
     tokenizer: "Tokenizer", folder: Path, *, padding: int | None, length: int
 ) -> None:
-    # A copy, and as it is on the hub: who calls it says whether to cut and to fill up.
+    # The file contains no truncation and padding, as on the hub, so that callers can choose both.
     tokenizer = type(tokenizer).from_str(tokenizer.to_str())
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -108,7 +109,7 @@ def _write_tokenizer(
     special = {name: token for name, token in special.items() if token is not None}
     _write_json(special, folder / "special_tokens_map.json")
     settings = {
-        # It takes tokenizer.json as it is, while BertTokenizer makes a normalizer of its own.
+        # Uses tokenizer.json unchanged, whereas BertTokenizer creates its own normalizer.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         "model_max_length": length,
@@ -123,25 +124,25 @@ def _write_json(value: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_folder(path: Path) -> None:
-    """Checks that the folder is new, empty, or holds an export of ours and nothing else.
+    """Checks that the folder is new, empty, or contains only an earlier export.
 
     Raises:
-        UserError: with what it holds.
+        UserError: if `path` is not a folder, or contains other files; the message lists some.
     """
     if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is no folder")
+        raise UserError(f"{path} is not a folder")
     found = {file.name for file in path.iterdir()} if path.exists() else set()
     if not found:
         return
     others = sorted(found.difference(_FOLDER_FILES))
     if not others:
         try:
-            is_ours = _MARK in json.loads((path / "config.json").read_text("utf-8"))
+            is_ours = _VERSION_KEY in json.loads((path / "config.json").read_text("utf-8"))
         except (OSError, ValueError, TypeError):
             is_ours = False
         others = [] if is_ours else sorted(found)
     if others:
         raise UserError(
-            f"the folder {path} holds something else than an earlier export, "
-            f"such as {', '.join(others[:3])}; name a new one"
+            f"the folder {path} contains files that are not from an earlier export, "
+            f"such as {', '.join(others[:3])}; choose a new folder"
         )

@@ -1,1 +1,1 @@
-"""Paths, locks and files that are written whole or not at all."""
+"""Paths, lock files and atomic writes."""

@@ -1,4 +1,4 @@
-"""Files that appear under their names complete and on disk, or not at all."""
+"""Atomic file writes: a file appears under its name complete and synced to disk, or not at all."""
 
 import contextlib
 import os
@@ -9,13 +9,14 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a new, empty file in the same folder, which replaces `path` at the end.
+    """Context manager that yields an empty temporary file, renamed to `path` when the block ends.
 
-    The new file has a name of its own, so two processes do not write into each other's files and
-    no link is followed. If the block raises, the new file is removed and `path` is unchanged.
+    The temporary file is in the same folder and has a random name, so that processes do not write
+    to each other's files and links are not followed. If the block raises an exception, the
+    temporary file is removed and `path` is unchanged.
 
     Raises:
-        OSError: if the file cannot be created, written to disk or renamed.
+        OSError: if the temporary file cannot be created, written to disk or renamed.
     """
     unfinished = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.unfinished")
     os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -30,12 +31,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Waits until the content of a file is on disk, so that it survives a power failure.
+    """Waits until the content of a file is on disk (fsync), so that it survives a power failure.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the content cannot be written to disk.
     """
-    # Windows syncs only what is open for writing.
+    # Windows can sync only files that are open for writing.
     number = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(number)
@@ -44,6 +45,7 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Waits until the names in a folder are on disk, on file systems that can."""
-    with contextlib.suppress(OSError):  # Windows opens no folders, and some servers sync none
+    """Waits until the directory entries of a folder are on disk, where the system supports it."""
+    # Windows cannot open folders, and some network file systems cannot sync them.
+    with contextlib.suppress(OSError):
         sync(path)

@@ -1,4 +1,4 @@
-"""Lock files, also on file systems that have no locks."""
+"""Lock files, with a fallback for file systems without locks."""
 
 import errno
 import logging
@@ -7,21 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _LOGGER = logging.getLogger(__name__)
-# What flock answers on network file systems that are mounted without locks.
+# Errors raised by flock on network file systems that are mounted without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
 def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
-    """Holds a lock file, unless the file system has no locks, which is warned of.
+    """Context manager that holds a lock file, or logs a warning if locks are not supported.
 
     Args:
-        path: the lock file, which is created.
-        timeout: seconds to wait for another process; forever if negative.
+        path: path of the lock file; created if missing.
+        timeout: maximum time to wait for another process to release the lock, in seconds; by
+            default, there is no maximum.
 
     Raises:
-        filelock.Timeout: if another process still holds it.
-        OSError: if the file cannot be created.
+        filelock.Timeout: if another process still holds the lock after this time.
+        OSError: if the lock file cannot be created.
     """
     import filelock
 
@@ -32,8 +33,8 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
         if error.errno not in _NO_LOCKS:
             raise
         _LOGGER.warning(
-            "the file system of %s has no locks (%s): nothing keeps another process from writing "
-            "there at the same time",
+            "the file system of %s does not support locks (%s): another process could write there "
+            "at the same time",
             path.parent,
             error.strerror,
         )
@@ -44,9 +45,10 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Returns whether a process holds a lock file; False too where that cannot be found out.
+    """Returns True if a process holds a lock file, and False if none does or this is unknown.
 
-    The lock is taken for a moment, so who takes it should wait a little.
+    The check acquires the lock for a moment, so callers of `locked` should use a short timeout
+    instead of 0.
     """
     import filelock
 

@@ -1,4 +1,4 @@
-"""Files that a user asks for: their names are checked, and failures to write them explained."""
+"""Path checks and write errors for output files chosen by the user."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -9,10 +9,14 @@ from flaxdl.filesystem.paths import local_path
 
 
 def output_file(path: str | Path, suffixes: Sequence[str]) -> Path:
-    """Returns the path of a file to write, with `~` replaced.
+    """Checks the path of an output file and returns it with `~` expanded.
+
+    Args:
+        path: path of the file, which need not exist.
+        suffixes: allowed suffixes, in lowercase and with the dot.
 
     Raises:
-        UserError: if it has none of the suffixes, in either case, or is a folder.
+        UserError: if the path has another suffix (case is ignored), or is a folder.
     """
     path = local_path(path)
     if path.suffix.lower() not in suffixes:
@@ -24,7 +28,7 @@ def output_file(path: str | Path, suffixes: Sequence[str]) -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises every OSError of its block as a UserError that says what cannot be written."""
+    """Context manager that converts an OSError in the block to a UserError about the path."""
     try:
         yield
     except OSError as error:
@@ -32,6 +36,6 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def not_written(path: Path, error: Exception) -> str:
-    """Returns a sentence that says what cannot be written, and why."""
+    """Returns the error message for a path that cannot be written, with the reason."""
     reason = error.strerror if isinstance(error, OSError) else None
     return f"{path} cannot be written: {reason or error}"

@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Expansion of `~` in paths."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,6 @@ from pathlib import Path
 def local_path(path: str | Path) -> Path:
     """Returns the path with a leading `~` or `~user` replaced by the home folder.
 
-    As in a shell, the `~` of an unknown user is part of the name.
+    As in a shell, `~user` is unchanged if there is no such user.
     """
     return Path(os.path.expanduser(path))

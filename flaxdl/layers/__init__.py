@@ -1,8 +1,8 @@
-"""Building blocks, each computing what its PyTorch namesake computes."""
+"""Layers equivalent to the PyTorch layers of the same name."""
 
 from flaxdl.layers.attention import MultiHeadAttention, PackedMultiHeadAttention
 from flaxdl.layers.convolution import Conv
-from flaxdl.layers.dropout import Dropout
+from flaxdl.layers.dropout import Dropout, DropPath, drop_path_rates
 from flaxdl.layers.linear import Embedding, Linear
 from flaxdl.layers.normalization import BatchNorm, LayerNorm
 from flaxdl.layers.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, max_pool
@@ -24,6 +24,7 @@ __all__ = [
     "AddPositions",
     "BatchNorm",
     "Conv",
+    "DropPath",
     "Dropout",
     "Embedding",
     "LayerNorm",
@@ -39,6 +40,7 @@ __all__ = [
     "avg_pool",
     "causal_mask",
     "dot_product_attention",
+    "drop_path_rates",
     "max_pool",
     "padding_mask",
     "sinusoidal_positions",

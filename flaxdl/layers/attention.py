@@ -1,4 +1,4 @@
-"""Attention modules, which differ in the names of their parameters.
+"""Multi-head attention, with separate or packed parameters for queries, keys and values.
 
 Legend: B batch, T queries, S keys and values, N heads, K features of a head, D = N K features.
 
@@ -32,10 +32,23 @@ def attend(
     num_heads: int,
     dropout: Dropout,
 ) -> jax.Array:
-    """What `dot_product_attention` makes of queries, keys and values in a module, [B, T, D].
+    """Applies `dot_product_attention` in a module, and stores the attention weights on request.
 
-    Where the collection "intermediates" is mutable it gets the weights, as `attention_weights`.
-    Where nobody asks for them and none is dropped, cuDNN computes the results if it can.
+    If the collection "intermediates" is mutable, the weights are stored in it as
+    `attention_weights`. Otherwise, and without dropout, cuDNN is used where possible.
+
+    Args:
+        module: module that calls this function.
+        query: [B, T, D].
+        key: [B, S, D].
+        value: [B, S, D].
+        mask: attention mask, as described in `flaxdl.ops.masks`; None if no key is masked.
+        train: whether to apply dropout.
+        num_heads: number of attention heads N, which must divide D.
+        dropout: layer that is applied to the attention weights.
+
+    Returns:
+        [B, T, D].
 
     Raises:
         UserError: as in `dot_product_attention`.
@@ -50,16 +63,17 @@ def attend(
 
 
 class MultiHeadAttention(nn.Module):
-    """The document's attention, with four matrices: `W_q`, `W_k`, `W_v` and `W_o`.
+    """Multi-head attention with separate linear layers `W_q`, `W_k`, `W_v` and `W_o`.
 
-    The weights [B, N, T, S] can be had from any model, from this and the other attentions alike:
-    `model.apply(..., mutable=["intermediates"])` also returns each as `attention_weights`.
+    To get the attention weights [B, N, T, S] of this or any other attention module in a model, call
+    `model.apply(..., mutable=["intermediates"])`. The returned collection contains them as
+    `attention_weights`, under the name of each module.
     """
 
     hidden_size: int = 512
-    """Features of queries, keys, values and results."""
+    """Number of features of queries, keys, values and outputs."""
     num_heads: int = 8
-    """Number of parts that these features are split into."""
+    """Number of attention heads, which must divide the number of features."""
 
     tensor_axes: ClassVar[dict[str, int]] = {"*W_[qkv].*": 0, "*W_o.weight": 1}
 
@@ -74,7 +88,7 @@ class MultiHeadAttention(nn.Module):
         """Maps queries [B, T, D], keys and values [B, S, D] to [B, T, D].
 
         Raises:
-            UserError: if sizes do not fit, or the heads do not divide the features.
+            UserError: if shapes do not match, or `num_heads` does not divide `hidden_size`.
         """
         check_inputs(query, key, value, self.hidden_size)
         results = attend(
@@ -85,26 +99,27 @@ class MultiHeadAttention(nn.Module):
             mask,
             train=False,
             num_heads=self.num_heads,
-            dropout=Dropout(0.0, name="dropout"),  # the document's attention has none
+            dropout=Dropout(0.0, name="dropout"),  # the weights have no dropout
         )
         return Linear(self.hidden_size, name="W_o")(results)
 
 
 class PackedMultiHeadAttention(nn.Module):
-    """`torch.nn.MultiheadAttention`: three of the matrices lie in one, `in_proj_weight` [3 D, D].
+    """Equivalent of `torch.nn.MultiheadAttention`, with one `in_proj_weight` [3 D, D] for Q, K, V.
 
-    It can also read a sequence step by step. Given a `position`, the queries, keys and values are
-    those of the steps from there on; `keys` and `values` [B, S, D] in the collection "cache", which
-    the caller provides and gets back, hold the earlier steps and take in these. A `position` for
-    which the cache is too short cannot raise under `jit` and makes NaN.
+    For incremental decoding with a key-value cache, pass the `position` of the first step in
+    queries, keys and values. Attention is then causal, regardless of `mask`. The mutable collection
+    "cache" contains the `keys` and `values` [B, S, D] of earlier steps, and is updated with those
+    of the new steps. If the cache is too short, the outputs are NaN under `jit`, where errors
+    cannot be raised.
     """
 
     hidden_size: int
-    """Features of queries, keys, values and results."""
+    """Number of features of queries, keys, values and outputs."""
     num_heads: int
-    """Number of parts that these features are split into."""
+    """Number of attention heads, which must divide the number of features."""
     dropout: float = 0.0
-    """Share of the attention weights that is zeroed in training."""
+    """Dropout rate for the attention weights."""
 
     tensor_axes: ClassVar[dict[str, int]] = {"*out_proj.weight": 1}
 
@@ -121,7 +136,8 @@ class PackedMultiHeadAttention(nn.Module):
         """Maps queries [B, T, D], keys and values [B, S, D] to [B, T, D].
 
         Raises:
-            UserError: if sizes do not fit, or the heads do not divide the features.
+            UserError: if shapes do not match, if `num_heads` does not divide `hidden_size`, or if
+                the cache is too short for a `position` that is not traced.
         """
         D = self.hidden_size
         check_inputs(query, key, value, D)
@@ -150,11 +166,10 @@ class PackedMultiHeadAttention(nn.Module):
     def _remember(
         self, key: jax.Array, value: jax.Array, position: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Writes the steps [B, T, D] from `position` on into the cache.
+        """Writes keys and values [B, T, D] into the cache, starting at `position`.
 
         Returns:
-            All keys and values of the cache [B, S, D], and the mask [T, S] that hides from each
-            step what comes after it.
+            All keys and values in the cache [B, S, D], and the causal mask [T, S] of the new steps.
         """
         for name, new in (("keys", key), ("values", value)):
             earlier = self.get_variable("cache", name)
@@ -167,10 +182,10 @@ class PackedMultiHeadAttention(nn.Module):
 
 
 def check_inputs(query: jax.Array, key: jax.Array, value: jax.Array, hidden_size: int) -> None:
-    """Checks that queries [B, T, D] fit keys and values [B, S, D].
+    """Checks that the shapes of queries [B, T, D], keys and values [B, S, D] match.
 
     Raises:
-        UserError: naming the one that does not fit.
+        UserError: if a shape does not match; the message names the input.
     """
     check_shape("query", query, "B T D", D=hidden_size)
     check_shape("key", key, "B S D", B=query.shape[0], D=hidden_size)

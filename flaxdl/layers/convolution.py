@@ -20,41 +20,41 @@ AXES_OF_RANK = {3: "B T C", 4: "B H W C", 5: "B D H W C"}
 
 
 class Conv(nn.Module):
-    """Slides a window over the spatial axes, as `torch.nn.Conv1d` to `Conv3d`.
+    """Convolution equivalent to `torch.nn.Conv1d`, `Conv2d` and `Conv3d`.
 
-    The rank of the inputs decides the number of spatial axes. Parameters: `kernel` [*window,
-    I / groups, O] and `bias` [O]. Padding is explicit, with zeros and the same on both sides: along
-    each axis the output has `(size + 2 padding - dilation (window - 1) - 1) // stride + 1`
-    positions.
+    The inputs determine the number of spatial axes. The parameters are `kernel`
+    `[*window, I / groups, O]` and `bias` [O]. Along each spatial axis, the output has
+    `(size + 2 padding - dilation (window - 1) - 1) // stride + 1` positions.
     """
 
     features: int
-    """Output channels."""
+    """Number of output channels."""
     kernel_size: int | tuple[int, ...]
-    """Size of the window; a number stands for the same on every spatial axis, here and below."""
+    """Size of the window along each spatial axis; a single number applies to all axes."""
     stride: int | tuple[int, ...] = 1
-    """Step between neighbouring windows."""
+    """Step between neighboring windows along each spatial axis."""
     padding: int | tuple[int, ...] = 0
-    """Zeros added on both sides of each axis."""
+    """Number of zeros added on both sides of each spatial axis."""
     dilation: int | tuple[int, ...] = 1
-    """Distance between neighbouring elements of a window."""
+    """Distance between neighboring elements of a window along each spatial axis."""
     groups: int = 1
-    """Number of parts the channels are split into; each output part sees only its input part."""
+    """Number of channel groups; each group of output channels depends only on the corresponding
+    group of input channels."""
     use_bias: bool = True
-    """Whether to add a bias."""
+    """Add a learnable bias."""
     kernel_init: Initializer = kaiming_uniform
-    """What the kernel starts from."""
+    """Initializer of the kernel."""
     bias_init: Initializer | None = None
-    """What the bias starts from; uniform within ±1/√(fan in) if None."""
+    """Initializer of the bias; by default, uniform in (−a, a) with a = 1 / √fan_in."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Maps [B, *spatial, I] to [B, *spatial, O].
+        """Maps `[B, *spatial, I]` to `[B, *spatial, O]`.
 
         Raises:
-            UserError: if the rank is not 3, 4 or 5, if the parameters belong to another rank or
-                number of channels, if groups do not divide the channels, or if the padded inputs
-                are smaller than the window.
+            UserError: if the inputs do not have 3, 4 or 5 axes, if the parameters were initialized
+                for a different number of axes or channels, if `groups` does not divide the
+                channels, or if the padded inputs are smaller than the window.
         """
         name = f"inputs of {'.'.join(self.path) or 'Conv'}"
         if inputs.ndim not in AXES_OF_RANK:

@@ -1,4 +1,4 @@
-"""The affine map and the table of embeddings.
+"""Linear and embedding layers.
 
 Legend: ... any leading axes, I input features, O output features, V vocabulary.
 """
@@ -17,26 +17,27 @@ from flaxdl.ops.products import multiply
 
 
 class Linear(nn.Module):
-    """Multiplies the last axis by a matrix and adds a bias, as `torch.nn.Linear`.
+    """Linear layer equivalent to `torch.nn.Linear`: matrix product over the last axis, plus bias.
 
-    Parameters: `kernel` [I, O] and `bias` [O]. Computes in the common dtype of inputs and kernel.
+    The parameters are `kernel` [I, O] and `bias` [O]. The outputs have the dtype to which the
+    dtypes of inputs and kernel are promoted.
     """
 
     features: int
-    """Size of the last axis of the result."""
+    """Number of output features."""
     use_bias: bool = True
-    """Whether to add a bias."""
+    """Add a learnable bias."""
     kernel_init: Initializer = kaiming_uniform
-    """What the kernel starts from."""
+    """Initializer of the kernel."""
     bias_init: Initializer | None = None
-    """What the bias starts from; uniform within ±1/√I if None."""
+    """Initializer of the bias; by default, uniform in (−a, a) with a = 1 / √I."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps [..., I] to [..., O].
 
         Raises:
-            UserError: if the parameters belong to another number of input features.
+            UserError: if the parameters were initialized for another number of input features.
         """
         if self.has_variable("params", "kernel"):
             expected = self.get_variable("params", "kernel").shape[0]
@@ -54,32 +55,33 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Looks each token's vector up in a table, as `torch.nn.Embedding`.
+    """Embedding lookup equivalent to `torch.nn.Embedding`.
 
-    The parameter `embedding` [V, O] starts from the standard normal distribution. The padding row,
-    if there is one, starts at zero and never gets a gradient, so it stays zero. An id beyond
-    the vocabulary cannot raise under `jit` and reads as NaN; a negative one counts from its end.
+    The parameter `embedding` [V, O] is initialized from the standard normal distribution. The
+    padding row, if any, is initialized to zero and gets no gradient, so it stays zero. Token IDs
+    beyond the vocabulary give NaN, since errors cannot be raised under `jit`; negative IDs count
+    from the end of the vocabulary.
 
-    A head that shares the table reads it as the attribute `embedding`.
+    Output layers with tied weights can read the table from the attribute `embedding`.
     """
 
     vocab_size: int
-    """Number of rows of the table."""
+    """Number of embeddings (rows of the table)."""
     features: int
-    """Size of each vector."""
+    """Number of features of each embedding."""
     padding_index: int | None = None
-    """The token whose vector is not trained."""
+    """Index of the padding token, if any; its embedding is not trained."""
     embedding_init: Initializer = normal(1.0)
-    """What the other rows start from."""
+    """Initializer of the table, except for the row of the padding token."""
 
     def setup(self) -> None:
-        """Creates the table."""
+        """Creates the embedding table."""
         self.embedding = self.param(
             "embedding", self._initial_table, (self.vocab_size, self.features), jnp.float32
         )
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Maps tokens int32[...] to vectors [..., O].
+        """Maps tokens int32[...] to embeddings [..., O].
 
         Raises:
             UserError: if the tokens are not integers.

@@ -1,4 +1,4 @@
-"""Normalization over the batch and over features.
+"""Batch normalization and layer normalization.
 
 Legend: B batch, ... spatial or time axes, C channels.
 """
@@ -15,30 +15,31 @@ from flaxdl.ops.layer_norm import layer_norm
 
 
 class BatchNorm(nn.Module):
-    """Normalizes each channel over the batch, as `torch.nn.BatchNorm1d` to `3d`.
+    """Batch normalization equivalent to `torch.nn.BatchNorm1d`, `BatchNorm2d` and `BatchNorm3d`.
 
-    Training normalizes with the mean and the (biased) variance of the batch, and moves the running
-    statistics in the collection `batch_stats`, `mean` [C] and `var` [C], towards them; the variance
-    stored is the unbiased one, as in PyTorch. Inference normalizes with the running statistics.
+    In training, channels are normalized with the mean and the biased variance of the batch. The
+    mean and the unbiased variance also update the running statistics `mean` [C] and `var` [C] in
+    the collection `batch_stats`, as in PyTorch. In inference, channels are normalized with the
+    running statistics.
 
-    Statistics are those of the global batch, on any number of devices: by themselves under `jit`,
-    and by an average over the axis named "data" under `pmap` or `shard_map`.
+    On several devices, the statistics are computed over the global batch, as in `SyncBatchNorm`:
+    automatically under `jit`, and by averaging over the axis "data" under `pmap` or `shard_map`.
 
     Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training", 2015.
     """
 
     momentum: float = 0.1
-    """The share of the running statistics that each batch replaces (PyTorch's sense)."""
+    """Weight of the batch statistics in the update of the running statistics, as in PyTorch."""
     epsilon: float = 1e-5
-    """Added to the variance before its root is taken."""
+    """Epsilon added to the variance before taking its square root."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """Normalizes [B, ..., C].
+        """Normalizes each channel of [B, ..., C]; training updates `batch_stats`.
 
         Raises:
-            UserError: if the parameters belong to another number of channels, or if training has
-                only one value per channel, whose variance is undefined.
+            UserError: if the parameters were initialized for another number of channels, or if
+                there is only one value per channel in training, so that its variance is undefined.
         """
         if self.has_variable("params", "scale"):
             expected = self.get_variable("params", "scale").shape[0]
@@ -72,10 +73,10 @@ class BatchNorm(nn.Module):
         return outputs.astype(dtype)
 
     def _number_of_devices(self) -> int:
-        """Returns how many devices share the batch under `pmap` or `shard_map`."""
+        """Returns the number of devices that share the batch under `pmap` or `shard_map`."""
         try:
             return jax.lax.axis_size("data")
-        except NameError:  # no such axis is bound: under jit, one array holds the whole batch
+        except NameError:  # not bound, as under jit, where the array is the global batch
             return 1
 
     def _move(self, running: nn.Variable, batch: jax.Array) -> None:
@@ -84,20 +85,20 @@ class BatchNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Normalizes each position over its features, as `torch.nn.LayerNorm` of the last axis.
+    """Layer normalization equivalent to `torch.nn.LayerNorm` over the last axis.
 
     Ba, Kiros and Hinton, "Layer Normalization", 2016.
     """
 
     epsilon: float = 1e-5
-    """Added to the variance before its root is taken."""
+    """Epsilon added to the variance before taking its square root."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Normalizes [..., C] with the mean and the biased variance of the last axis.
+        """Normalizes [..., C] with the mean and the biased variance over the last axis.
 
         Raises:
-            UserError: if the parameters belong to another number of features.
+            UserError: if the parameters were initialized for another number of features.
         """
         if self.has_variable("params", "scale"):
             expected = self.get_variable("params", "scale").shape[0]

@@ -1,6 +1,6 @@
-"""Pooling: the maximum or the average of windows over one to three spatial axes.
+"""Max pooling and average pooling over one to three spatial axes.
 
-Legend: B batch, *spatial one to three axes, C channels.
+Legend: B batch, `*spatial` one to three axes, C channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,18 +18,21 @@ Sizes = int | Sequence[int]
 def max_pool(
     inputs: jax.Array, window: Sizes, *, stride: Sizes | None = None, padding: Sizes = 0
 ) -> jax.Array:
-    """Takes the maximum of each window, as `torch.nn.functional.max_pool1d` to `3d`.
+    """Applies max pooling over one to three spatial axes.
 
-    Padding never wins: it counts as minus infinity. Of equal maxima, the first gets the gradient.
+    Equivalent to `torch.nn.functional.max_pool1d`, `max_pool2d` and `max_pool3d`. Padding has value
+    −∞. If a maximum occurs several times in a window, its first occurrence gets the gradient.
 
     Args:
-        inputs: [B, *spatial, C].
-        window: sizes of the window; a number stands for the same on every axis, here and below.
-        stride: steps between windows; those of the window if None.
-        padding: positions added on both sides of each axis, at most half the window.
+        inputs: `[B, *spatial, C]`.
+        window: size of the window along each spatial axis; as for the other arguments, a single
+            number applies to all axes.
+        stride: step between neighboring windows; by default, the size of the window.
+        padding: number of positions added on both sides of each axis, at most half the window.
 
     Raises:
-        UserError: if the inputs, once padded, are smaller than the window.
+        UserError: if the padding exceeds half the window, or if the padded inputs are smaller than
+            the window.
     """
     return pooling.max_pool(inputs, **_settings(inputs, window, stride, padding))
 
@@ -37,18 +40,21 @@ def max_pool(
 def avg_pool(
     inputs: jax.Array, window: Sizes, *, stride: Sizes | None = None, padding: Sizes = 0
 ) -> jax.Array:
-    """Takes the average of each window, as `torch.nn.functional.avg_pool1d` to `3d`.
+    """Applies average pooling over one to three spatial axes.
 
-    Padded zeros count as values (PyTorch's `count_include_pad=True`).
+    Equivalent to `torch.nn.functional.avg_pool1d`, `avg_pool2d` and `avg_pool3d`. Zeros added by
+    padding are included in the average (`count_include_pad=True`, the default in PyTorch).
 
     Args:
-        inputs: [B, *spatial, C].
-        window: sizes of the window; a number stands for the same on every axis, here and below.
-        stride: steps between windows; those of the window if None.
-        padding: zeros added on both sides of each axis, at most half the window.
+        inputs: `[B, *spatial, C]`.
+        window: size of the window along each spatial axis; as for the other arguments, a single
+            number applies to all axes.
+        stride: step between neighboring windows; by default, the size of the window.
+        padding: number of zeros added on both sides of each axis, at most half the window.
 
     Raises:
-        UserError: if the inputs, once padded, are smaller than the window.
+        UserError: if the padding exceeds half the window, or if the padded inputs are smaller than
+            the window.
     """
     return pooling.avg_pool(inputs, **_settings(inputs, window, stride, padding))
 
@@ -67,30 +73,37 @@ def _settings(
 
 
 def adaptive_max_pool(inputs: jax.Array, output_size: Sizes) -> jax.Array:
-    """Takes maxima of as many windows as asked for, as `torch`'s `adaptive_max_pool1d` to `3d`.
+    """Applies adaptive max pooling over one to three spatial axes.
+
+    Equivalent to `torch.nn.functional.adaptive_max_pool1d`, `adaptive_max_pool2d` and
+    `adaptive_max_pool3d`.
 
     Args:
-        inputs: [B, *spatial, C], of any size.
-        output_size: positions in the result, along every axis or along each.
+        inputs: `[B, *spatial, C]`, with spatial axes of any size.
+        output_size: size of the output along each spatial axis; a single number applies to all.
     """
     return _pool_adaptively(inputs, output_size, _first_maximum)
 
 
 def adaptive_avg_pool(inputs: jax.Array, output_size: Sizes) -> jax.Array:
-    """Takes averages of as many windows as asked for, as `torch`'s `adaptive_avg_pool1d` to `3d`.
+    """Applies adaptive average pooling over one to three spatial axes.
+
+    Equivalent to `torch.nn.functional.adaptive_avg_pool1d`, `adaptive_avg_pool2d` and
+    `adaptive_avg_pool3d`.
 
     Args:
-        inputs: [B, *spatial, C], of any size.
-        output_size: positions in the result, along every axis or along each.
+        inputs: `[B, *spatial, C]`, with spatial axes of any size.
+        output_size: size of the output along each spatial axis; a single number applies to all.
     """
     wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
     return _pool_adaptively(wide, output_size, jnp.mean).astype(inputs.dtype)
 
 
 def _pool_adaptively(inputs: jax.Array, output_size: Sizes, reduce: Callable) -> jax.Array:
-    """Pools one axis after the other, which the maximum and the average of a box allow.
+    """Pools one axis after another, with the same maxima and averages as pooling all axes together.
 
-    The last axis goes first: of equal maxima this finds the first one in memory, as PyTorch does.
+    The last axis is pooled first, so that among equal maxima the first in memory is found, as in
+    PyTorch.
     """
     sizes = per_axis("output_size", output_size, inputs.ndim - 2)
     outputs = inputs
@@ -117,6 +130,6 @@ def _pool_axis(inputs: jax.Array, axis: int, count: int, reduce: Callable) -> ja
 
 
 def _first_maximum(values: jax.Array, axis: int) -> jax.Array:
-    """Returns maxima whose gradient goes to the first of equal values; `jnp.max` would split it."""
+    """Returns the maxima; the first of equal values gets all of the gradient, unlike `jnp.max`."""
     index = jnp.argmax(values, axis, keepdims=True)
     return jnp.take_along_axis(values, index, axis).squeeze(axis)

@@ -1,4 +1,4 @@
-"""Positions, without which attention could not tell the order of its inputs.
+"""Positional encodings.
 
 Legend: B batch, T steps, D features.
 """
@@ -18,9 +18,14 @@ from flaxdl.ops.bias import add_bias
 
 
 def sinusoidal_positions(length: int, hidden_size: int) -> np.ndarray:
-    """Returns the waves [T, D] of Vaswani et al., "Attention Is All You Need", 2017, section 3.5.
+    """Returns sinusoidal positional encodings, float64[T, D].
 
-    Features 2 i and 2 i + 1 are sine and cosine of t / 10000^(2 i / D), in float64.
+    At position t, features 2 i and 2 i + 1 are the sine and cosine of t / 10000^(2 i / D) (Vaswani
+    et al., "Attention Is All You Need", 2017, section 3.5).
+
+    Args:
+        length: number of positions T.
+        hidden_size: number of features D.
     """
     features = np.arange(hidden_size)
     angles = np.arange(length)[:, None] / 10000 ** (features // 2 * 2 / hidden_size)
@@ -28,12 +33,13 @@ def sinusoidal_positions(length: int, hidden_size: int) -> np.ndarray:
 
 
 def nan_outside(values: jax.Array, position: jax.Array | int, last: int) -> jax.Array:
-    """Returns the values, or NaN if their position is not from 0 to `last`.
+    """Returns the values unchanged, or NaN if `position` is not from 0 to `last`.
 
-    JAX moves a slice that begins elsewhere back to where it fits, and cannot raise under `jit`.
+    This is necessary because JAX clamps slices that are out of bounds and cannot raise errors under
+    `jit`.
 
     Raises:
-        UserError: if the position is known, and is elsewhere.
+        UserError: if `position` is out of range and not traced.
     """
     if isinstance(position, Tracer):
         return jnp.where((position >= 0) & (position <= last), values, jnp.nan)
@@ -43,25 +49,27 @@ def nan_outside(values: jax.Array, position: jax.Array | int, last: int) -> jax.
 
 
 class AddPositions(nn.Module):
-    """Adds to every step a vector that says where it is.
+    """Layer that adds positional encodings to its inputs.
 
-    Parameter, if learned: `embedding` [max_length, D], from the standard normal distribution as
-    every embedding.
+    Learned encodings are the parameter `embedding` [max_length, D], initialized from the standard
+    normal distribution, as in `Embedding`.
     """
 
     kind: Literal["sinusoidal", "learned"]
-    """Whether the vectors are fixed waves or parameters."""
+    """Type of encodings: `sinusoidal` (fixed) or `learned` (a parameter)."""
     max_length: int
-    """Number of positions there are."""
+    """Number of positions, and maximum sequence length."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array, position: jax.Array | int = 0) -> jax.Array:
-        """Adds to [B, T, D] the vectors of T positions, from `position` on.
+        """Adds the encodings of T positions, starting at `position`, to [B, T, D].
 
-        A `position` without a vector cannot raise under `jit` and reads as NaN.
+        If positions are out of range, the outputs are NaN under `jit`, where errors cannot be
+        raised.
 
         Raises:
-            UserError: if there are fewer positions than steps, or a known `position` has none.
+            UserError: if the inputs have more than `max_length` steps, or if positions are out of
+                range and `position` is not traced.
         """
         check_choice("positions", self.kind, ("sinusoidal", "learned"))
         check_shape("inputs", inputs, "B T D")

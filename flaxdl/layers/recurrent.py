@@ -1,7 +1,7 @@
-"""Recurrent layers: what `torch.nn.RNN`, `LSTM` and `GRU` compute with `batch_first=True`.
+"""Recurrent layers equivalent to `torch.nn.RNN`, `LSTM` and `GRU` with `batch_first=True`.
 
-Legend: B batch, T time, I input size, H hidden size, N layers times directions; G gates of a cell:
-1 in RNN, 4 in LSTM, 3 in GRU.
+Legend: B batch, T time, I input size, H hidden size, N number of layers times directions, G number
+of gates per cell (1 in RNN, 4 in LSTM, 3 in GRU).
 """
 
 import math
@@ -20,33 +20,34 @@ from flaxdl.ops.recurrence import Cell, State, recur
 
 
 class Recurrent(nn.Module):
-    """What the three kinds have in common: layers, directions, lengths. They differ in their cell.
+    """Base class of the recurrent layers; subclasses define the cell.
 
-    Parameters, with PyTorch's names and layouts, for layer k: `weight_ih_lk` [G H, I],
-    `weight_hh_lk` [G H, H], `bias_ih_lk` and `bias_hh_lk` [G H], and the same with `_reverse` for
-    the backward direction. A layer above the first reads the outputs of both directions below it.
+    Layer k has parameters with PyTorch's names and layouts: `weight_ih_lk` [G H, I], `weight_hh_lk`
+    [G H, H], `bias_ih_lk` [G H] and `bias_hh_lk` [G H]. Those of the backward direction have the
+    same names with the suffix `_reverse`. Layers after the first read the concatenated outputs of
+    both directions of the previous layer.
     """
 
     hidden_size: int
-    """Size of the hidden state of one direction."""
+    """Size of the hidden state in each direction."""
     num_layers: int = 1
-    """Layers on top of each other, each reading the outputs of the one below."""
+    """Number of stacked layers."""
     bidirectional: bool = False
-    """Whether a second pass reads each sequence from its end; the outputs are concatenated."""
+    """Read each sequence in both directions and concatenate the outputs."""
     dropout: float = 0.0
-    """Share of the outputs of each layer but the last that is zeroed in training."""
+    """Dropout rate for the outputs of each layer except the last."""
 
     num_gates: ClassVar[int]
-    """Vectors of the hidden size that a step computes from its input and the hidden state."""
+    """Number of gates: vectors of size H that a step computes from its input and hidden state."""
 
     @nn.nowrap
     def cell(self) -> Cell:
-        """Returns the recurrence, which gives the state after a step."""
+        """Returns the cell, a callable that computes the next state."""
         raise NotImplementedError
 
     @nn.nowrap
     def state_of(self, hidden: jax.Array) -> State:
-        """Returns a state all of whose parts are equal to the hidden state given."""
+        """Returns a state whose parts are all equal to `hidden`."""
         return hidden
 
     @nn.compact
@@ -58,25 +59,26 @@ class Recurrent(nn.Module):
         initial_state: State | None = None,
         train: bool = False,
     ) -> tuple[jax.Array, State]:
-        """Reads the sequences and returns the outputs of every step and the final states.
+        """Returns the outputs of the last layer at every step, and the final states of all layers.
 
-        With `lengths`, what lies beyond a sequence's length has no effect: outputs there are zero,
-        the final state is that of the last real step, and the backward direction starts at it.
+        With `lengths`, padding has no effect. Its outputs are zero, the final state of the forward
+        direction is the state after the last non-padding step, and the backward direction starts at
+        that step.
 
         Args:
             inputs: [B, T, I].
-            lengths: int32[B], how many steps of each sequence are real; all of them if None.
-            initial_state: [N, B, H], or a pair of these for LSTM, ordered as the final state; zeros
-                if None.
-            train: whether dropout is on; it draws from the stream "dropout".
+            lengths: int32[B], number of non-padding steps in each sequence; by default, T.
+            initial_state: [N, B, H], or a pair (h, c) of these for LSTM, in the order of the final
+                states; by default, zeros.
+            train: whether to apply dropout, with random numbers from the RNG stream "dropout".
 
         Returns:
-            The outputs of the last layer [B, T, H], with both directions [B, T, 2 H], and the final
-            states [N, B, H] (LSTM: the pair of hidden and cell), layer by layer, each forward then
-            backward.
+            The outputs [B, T, H] or, if bidirectional, [B, T, 2 H]; and the final states [N, B, H],
+            or a pair (h, c) of these for LSTM, ordered by layer, with the forward before the
+            backward direction.
 
         Raises:
-            UserError: if a shape does not fit or the lengths are not integers.
+            UserError: if shapes do not match or the lengths are not integers.
         """
         check_shape("inputs", inputs, "B T I")
         if self.has_variable("params", "weight_ih_l0"):
@@ -113,8 +115,8 @@ class Recurrent(nn.Module):
     ) -> tuple[jax.Array, State]:
         """Runs one direction of one layer over [T, B, I]; returns [T, B, H] and the final state.
 
-        The backward direction runs from T - 1 down to 0. On padding the state stays as it is, so
-        each sequence starts at its own end without being turned around.
+        The backward direction runs from T - 1 down to 0. Since padding does not change the state,
+        each sequence starts at its own last step without being reversed.
         """
         init, width = uniform(1 / math.sqrt(self.hidden_size)), self.num_gates * self.hidden_size
         weight_ih = self.param(f"weight_ih_{suffix}", init, (width, x.shape[-1]), jnp.float32)
@@ -149,49 +151,56 @@ NONLINEARITIES = {"tanh": tanh_cell, "relu": relu_cell}
 
 
 class RNN(Recurrent):
-    """The plain recurrence h' = tanh(W_ih x + b_ih + W_hh h + b_hh) of Elman (1990)."""
+    """Elman RNN (1990): `h' = tanh(W_ih x + b_ih + W_hh h + b_hh)`."""
 
     nonlinearity: Literal["tanh", "relu"] = "tanh"
-    """What bounds (tanh) or cuts (relu) the sum."""
+    """Activation function of the cell."""
 
     num_gates = 1
 
     @nn.nowrap
     def cell(self) -> Cell:
-        """Returns the recurrence of the nonlinearity."""
+        """Returns the cell with the selected nonlinearity."""
         check_choice("nonlinearity", self.nonlinearity, NONLINEARITIES)
         return NONLINEARITIES[self.nonlinearity]
 
 
 class LSTM(Recurrent):
-    """Long short-term memory: gates decide what its cell forgets, takes in and shows.
+    """Long short-term memory (LSTM) with forget gate.
 
-    Hochreiter and Schmidhuber (1997), with the forget gate of Gers et al. (2000).
+    Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997; Gers, Schmidhuber and Cummins,
+    "Learning to Forget: Continual Prediction with LSTM", 2000.
+
+    >>> lstm = flaxdl.layers.LSTM(hidden_size=8, bidirectional=True)
+    >>> inputs = jnp.zeros((2, 5, 3))  # [B, T, I]
+    >>> variables = lstm.init(jax.random.key(0), inputs)
+    >>> outputs, (h, c) = lstm.apply(variables, inputs)
+    >>> outputs.shape, h.shape
+    ((2, 5, 16), (2, 2, 8))
     """
 
     num_gates = 4
 
     @nn.nowrap
     def cell(self) -> Cell:
-        """Returns the recurrence, whose gates lie in the order i, f, g, o."""
+        """Returns the cell, with gates in the order i, f, g, o (input, forget, cell, output)."""
         return lstm_cell
 
     @nn.nowrap
     def state_of(self, hidden: jax.Array) -> State:
-        """Returns the pair of hidden state and cell."""
+        """Returns a pair of hidden state and cell state, both equal to `hidden`."""
         return hidden, hidden
 
 
 class GRU(Recurrent):
-    """The gated recurrent unit of Cho et al. (2014), in PyTorch's form.
+    """Gated recurrent unit (Cho et al., 2014), in PyTorch's variant.
 
-    The reset gate multiplies what comes from the hidden state after its product and bias, so the
-    two biases of the new state are not one.
+    The reset gate is applied to W_hh h + b_hh, so the two biases of the new gate cannot be merged.
     """
 
     num_gates = 3
 
     @nn.nowrap
     def cell(self) -> Cell:
-        """Returns the recurrence, whose gates lie in the order reset, update, new."""
+        """Returns the cell, with gates in the order r, z, n (reset, update, new)."""
         return gru_cell

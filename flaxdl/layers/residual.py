@@ -1,4 +1,4 @@
-"""The residual block of the document: two convolutions around which the input skips.
+"""Residual block: two convolutions with batch normalization and a skip connection.
 
 Legend: B batch, H height, W width, C channels.
 """
@@ -12,15 +12,15 @@ from flaxdl.layers.normalization import BatchNorm
 
 
 class ResidualBlock(nn.Module):
-    """Adds its input to what two 3 x 3 convolutions make of it: relu(block(x) + x).
+    """Residual block of two 3 x 3 convolutions: relu(block(x) + x).
 
-    Where the block's gradient vanishes, the sum still passes the gradient on to what is below (He
-    et al., "Deep Residual Learning for Image Recognition", 2015). The blocks of the ResNets, with
-    strides and projections, are in `flaxdl.models.resnet`.
+    The skip connection passes the gradient to earlier layers even if the gradient of the
+    convolutions vanishes (He et al., "Deep Residual Learning for Image Recognition", 2015). The
+    blocks of the ResNet models, with strides and projections, are in `flaxdl.models.resnet`.
     """
 
     channels: int
-    """Channels of the input, and so of the output."""
+    """Number of input and output channels."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:

@@ -1,14 +1,16 @@
-"""The blocks that transformers stack: the document's, and PyTorch's encoder and decoder layers.
+"""Transformer layers: a pre-norm block, and PyTorch's encoder and decoder layers.
 
-Legend: B batch, T steps, S steps of the memory that a decoder looks at, D features; masks are those
-of `flaxdl.layers.attention`.
+Legend: B batch, T steps, S steps of the memory that a decoder attends to, D features.
 
-All add what a sublayer makes of its input to that input. Post-norm, as in 2017, normalizes the sum;
-pre-norm normalizes what the sublayer reads, which leaves a path without norms from the first layer
-to the last, trains without warm-up, and wants one norm after the last layer.
+Masks are described in `flaxdl.ops.masks`.
+
+Each sublayer has a residual connection. Post-norm, as in the original Transformer, normalizes after
+the addition. Pre-norm normalizes the input of the sublayer, so that the residual path contains no
+norms. It trains without warmup, but needs a final norm after the last layer.
 """
 
 from collections.abc import Callable
+from dataclasses import field
 from typing import ClassVar, Literal
 
 import flax.linen as nn
@@ -16,39 +18,52 @@ import jax
 
 from flaxdl.checks import check_choice, check_shape
 from flaxdl.layers.attention import MultiHeadAttention, PackedMultiHeadAttention
-from flaxdl.layers.dropout import Dropout
+from flaxdl.layers.dropout import Dropout, DropPath
 from flaxdl.layers.linear import Linear
 from flaxdl.layers.normalization import LayerNorm
 from flaxdl.ops.activations import ACTIVATIONS, gelu
 
 
 class TransformerLayer(nn.Module):
-    """What all the blocks share: their sizes, and the way a sublayer's result is added."""
+    """Base class of the Transformer layers: options, residual connections and norms."""
 
     hidden_size: int = 512
-    """Features of every step, D."""
+    """Number of features per step (D)."""
     num_heads: int = 8
-    """Number of heads of each attention."""
+    """Number of attention heads."""
     feed_forward_size: int = 2048
-    """Features between the two linear maps that follow attention."""
+    """Hidden width of the feed-forward network."""
     dropout: float = 0.1
-    """Share of what each sublayer adds that is zeroed in training."""
+    """Dropout rate for the output of each sublayer."""
     norm_first: bool = False
-    """Whether to normalize before each sublayer (pre-norm) instead of after it."""
+    """Normalize before each sublayer (pre-norm) instead of after it (post-norm)."""
+    drop_path: float = field(default=0.0, kw_only=True)
+    """Probability of dropping the output of each sublayer for an example, as in `DropPath`."""
 
     def add_and_norm(
         self, x: jax.Array, sublayer: Callable[[jax.Array], jax.Array], number: int, train: bool
     ) -> jax.Array:
-        """Adds to x [B, T, D] what the sublayer, counted from 1, makes of it."""
+        """Applies a sublayer, with dropout, drop path, residual connection and norm.
+
+        Args:
+            x: [B, T, D].
+            sublayer: callable that maps [B, T, D] to [B, T, D].
+            number: number of the sublayer, from 1, as in the names of its norm and dropout.
+            train: whether to apply dropout and drop path.
+
+        Returns:
+            [B, T, D].
+        """
         norm = LayerNorm(name=f"norm{number}")
         dropout = Dropout(self.dropout, name=f"dropout{number}")
+        drop_path = DropPath(self.drop_path, name=f"drop_path{number}")
         if self.norm_first:
-            return x + dropout(sublayer(norm(x)), train)
-        return norm(x + dropout(sublayer(x), train))
+            return x + drop_path(dropout(sublayer(norm(x)), train), train)
+        return norm(x + drop_path(dropout(sublayer(x), train), train))
 
 
 class TransformerBlock(TransformerLayer):
-    """The document's block: self-attention, then two linear maps with a GELU between them."""
+    """Transformer block: self-attention and a feed-forward network with GELU."""
 
     tensor_axes: ClassVar[dict[str, int]] = {
         **MultiHeadAttention.tensor_axes,
@@ -60,10 +75,10 @@ class TransformerBlock(TransformerLayer):
     def __call__(
         self, inputs: jax.Array, mask: jax.Array | None = None, train: bool = False
     ) -> jax.Array:
-        """Maps [B, T, D] to [B, T, D]; the mask says which steps each step may look at.
+        """Maps [B, T, D] to [B, T, D]; `mask` selects the steps that each step may attend to.
 
         Raises:
-            UserError: if sizes do not fit, or the heads do not divide the features.
+            UserError: if shapes do not match, or `num_heads` does not divide `hidden_size`.
         """
         check_shape("inputs", inputs, "B T D", D=self.hidden_size)
 
@@ -80,15 +95,15 @@ class TransformerBlock(TransformerLayer):
 
 
 class TransformerEncoderLayer(TransformerLayer):
-    """`torch.nn.TransformerEncoderLayer`: self-attention, then two linear maps.
+    """Equivalent of `torch.nn.TransformerEncoderLayer`: self-attention and feed-forward network.
 
-    Dropout acts on attention weights and activations, too. With a causal mask this is the layer of
-    a language model, which can read step by step: `position` and the collection "cache" are those
-    of `PackedMultiHeadAttention`.
+    Dropout is also applied to attention weights and activations. With a causal mask, the layer can
+    be used in a language model. It supports incremental decoding with `position` and the collection
+    "cache", as described in `PackedMultiHeadAttention`.
     """
 
     activation: Literal["relu", "gelu"] = "relu"
-    """What lies between the two linear maps; the GELU is the exact one."""
+    """Activation function of the feed-forward network; `gelu` is the exact GELU."""
 
     tensor_axes: ClassVar[dict[str, int]] = {
         **PackedMultiHeadAttention.tensor_axes,
@@ -106,12 +121,12 @@ class TransformerEncoderLayer(TransformerLayer):
         *,
         name: str,
     ) -> jax.Array:
-        """Lets queries [B, T, D] look at memory [B, S, D]."""
+        """Applies attention with queries from [B, T, D], and keys and values from [B, S, D]."""
         attn = PackedMultiHeadAttention(self.hidden_size, self.num_heads, self.dropout, name=name)
         return attn(query, memory, memory, mask, train, position)
 
     def feed_forward(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps each step of [B, T, D] by itself."""
+        """Applies the feed-forward network to each step of [B, T, D]."""
         check_choice("activation", self.activation, ACTIVATIONS)
         x = Linear(self.feed_forward_size, name="linear1")(x)
         x = Dropout(self.dropout, name="dropout")(ACTIVATIONS[self.activation](x), train)
@@ -125,10 +140,10 @@ class TransformerEncoderLayer(TransformerLayer):
         train: bool = False,
         position: jax.Array | None = None,
     ) -> jax.Array:
-        """Maps [B, T, D] to [B, T, D]; the mask says which steps each step may look at.
+        """Maps [B, T, D] to [B, T, D]; `mask` selects the steps that each step may attend to.
 
         Raises:
-            UserError: if sizes do not fit, or the heads do not divide the features.
+            UserError: if shapes do not match, or `num_heads` does not divide `hidden_size`.
         """
         check_shape("inputs", inputs, "B T D", D=self.hidden_size)
 
@@ -140,7 +155,7 @@ class TransformerEncoderLayer(TransformerLayer):
 
 
 class TransformerDecoderLayer(TransformerEncoderLayer):
-    """`torch.nn.TransformerDecoderLayer`: between the two sublayers it looks at a memory."""
+    """Equivalent of `torch.nn.TransformerDecoderLayer`: an encoder layer with cross-attention."""
 
     @nn.compact
     def __call__(
@@ -152,13 +167,13 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         train: bool = False,
         position: jax.Array | None = None,
     ) -> jax.Array:
-        """Maps [B, T, D] to [B, T, D], looking at memory [B, S, D].
+        """Maps [B, T, D] to [B, T, D], with cross-attention to memory [B, S, D].
 
-        The mask says which steps each step may look at (a causal one, as a rule), the memory mask
-        which parts of the memory.
+        `mask` selects the steps that each step may attend to and is usually causal; `memory_mask`
+        selects steps of the memory.
 
         Raises:
-            UserError: if sizes do not fit, or the heads do not divide the features.
+            UserError: if shapes do not match, or `num_heads` does not divide `hidden_size`.
         """
         check_shape("inputs", inputs, "B T D", D=self.hidden_size)
         check_shape("memory", memory, "B S D", B=inputs.shape[0], D=self.hidden_size)

@@ -1,4 +1,4 @@
-"""Checks of windows, one number for each spatial axis, for convolution and pooling."""
+"""Checks of window sizes for convolution and pooling."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from flaxdl.errors import UserError
 
 
 def per_axis(name: str, value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
-    """Returns one number for each spatial axis; a single number stands for all of them.
+    """Returns one number per spatial axis; a single number applies to all of them.
 
     Raises:
-        UserError: if there are numbers for another count of axes.
+        UserError: if the number of values differs from the number of axes.
     """
     numbers = (value,) * dimensions if isinstance(value, int) else tuple(value)
     if len(numbers) != dimensions:
@@ -22,10 +22,10 @@ def per_axis(name: str, value: int | Sequence[int], dimensions: int) -> tuple[in
 def check_window_fits(
     name: str, inputs: jax.Array, window: Sequence[int], padding: Sequence[int]
 ) -> None:
-    """Checks that [B, *spatial, C], once padded, holds at least one window.
+    """Checks that padded inputs [B, *spatial, C] contain at least one window.
 
     Raises:
-        UserError: naming the inputs, with both sizes.
+        UserError: if the window is larger than the inputs; the message states both sizes.
     """
     sizes = inputs.shape[1:-1]
     padded = [size + 2 * amount for size, amount in zip(sizes, padding, strict=True)]

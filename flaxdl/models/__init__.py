@@ -1,4 +1,9 @@
-"""The architectures, one per file, as functional Flax modules."""
+"""Model architectures as functional Flax modules, one per file.
+
+The models `SimpleCNN`, `SimpleRNN` and `TextRNN`, and the layers `ResidualBlock`,
+`MultiHeadAttention` and `TransformerBlock`, reproduce the PyTorch classes of the course "Deep
+Learning Fundamentals: CNNs, RNNs, and the Road to Transformers".
+"""
 
 from flaxdl.models.alexnet import AlexNet
 from flaxdl.models.bert import (
@@ -18,6 +23,8 @@ from flaxdl.models.generation import generate, translate
 from flaxdl.models.lenet import LeNet5
 from flaxdl.models.resnet import ResNet, ResNet18, ResNet34, ResNet50, ResNet101, ResNet152
 from flaxdl.models.rnn import SimpleRNN, TextRNN
+from flaxdl.models.rnn_lm import RNNLM
+from flaxdl.models.rnn_seq2seq import Seq2SeqRNN
 from flaxdl.models.transformer import Seq2SeqTransformer, TransformerClassifier, TransformerLM
 from flaxdl.models.vgg import VGG, VGG11, VGG13, VGG16, VGG19
 
@@ -28,6 +35,7 @@ __all__ = [
     "BERT_MINI",
     "BERT_SMALL",
     "BERT_TINY",
+    "RNNLM",
     "VGG",
     "VGG11",
     "VGG13",
@@ -45,6 +53,7 @@ __all__ = [
     "ResNet50",
     "ResNet101",
     "ResNet152",
+    "Seq2SeqRNN",
     "Seq2SeqTransformer",
     "SimpleCNN",
     "SimpleRNN",

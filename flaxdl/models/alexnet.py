@@ -1,7 +1,7 @@
-"""AlexNet, as torchvision builds it.
+"""AlexNet, as in torchvision.
 
-Krizhevsky, "One Weird Trick for Parallelizing Convolutional Neural Networks", 2014: the network of
-Krizhevsky, Sutskever and Hinton, 2012, on a single device.
+Krizhevsky, "One Weird Trick for Parallelizing Convolutional Neural Networks", 2014. This is the
+network of Krizhevsky, Sutskever and Hinton (2012), adapted to a single device.
 
 Legend: B batch, H height, W width, C channels, K classes.
 """
@@ -13,19 +13,19 @@ import jax
 
 from flaxdl.layers import Conv, Dropout, Linear, adaptive_avg_pool, max_pool
 from flaxdl.models.images import check_images, flatten_channels_first
-from flaxdl.models.sizes import known_size
+from flaxdl.models.sizes import required_size
 
 
 class AlexNet(nn.Module):
-    """Five convolutions and three linear layers, for images of any size from 63 x 63.
+    """AlexNet: five convolutions and three linear layers, for images of at least 63 x 63.
 
-    61,100,840 parameters with 1000 classes and three input channels.
+    The model has 61,100,840 parameters with 1000 classes and three input channels.
     """
 
     num_classes: int | None = 1000
-    """Number of logits per image; None takes it from the data of a run."""
+    """Number of classes; inferred from the data if None."""
     dropout: float = 0.5
-    """Share of the inputs of the first two linear layers dropped in training."""
+    """Dropout rate before the first two linear layers."""
 
     tensor_axes: ClassVar[dict[str, int]] = {"classifier.1.*": 0, "classifier.4.weight": 1}
 
@@ -34,10 +34,10 @@ class AlexNet(nn.Module):
         """Maps images [B, H, W, C] to logits [B, K].
 
         Raises:
-            UserError: if the images have another rank or are smaller than 63 x 63.
+            UserError: if the images do not have four axes, or are smaller than 63 x 63.
         """
         check_images(images, smallest=63)
-        # Sizes are those of images of 224 x 224.
+        # Shapes in comments are for images of 224 x 224.
         x = nn.relu(Conv(64, 11, stride=4, padding=2, name="features.0")(images))  # [B, 55, 55, 64]
         x = max_pool(x, 3, stride=2)  # [B, 27, 27, 64]
         x = nn.relu(Conv(192, 5, padding=2, name="features.3")(x))
@@ -46,11 +46,11 @@ class AlexNet(nn.Module):
         x = nn.relu(Conv(256, 3, padding=1, name="features.8")(x))
         x = nn.relu(Conv(256, 3, padding=1, name="features.10")(x))
         x = max_pool(x, 3, stride=2)  # [B, 6, 6, 256]
-        x = adaptive_avg_pool(x, 6)  # [B, 6, 6, 256], whatever the size of the images
+        x = adaptive_avg_pool(x, 6)  # [B, 6, 6, 256] for any image size
 
         x = flatten_channels_first(x)  # [B, 9216]
         x = Dropout(self.dropout, name="classifier.0")(x, train)
         x = nn.relu(Linear(4096, name="classifier.1")(x))
         x = Dropout(self.dropout, name="classifier.3")(x, train)
         x = nn.relu(Linear(4096, name="classifier.4")(x))
-        return Linear(known_size("num_classes", self.num_classes), name="classifier.6")(x)
+        return Linear(required_size("num_classes", self.num_classes), name="classifier.6")(x)

@@ -1,7 +1,7 @@
-"""BERT: an encoder that reads a text in both directions, and the heads it is trained with.
+"""BERT: a bidirectional Transformer encoder, with heads for pretraining and classification.
 
 Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
-2018. All names are those of Hugging Face, so `Bert` loads a `BertModel` and so on.
+2018. Parameters have Hugging Face's names, so `Bert` loads the weights of a `BertModel`, and so on.
 
 Legend: B batch, T tokens, D features, V vocabulary, C classes.
 """
@@ -21,19 +21,19 @@ from flaxdl.layers.attention import attend
 from flaxdl.layers.initializers import constant, normal
 from flaxdl.models.bert_options import BertOptions
 from flaxdl.models.options import shared_options
-from flaxdl.models.sizes import known_size
+from flaxdl.models.sizes import required_size
 from flaxdl.ops.bias import add_bias
 
 
 class BertInputs(TypedDict, total=False):
-    """Keyword arguments of all BERT models, besides `train`."""
+    """Keyword arguments of all BERT models, in addition to `train`."""
 
     token_types: jax.Array | None
-    """int32[B, T], 0 in the first sentence, 1 in the second; 0 everywhere if None."""
+    """int32[B, T], 0 for the first sentence, 1 for the second; by default, all zeros."""
     mask: jax.Array | None
-    """bool[B, T], which tokens are real; an alternative to lengths."""
+    """bool[B, T], False for padding; an alternative to `lengths`."""
     lengths: jax.Array | None
-    """int32[B], how many tokens of each text are real; all if neither is given."""
+    """int32[B], number of non-padding tokens in each text; by default, there is no padding."""
 
 
 def _check_keywords(model: nn.Module, given: Mapping[str, Any]) -> None:
@@ -41,25 +41,25 @@ def _check_keywords(model: nn.Module, given: Mapping[str, Any]) -> None:
     for name in given:
         if name not in allowed:
             raise UserError(
-                f"{type(model).__name__} takes the keywords {', '.join(allowed)}, got {name!r}"
-                f"{did_you_mean(name, allowed)}"
+                f"{type(model).__name__} takes the keyword arguments {', '.join(allowed)}, "
+                f"got {name!r}{did_you_mean(name, allowed)}"
             )
 
 
 class BertLayer(BertOptions, kw_only=True):
-    """One layer of the encoder: post-norm self-attention and feed-forward."""
+    """Encoder layer: post-norm self-attention and feed-forward network."""
 
     tensor_axes: ClassVar[dict[str, int]] = {
         "*attention.self.*": 0,
         "*intermediate.dense.*": 0,
-        "*output.dense.weight": 1,  # `attention.output.dense` as well
+        "*output.dense.weight": 1,  # also matches `attention.output.dense`
     }
 
     @nn.compact
     def __call__(
         self, inputs: jax.Array, mask: jax.Array | None = None, train: bool = False
     ) -> jax.Array:
-        """Maps [B, T, D] to [B, T, D]; the mask bool[B, 1, 1, T] hides padding."""
+        """Maps [B, T, D] to [B, T, D]; `mask` bool[B, 1, 1, T] is False for padding."""
         dropout = Dropout(self.dropout, name="dropout")
         attended = attend(
             self,
@@ -74,25 +74,25 @@ class BertLayer(BertOptions, kw_only=True):
         attended = self.linear(self.hidden_size, "attention.output.dense")(attended)
         x = self.norm("attention.output.LayerNorm")(inputs + dropout(attended, train))
 
-        changed = self.activate(self.linear(self.feed_forward_size, "intermediate.dense")(x))
-        changed = self.linear(self.hidden_size, "output.dense")(changed)
-        return self.norm("output.LayerNorm")(x + dropout(changed, train))
+        hidden = self.activate(self.linear(self.feed_forward_size, "intermediate.dense")(x))
+        hidden = self.linear(self.hidden_size, "output.dense")(hidden)
+        return self.norm("output.LayerNorm")(x + dropout(hidden, train))
 
 
 class Bert(BertOptions, kw_only=True):
-    """The encoder with its pooler: Hugging Face's `BertModel`."""
+    """BERT encoder with its pooler, equivalent to Hugging Face's `BertModel`."""
 
     ignored_keys = ("cls.*",)
     tensor_axes: ClassVar[dict[str, int]] = {**BertLayer.tensor_axes, "*embeddings.weight": 0}
 
     def setup(self) -> None:
-        """Creates embeddings, layers and pooler."""
-        hidden_size = known_size("hidden_size", self.hidden_size)
+        """Creates the embeddings, layers and pooler."""
+        hidden_size = required_size("hidden_size", self.hidden_size)
         embedding = partial(
             Embedding, features=hidden_size, embedding_init=normal(self.initializer_range)
         )
         self.word_embeddings = embedding(
-            known_size("vocab_size", self.vocab_size),
+            required_size("vocab_size", self.vocab_size),
             padding_index=self.padding_index,
             name="embeddings.word_embeddings",
         )
@@ -102,7 +102,7 @@ class Bert(BertOptions, kw_only=True):
         )
         self.embedding_norm = self.norm("embeddings.LayerNorm")
         self.embedding_dropout = Dropout(self.dropout)
-        # Static is `train`; the module itself is argument 0.
+        # `train` is static; argument 0 is the module itself.
         Layer = nn.remat(BertLayer, static_argnums=3) if self.remat else BertLayer
         options = shared_options(self, BertLayer)
         self.layers = [Layer(**options, name=f"encoder.layer.{i}") for i in range(self.num_layers)]
@@ -110,21 +110,22 @@ class Bert(BertOptions, kw_only=True):
 
     @nn.nowrap
     def to_hugging_face(self) -> dict[str, Any]:
-        """Returns the `config.json` of Hugging Face that describes this model."""
+        """Returns the content of Hugging Face's `config.json` for this model."""
         return {**super().to_hugging_face(), "architectures": ["BertModel"]}
 
     def __call__(
         self, tokens: jax.Array, *, train: bool = False, **inputs: Unpack[BertInputs]
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the features of every token [B, T, D], and of the text as a whole [B, D].
+        """Returns the features of each token [B, T, D] and the pooled features of each text [B, D].
 
         Args:
-            tokens: int32[B, T], the first of each text being [CLS].
-            train: whether dropout is on; it draws from the stream "dropout".
-            inputs: token types, and which tokens are real; see `BertInputs`.
+            tokens: int32[B, T]; each text begins with [CLS].
+            train: whether to apply dropout, with random numbers from the RNG stream "dropout".
+            inputs: token types and padding, as described in `BertInputs`.
 
         Raises:
-            UserError: if shapes do not fit, tokens are not integers or more than `max_length`.
+            UserError: if shapes do not match, tokens are not integers, or a text is longer than
+                `max_length`.
         """
         _check_keywords(self, inputs)
         x = self.encode(tokens, train=train, **inputs)
@@ -139,12 +140,12 @@ class Bert(BertOptions, kw_only=True):
         lengths: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """Returns the features of every token [B, T, D], without the pooler's parameters."""
+        """Returns the features of each token [B, T, D], without computing the pooled features."""
         check_shape("tokens", tokens, "B T")
         batch_size, length = tokens.shape
         if length > self.max_length:
             raise UserError(
-                f"tokens must be at most max_length = {self.max_length} a text, got {length}"
+                f"texts must have at most max_length = {self.max_length} tokens, got {length}"
             )
         if token_types is None:
             token_types = jnp.zeros_like(tokens)
@@ -160,21 +161,21 @@ class Bert(BertOptions, kw_only=True):
 
 
 class BertPredictionHead(BertOptions, kw_only=True):
-    """Maps features back to tokens, with the table of word embeddings and a bias of its own."""
+    """Masked-language-modeling head: logits from the tied word embeddings, plus a bias."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array, word_embeddings: jax.Array) -> jax.Array:
-        """Maps [B, T, D], with the table [V, D], to logits [B, T, V]."""
+        """Maps [B, T, D] and the embedding table [V, D] to logits [B, T, V]."""
         x = self.activate(self.linear(self.hidden_size, "transform.dense")(inputs))
         x = self.norm("transform.LayerNorm")(x)
         bias = self.param(
-            "bias", constant(0.0), (known_size("vocab_size", self.vocab_size),), jnp.float32
+            "bias", constant(0.0), (required_size("vocab_size", self.vocab_size),), jnp.float32
         )
         return add_bias(x @ word_embeddings.T, bias)
 
 
 class BertForMaskedLM(BertOptions, kw_only=True):
-    """Predicts the masked tokens of a text, from both sides."""
+    """BERT with a masked-language-modeling head."""
 
     supported = BertOptions.supported | {"tie_word_embeddings": (True,)}
     ignored_keys = ("cls.seq_relationship.*", "bert.pooler.*")
@@ -184,7 +185,7 @@ class BertForMaskedLM(BertOptions, kw_only=True):
     def __call__(
         self, tokens: jax.Array, *, train: bool = False, **inputs: Unpack[BertInputs]
     ) -> jax.Array:
-        """Maps tokens int32[B, T] to logits [B, T, V]; the keywords are `BertInputs`."""
+        """Maps tokens int32[B, T] to logits [B, T, V]; see `BertInputs` for other arguments."""
         _check_keywords(self, inputs)
         options = shared_options(self, Bert)
         bert = Bert(**options, name="bert")
@@ -194,7 +195,7 @@ class BertForMaskedLM(BertOptions, kw_only=True):
 
 
 class BertForPreTraining(BertOptions, kw_only=True):
-    """Predicts masked tokens, and whether the second sentence follows the first."""
+    """BERT with both pretraining heads: masked language modeling and next-sentence prediction."""
 
     supported = BertOptions.supported | {"tie_word_embeddings": (True,)}
     tensor_axes = Bert.tensor_axes
@@ -203,9 +204,10 @@ class BertForPreTraining(BertOptions, kw_only=True):
     def __call__(
         self, tokens: jax.Array, *, train: bool = False, **inputs: Unpack[BertInputs]
     ) -> tuple[jax.Array, jax.Array]:
-        """Maps tokens int32[B, T] to logits [B, T, V] and [B, 2]; the keywords are `BertInputs`.
+        """Maps tokens int32[B, T] to logits of both heads, [B, T, V] and [B, 2].
 
-        The first of the two classes says that the sentence follows.
+        In next-sentence prediction, class 0 means that the second sentence follows the first. See
+        `BertInputs` for other arguments.
         """
         _check_keywords(self, inputs)
         options = shared_options(self, Bert)
@@ -217,12 +219,12 @@ class BertForPreTraining(BertOptions, kw_only=True):
 
 
 class BertForSequenceClassification(BertOptions, kw_only=True):
-    """Classifies a text, or a pair of texts, from the pooled features."""
+    """BERT with a linear classifier on the pooled features, for texts or pairs of texts."""
 
     num_classes: int | None
-    """Size of the logits; None takes it from the data of a run."""
+    """Number of classes; inferred from the data if None."""
     classifier_dropout: float | None = None
-    """Share of the pooled features that is zeroed in training; `dropout` if None."""
+    """Dropout rate for the pooled features; by default, `dropout`."""
 
     supported = BertOptions.supported | {"problem_type": (None, "single_label_classification")}
     ignored_keys = ("cls.*",)
@@ -232,28 +234,30 @@ class BertForSequenceClassification(BertOptions, kw_only=True):
     def __call__(
         self, tokens: jax.Array, *, train: bool = False, **inputs: Unpack[BertInputs]
     ) -> jax.Array:
-        """Maps tokens int32[B, T] to logits [B, C]; the keywords are `BertInputs`."""
+        """Maps tokens int32[B, T] to logits [B, C]; see `BertInputs` for other arguments."""
         _check_keywords(self, inputs)
         bert = Bert(**shared_options(self, Bert), name="bert")
         _, pooled = bert(tokens, train=train, **inputs)
         rate = self.dropout if self.classifier_dropout is None else self.classifier_dropout
         pooled = Dropout(rate, name="dropout")(pooled, train)
-        return self.linear(known_size("num_classes", self.num_classes), "classifier")(pooled)
+        return self.linear(required_size("num_classes", self.num_classes), "classifier")(pooled)
 
     @classmethod
-    def read(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the fields of this class that the configuration has a value for."""
+    def fields_from_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the fields of this class that a Hugging Face configuration sets."""
         num_classes = len(config["id2label"]) if config.get("id2label") else 2
         return {
-            **super().read(config),
+            **super().fields_from_config(config),
             "num_classes": config.get("num_labels", num_classes),
             "classifier_dropout": config.get("classifier_dropout"),
         }
 
     @nn.nowrap
     def to_hugging_face(self) -> dict[str, Any]:
-        """Returns the `config.json` of Hugging Face; its classes have only numbers for names."""
-        names = [f"LABEL_{number}" for number in range(known_size("num_classes", self.num_classes))]
+        """Returns the content of `config.json`; classes are named LABEL_0, LABEL_1, and so on."""
+        names = [
+            f"LABEL_{number}" for number in range(required_size("num_classes", self.num_classes))
+        ]
         return {
             **super().to_hugging_face(),
             "classifier_dropout": self.classifier_dropout,
@@ -263,8 +267,8 @@ class BertForSequenceClassification(BertOptions, kw_only=True):
         }
 
 
-# The variants: `Bert(**BERT_LARGE)`. The smaller ones are those of Turc et al., "Well-Read Students
-# Learn Better", 2019.
+# Sizes, used as in `Bert(**BERT_LARGE)`. Those smaller than BERT_BASE are from Turc et al.,
+# "Well-Read Students Learn Better", 2019.
 def _variant(num_layers: int, hidden_size: int) -> dict[str, int]:
     return {
         "num_layers": num_layers,
@@ -275,14 +279,14 @@ def _variant(num_layers: int, hidden_size: int) -> dict[str, int]:
 
 
 BERT_TINY = _variant(2, 128)
-"""Two layers of width 128."""
+"""BERT-Tiny: 2 layers, hidden size 128."""
 BERT_MINI = _variant(4, 256)
-"""Four layers of width 256."""
+"""BERT-Mini: 4 layers, hidden size 256."""
 BERT_SMALL = _variant(4, 512)
-"""Four layers of width 512."""
+"""BERT-Small: 4 layers, hidden size 512."""
 BERT_MEDIUM = _variant(8, 512)
-"""Eight layers of width 512."""
+"""BERT-Medium: 8 layers, hidden size 512."""
 BERT_BASE = _variant(12, 768)
-"""Twelve layers of width 768."""
+"""BERT-Base: 12 layers, hidden size 768."""
 BERT_LARGE = _variant(24, 1024)
-"""Twenty-four layers of width 1024."""
+"""BERT-Large: 24 layers, hidden size 1024."""

@@ -1,4 +1,4 @@
-"""The options of BERT, and how they are read from a Hugging Face configuration."""
+"""Options of the BERT models, and conversion from and to Hugging Face configurations."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,7 +20,7 @@ ACTIVATIONS = {
     "silu": nn.silu,
 }
 
-# The names of Hugging Face's BertConfig, and ours.
+# Field of Hugging Face's BertConfig → our field.
 FIELDS = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -39,38 +39,38 @@ FIELDS = {
 
 
 class BertOptions(nn.Module, kw_only=True):
-    """The options that all parts of BERT carry, with the values of bert-base-uncased."""
+    """Options shared by all parts of BERT; the defaults are those of bert-base-uncased."""
 
     vocab_size: int | None = 30522
-    """Number of tokens; None takes it from the data of a run."""
+    """Vocabulary size; inferred from the data if None."""
     hidden_size: int = 768
-    """Features of every token."""
+    """Number of features per token."""
     num_layers: int = 12
-    """Layers of the encoder."""
+    """Number of encoder layers."""
     num_heads: int = 12
-    """Heads of each attention."""
+    """Number of attention heads."""
     feed_forward_size: int = 3072
-    """Features between the two linear maps of a layer."""
+    """Hidden width of the feed-forward network."""
     activation: Literal["gelu", "gelu_new", "relu", "silu"] = "gelu"
-    """What lies between them: `gelu` is the exact one, `gelu_new` its approximation by tanh."""
+    """Activation function; `gelu` is exact, `gelu_new` its tanh approximation."""
     dropout: float = 0.1
-    """Share of embeddings, and of what each sublayer adds, that is zeroed in training."""
+    """Dropout rate for the embeddings and the output of each sublayer."""
     attention_dropout: float = 0.1
-    """Share of attention weights that is zeroed in training."""
+    """Dropout rate for the attention weights."""
     max_length: int = 512
-    """Number of positions, so the longest sequence."""
+    """Maximum sequence length (number of position embeddings)."""
     type_vocab_size: int = 2
-    """Number of token types: first and second sentence."""
+    """Number of token types (first and second sentence)."""
     layer_norm_epsilon: float = 1e-12
-    """Added to the variance in each LayerNorm."""
+    """Epsilon added to the variance in each LayerNorm."""
     initializer_range: float = 0.02
     """Standard deviation of the initial weights."""
     padding_index: int | None = 0
-    """The token whose embedding is not trained."""
+    """Index of the padding token, if any; its embedding is not trained."""
     remat: bool = False
-    """Whether layers keep only their input for the backward pass, and are computed anew there."""
+    """Gradient checkpointing: recompute each layer in the backward pass to save memory."""
 
-    # What else may stand in a configuration and change numbers, with the values that are supported.
+    # Other configuration options that change the results → supported values.
     supported: ClassVar[dict[str, tuple[Any, ...]]] = {
         "model_type": ("bert",),
         "position_embedding_type": ("absolute",),
@@ -81,19 +81,21 @@ class BertOptions(nn.Module, kw_only=True):
         "pruned_heads": ({}, None),
         "quantization_config": (None,),
     }
-    # Patterns over keys of checkpoints: parts of pretraining that this class does without.
+    # Patterns of checkpoint keys to ignore: pretraining heads that this class does not have.
     ignored_keys: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> Self:
-        """Returns the model that a `config.json` of Hugging Face describes.
+        """Returns the model described by a Hugging Face `config.json`.
 
-        Options that are missing have the defaults of Hugging Face's `BertConfig`. Options that do
-        not change numbers, such as `chunk_size_feed_forward` or `output_attentions`, are passed
-        over.
+        Missing options have the defaults of Hugging Face's `BertConfig`. Options that do not change
+        the results, such as `chunk_size_feed_forward` or `output_attentions`, are ignored.
+
+        Args:
+            config: the parsed content of `config.json`.
 
         Raises:
-            UserError: naming every option that asks for something that is not supported.
+            UserError: if options have unsupported values; the message lists all of them.
         """
         refused = [
             f"{option} must be {' or '.join(map(repr, allowed))}, got {config[option]!r}"
@@ -101,19 +103,19 @@ class BertOptions(nn.Module, kw_only=True):
             if option in config and config[option] not in allowed
         ]
         if refused:
-            raise UserError("this BERT is not supported: " + "; ".join(refused))
-        return cls(**cls.read(config))
+            raise UserError("this BERT configuration is not supported: " + "; ".join(refused))
+        return cls(**cls.fields_from_config(config))
 
     @classmethod
-    def read(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the fields of this class that the configuration has a value for."""
+    def fields_from_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the fields of this class that a Hugging Face configuration sets."""
         return {ours: config[theirs] for theirs, ours in FIELDS.items() if theirs in config}
 
     @nn.nowrap
     def to_hugging_face(self) -> dict[str, Any]:
-        """Returns the `config.json` of Hugging Face that describes this model.
+        """Returns the content of Hugging Face's `config.json` for this model.
 
-        The inverse of `from_hugging_face`, with every option written out.
+        This is the inverse of `from_hugging_face`; all options are explicit.
         """
         return {
             "architectures": [type(self).__name__],
@@ -128,13 +130,13 @@ class BertOptions(nn.Module, kw_only=True):
 
     @nn.nowrap
     def activate(self, x: jax.Array) -> jax.Array:
-        """Applies the activation."""
+        """Applies the activation function."""
         check_choice("activation", self.activation, ACTIVATIONS)
         return ACTIVATIONS[self.activation](x)
 
     @nn.nowrap
     def linear(self, features: int, name: str) -> Linear:
-        """Returns a linear map with BERT's initial weights."""
+        """Returns a linear layer with BERT's initialization."""
         return Linear(
             features,
             kernel_init=normal(self.initializer_range),

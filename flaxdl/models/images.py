@@ -1,4 +1,4 @@
-"""What the image models have in common: what goes in, and how activations are flattened.
+"""Input checks and flattening for the image models.
 
 Legend: B batch, H height, W width, C channels.
 """
@@ -10,10 +10,11 @@ from flaxdl.errors import UserError
 
 
 def check_images(images: jax.Array, smallest: int = 1) -> None:
-    """Checks that images are [B, H, W, C] and not smaller than a model's pooling allows.
+    """Checks that images have shape [B, H, W, C], with H and W of at least `smallest`.
 
     Raises:
-        UserError: naming the images, with the shape they have.
+        UserError: if the images have another number of axes or are smaller; the message states the
+            shape.
     """
     check_shape("images", images, "B H W C")
     _, height, width, _ = images.shape
@@ -22,5 +23,5 @@ def check_images(images: jax.Array, smallest: int = 1) -> None:
 
 
 def flatten_channels_first(features: jax.Array) -> jax.Array:
-    """Flattens [B, H, W, C] to [B, C * H * W], the order in which PyTorch's classifiers read."""
+    """Flattens [B, H, W, C] to [B, C * H * W], the order that PyTorch's classifiers expect."""
     return features.transpose(0, 3, 1, 2).reshape(features.shape[0], -1)

@@ -1,7 +1,7 @@
-"""The ResNets, as torchvision builds them.
+"""ResNets, as in torchvision.
 
-He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", 2015; in the bottleneck the
-3 x 3 convolution has the stride ("ResNet v1.5").
+He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", 2015. In bottleneck blocks,
+the 3 x 3 convolution has the stride ("ResNet v1.5").
 
 Legend: B batch, H height, W width, C channels, K classes.
 """
@@ -9,16 +9,24 @@ Legend: B batch, H height, W width, C channels, K classes.
 import flax.linen as nn
 import jax
 
-from flaxdl.layers import BatchNorm, Conv, Linear, adaptive_avg_pool, max_pool
+from flaxdl.layers import (
+    BatchNorm,
+    Conv,
+    DropPath,
+    Linear,
+    adaptive_avg_pool,
+    drop_path_rates,
+    max_pool,
+)
 from flaxdl.layers.initializers import kaiming_normal
 from flaxdl.models.images import check_images
-from flaxdl.models.sizes import known_size
+from flaxdl.models.sizes import required_size
 
 STAGE_FEATURES = (64, 128, 256, 512)
 
 
 def conv(features: int, kernel_size: int, *, stride: int = 1, name: str) -> Conv:
-    """A convolution without bias that keeps the size of its input but for the stride."""
+    """Returns a convolution without bias, padded so that only the stride changes the image size."""
     return Conv(
         features,
         kernel_size,
@@ -31,12 +39,14 @@ def conv(features: int, kernel_size: int, *, stride: int = 1, name: str) -> Conv
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions around which the input skips."""
+    """Residual block of two 3 x 3 convolutions."""
 
     features: int
-    """Channels of the convolutions, and of the output."""
+    """Number of output channels of both convolutions."""
     stride: int = 1
-    """Step of the first convolution, by which the image shrinks."""
+    """Stride of the first convolution."""
+    drop_path: float = 0.0
+    """Probability of dropping the convolutions' output for an example, as in `DropPath`."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
@@ -45,6 +55,7 @@ class BasicBlock(nn.Module):
         x = nn.relu(BatchNorm(name="bn1")(x, train))
         x = conv(self.features, 3, name="conv2")(x)
         x = BatchNorm(name="bn2")(x, train)
+        x = DropPath(self.drop_path, name="drop_path")(x, train)
 
         shortcut = inputs
         if shortcut.shape != x.shape:
@@ -54,12 +65,14 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3 x 3 convolution between two of 1 x 1, which narrow its input and widen its output."""
+    """Residual block of a 3 x 3 convolution between two 1 x 1 convolutions (bottleneck)."""
 
     features: int
-    """Channels of the 3 x 3 convolution; the output has four times as many."""
+    """Number of output channels of the 3 x 3 convolution; the block has four times as many."""
     stride: int = 1
-    """Step of the 3 x 3 convolution, by which the image shrinks."""
+    """Stride of the 3 x 3 convolution."""
+    drop_path: float = 0.0
+    """Probability of dropping the convolutions' output for an example, as in `DropPath`."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
@@ -70,6 +83,7 @@ class Bottleneck(nn.Module):
         x = nn.relu(BatchNorm(name="bn2")(x, train))
         x = conv(4 * self.features, 1, name="conv3")(x)
         x = BatchNorm(name="bn3")(x, train)
+        x = DropPath(self.drop_path, name="drop_path")(x, train)
 
         shortcut = inputs
         if shortcut.shape != x.shape:
@@ -79,28 +93,30 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, four stages of residual blocks, the average over positions and a linear layer."""
+    """ResNet: stem, four stages of residual blocks, global average pooling and a linear layer."""
 
     num_classes: int | None = 1000
-    """Number of logits per image; None takes it from the data of a run."""
+    """Number of classes; inferred from the data if None."""
     depths: tuple[int, int, int, int] = (2, 2, 2, 2)
     """Number of blocks in each stage."""
     bottleneck: bool = False
-    """Whether the blocks are bottlenecks."""
+    """Use bottleneck blocks instead of basic blocks."""
     small_images: bool = False
-    """Whether the stem is a 3 x 3 convolution that keeps the size, as for the 32 x 32 of CIFAR."""
+    """Use a 3 x 3 stem without downsampling, for small images such as CIFAR's 32 x 32."""
     remat: bool = False
-    """Whether blocks keep only their input for the backward pass, and are computed anew there."""
+    """Gradient checkpointing: recompute each block in the backward pass to save memory."""
+    drop_path_rate: float = 0.0
+    """Drop path rate (stochastic depth) of the last block, linear from 0 in the first block."""
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Maps images [B, H, W, C] of any size to logits [B, K]; training updates `batch_stats`.
 
         Raises:
-            UserError: if the images have another rank.
+            UserError: if the images do not have four axes.
         """
         check_images(images)
-        # Sizes are those of images of 224 x 224, or with the small stem of 56 x 56.
+        # Shapes in comments are for images of 224 x 224, or 56 x 56 with the small stem.
         if self.small_images:
             x = conv(64, 3, name="conv1")(images)
         else:
@@ -111,46 +127,54 @@ class ResNet(nn.Module):
 
         Block = Bottleneck if self.bottleneck else BasicBlock
         if self.remat:
-            Block = nn.remat(Block, static_argnums=2)  # train; the module itself is 0
+            Block = nn.remat(Block, static_argnums=2)  # train; argument 0 is the module itself
+        rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
         for stage, (features, depth) in enumerate(zip(STAGE_FEATURES, self.depths, strict=True)):
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
-                x = Block(features, stride, name=f"layer{stage + 1}.{index}")(x, train)
-        x = adaptive_avg_pool(x, 1)[:, 0, 0]  # [B, 512], or [B, 2048] after bottlenecks
-        return Linear(known_size("num_classes", self.num_classes), name="fc")(x)
+                x = Block(features, stride, next(rates), name=f"layer{stage + 1}.{index}")(x, train)
+        x = adaptive_avg_pool(x, 1)[:, 0, 0]  # [B, 512], or [B, 2048] with bottlenecks
+        return Linear(required_size("num_classes", self.num_classes), name="fc")(x)
 
 
-# Parameters with 1000 classes and three input channels.
+# Parameter counts are for 1000 classes and three input channels.
 
 
 class ResNet18(ResNet):
-    """11,689,512 parameters."""
+    """ResNet-18: 11,689,512 parameters.
+
+    >>> model = flaxdl.models.ResNet18(num_classes=10, small_images=True)
+    >>> images = jnp.zeros((2, 32, 32, 3))  # [B, H, W, C]
+    >>> shapes = jax.eval_shape(model.init, jax.random.key(0), images)  # of the variables
+    >>> jax.eval_shape(model.apply, shapes, images).shape
+    (2, 10)
+    """
 
     depths: tuple[int, int, int, int] = (2, 2, 2, 2)
 
 
 class ResNet34(ResNet):
-    """21,797,672 parameters."""
+    """ResNet-34: 21,797,672 parameters."""
 
     depths: tuple[int, int, int, int] = (3, 4, 6, 3)
 
 
 class ResNet50(ResNet):
-    """25,557,032 parameters."""
+    """ResNet-50: 25,557,032 parameters."""
 
     depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     bottleneck: bool = True
 
 
 class ResNet101(ResNet):
-    """44,549,160 parameters."""
+    """ResNet-101: 44,549,160 parameters."""
 
     depths: tuple[int, int, int, int] = (3, 4, 23, 3)
     bottleneck: bool = True
 
 
 class ResNet152(ResNet):
-    """60,192,808 parameters."""
+    """ResNet-152: 60,192,808 parameters."""
 
     depths: tuple[int, int, int, int] = (3, 8, 36, 3)
     bottleneck: bool = True

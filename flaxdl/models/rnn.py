@@ -1,4 +1,4 @@
-"""Recurrent classifiers: of sequences of vectors, and of text.
+"""Recurrent classifiers for sequences of vectors and for texts.
 
 Legend: B batch, T time, I input size, E embedding size, H hidden size, C classes.
 """
@@ -11,81 +11,83 @@ import jax.numpy as jnp
 
 from flaxdl.checks import check_choice, check_shape
 from flaxdl.layers import GRU, LSTM, RNN, Embedding, Linear
-from flaxdl.models.sizes import known_size
+from flaxdl.models.sizes import required_size
 from flaxdl.ops.recurrence import hidden
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
 
 class SimpleRNN(nn.Module):
-    """The document's classifier of sequences: a recurrent layer, its last output, a linear map.
+    """Sequence classifier: recurrent layers and a linear layer on the last output.
 
-    An image is such a sequence, row by row.
+    For example, an image can be classified as the sequence of its rows.
     """
 
     hidden_size: int
     """Size of the hidden state."""
     num_classes: int | None
-    """Size of the logits; None takes it from the data of a run."""
+    """Number of classes; inferred from the data if None."""
     cell: Literal["rnn", "lstm", "gru"] = "rnn"
-    """Kind of the recurrent layer."""
+    """Type of the recurrent layers."""
     num_layers: int = 1
-    """Recurrent layers on top of each other."""
+    """Number of stacked recurrent layers."""
     dropout: float = 0.0
-    """Share of what each recurrent layer hands to the next that is zeroed in training."""
+    """Dropout rate between recurrent layers."""
 
     @nn.compact
     def __call__(
         self, inputs: jax.Array, *, lengths: jax.Array | None = None, train: bool = False
     ) -> jax.Array:
-        """Maps sequences [B, T, I], of which int32[B] steps are real, to logits [B, C].
+        """Maps sequences [B, T, I] with `lengths` int32[B] to logits [B, C].
 
         Raises:
-            UserError: if a shape does not fit.
+            UserError: if shapes do not match.
         """
         check_choice("cell", self.cell, CELLS)
         rnn = CELLS[self.cell](
-            known_size("hidden_size", self.hidden_size),
+            required_size("hidden_size", self.hidden_size),
             num_layers=self.num_layers,
             dropout=self.dropout,
             name="rnn",
         )
         _, final_state = rnn(inputs, lengths=lengths, train=train)
-        # The final state of the last layer is its output at the last real step.
-        return Linear(known_size("num_classes", self.num_classes), name="fc")(
+        # The final state of the last layer is its output at the last non-padding step.
+        return Linear(required_size("num_classes", self.num_classes), name="fc")(
             hidden(final_state)[-1]
         )
 
 
 class TextRNN(nn.Module):
-    """The document's classifier of texts: embedding, recurrent layer in both directions, and map.
+    """Text classifier: embedding, bidirectional recurrent layers and a linear layer.
 
-    Token 0 is padding; its vector is zero and stays zero in training.
+    Token 0 is padding; its embedding is zero and is not trained.
 
-    The document classifies from the outputs of the last time step; with lengths that is the last
-    real token, and without them it may be padding. There the backward direction has read no other
-    token. `pooling="final_states"` reads what each direction knows at its end: the forward one at
-    the last real token, the backward one at the first.
+    By default, the outputs at the last time step are classified. With `lengths`,
+    this is the last non-padding token; without, it may be padding. At this step, the backward
+    direction has read only one token. With `pooling="final_states"`, the final states of both
+    directions are classified instead: that of the forward direction is at the last non-padding
+    token, that of the backward direction at the first token.
     """
 
     vocab_size: int | None
-    """Number of tokens, padding included; None takes it from the data of a run."""
+    """Vocabulary size, including padding; inferred from the data if None."""
     embedding_size: int
-    """Size of a token's vector."""
+    """Number of features per token embedding."""
     hidden_size: int
-    """Size of the hidden state of one direction."""
+    """Size of the hidden state in each direction."""
     num_classes: int | None
-    """Size of the logits; None takes it from the data of a run."""
+    """Number of classes; inferred from the data if None."""
     cell: Literal["rnn", "lstm", "gru"] = "gru"
-    """Kind of the recurrent layer."""
+    """Type of the recurrent layers."""
     bidirectional: bool = True
-    """Whether the text is read backward as well."""
+    """Read the text in both directions."""
     num_layers: int = 1
-    """Recurrent layers on top of each other."""
+    """Number of stacked recurrent layers."""
     dropout: float = 0.0
-    """Share of what each recurrent layer hands to the next that is zeroed in training."""
+    """Dropout rate between recurrent layers."""
     pooling: Literal["last_step", "final_states"] = "last_step"
-    """What is classified: the last real time step, as in the document, or each direction's end."""
+    """Features to classify: `last_step` (outputs at the last non-padding step) or
+    `final_states` (final states of all directions)."""
 
     tensor_axes: ClassVar[dict[str, int]] = {"embedding.weight": 0}
 
@@ -93,22 +95,22 @@ class TextRNN(nn.Module):
     def __call__(
         self, tokens: jax.Array, *, lengths: jax.Array | None = None, train: bool = False
     ) -> jax.Array:
-        """Maps texts int32[B, T], of which int32[B] tokens are real, to logits [B, C].
+        """Maps texts int32[B, T] with `lengths` int32[B] to logits [B, C].
 
         Raises:
-            UserError: if a shape does not fit, or the tokens are not integers.
+            UserError: if shapes do not match, or the tokens are not integers.
         """
         check_shape("tokens", tokens, "B T")
         check_choice("cell", self.cell, CELLS)
         check_choice("pooling", self.pooling, ("last_step", "final_states"))
         embedding = Embedding(
-            known_size("vocab_size", self.vocab_size),
-            known_size("embedding_size", self.embedding_size),
+            required_size("vocab_size", self.vocab_size),
+            required_size("embedding_size", self.embedding_size),
             padding_index=0,
             name="embedding",
         )
         rnn = CELLS[self.cell](
-            known_size("hidden_size", self.hidden_size),
+            required_size("hidden_size", self.hidden_size),
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
             dropout=self.dropout,
@@ -119,8 +121,8 @@ class TextRNN(nn.Module):
             directions = 2 if self.bidirectional else 1
             features = jnp.concatenate(hidden(final_state)[-directions:], axis=-1)
         elif lengths is None:
-            features = outputs[:, -1]  # [B, H], or [B, 2 H] in both directions
+            features = outputs[:, -1]  # [B, H], or [B, 2 H] if bidirectional
         else:
             last = jnp.maximum(lengths - 1, 0)
             features = jnp.take_along_axis(outputs, last[:, None, None], axis=1)[:, 0]
-        return Linear(known_size("num_classes", self.num_classes), name="fc")(features)
+        return Linear(required_size("num_classes", self.num_classes), name="fc")(features)

@@ -1,7 +1,7 @@
-"""Transformers over tokens: a classifier, a language model, and the encoder-decoder of 2017.
+"""Transformers for texts: a classifier, a language model, and the original encoder-decoder.
 
-Vaswani et al., "Attention Is All You Need", 2017. The layers carry the names of
-`torch.nn.Transformer`: `encoder.layers.0`, `encoder.norm`, `decoder.layers.0`, `decoder.norm`.
+Vaswani et al., "Attention Is All You Need", 2017. Layers are named as in `torch.nn.Transformer`:
+`encoder.layers.0`, `encoder.norm`, `decoder.layers.0`, `decoder.norm`.
 
 Legend: B batch, T tokens, S target tokens, D features, V vocabulary, C classes.
 """
@@ -15,17 +15,18 @@ import jax.numpy as jnp
 from flaxdl.checks import check_choice, check_shape
 from flaxdl.layers import Linear, causal_mask, padding_mask, token_mask
 from flaxdl.models.options import shared_options
-from flaxdl.models.sizes import known_size
+from flaxdl.models.sizes import required_size
 from flaxdl.models.transformer_stack import Decoder, Encoder, TransformerOptions
 
 
 class TransformerClassifier(TransformerOptions, kw_only=True):
-    """Classifies texts from the mean of what the encoder makes of their tokens."""
+    """Text classifier: a Transformer encoder, pooling and a linear layer."""
 
     num_classes: int | None
-    """Size of the logits; None takes it from the data of a run."""
+    """Number of classes; inferred from the data if None."""
     pooling: Literal["mean", "first"] = "mean"
-    """What is classified: the mean over the real tokens, or the first, where BERT puts [CLS]."""
+    """Pooling of the encoder's outputs: `mean` (over non-padding tokens) or `first` (the first
+    token, such as [CLS])."""
 
     @nn.compact
     def __call__(
@@ -38,10 +39,12 @@ class TransformerClassifier(TransformerOptions, kw_only=True):
     ) -> jax.Array:
         """Maps tokens int32[B, T] to logits [B, C].
 
-        Lengths int32[B] or a mask bool[B, T] say which tokens are real; all of them without.
+        Padding is specified by either `lengths` int32[B] or `mask` bool[B, T], False for padding;
+        by default, there is no padding.
 
         Raises:
-            UserError: if shapes do not fit, tokens are not integers or more than `max_length`.
+            UserError: if shapes do not match, tokens are not integers, or a text is longer than
+                `max_length`.
         """
         check_choice("pooling", self.pooling, ("mean", "first"))
         check_shape("tokens", tokens, "B T")
@@ -56,13 +59,13 @@ class TransformerClassifier(TransformerOptions, kw_only=True):
             total = jnp.sum(x, axis=1, where=is_real[:, :, None], dtype=wide)  # [B, D]
             count = jnp.maximum(is_real.sum(1, keepdims=True), 1)
             features = (total / count).astype(x.dtype)
-        return Linear(known_size("num_classes", self.num_classes), name="fc")(features)
+        return Linear(required_size("num_classes", self.num_classes), name="fc")(features)
 
 
 class TransformerLM(TransformerOptions, kw_only=True):
-    """Predicts each next token from those before it: encoder layers under a causal mask.
+    """Autoregressive language model: encoder layers with a causal mask predict the next token.
 
-    `flaxdl.models.generate` continues texts with it.
+    Use `flaxdl.models.generate` to generate text.
     """
 
     @nn.compact
@@ -74,14 +77,16 @@ class TransformerLM(TransformerOptions, kw_only=True):
         train: bool = False,
         position: jax.Array | None = None,
     ) -> jax.Array:
-        """Maps tokens int32[B, T] to logits [B, T, V], each for the token that follows.
+        """Maps tokens int32[B, T] to logits [B, T, V] of the next tokens.
 
-        Padding behind a text has no effect on it, with lengths int32[B] or without. Given a
-        `position`, the tokens are those from there on, and the earlier ones are in the collection
-        "cache", as `PackedMultiHeadAttention` describes.
+        Padding after a text does not affect its logits, with or without `lengths` int32[B]. For
+        incremental decoding, `position` is the position of the first token; keys and values of
+        earlier tokens are read from the collection "cache", as described in
+        `PackedMultiHeadAttention`.
 
         Raises:
-            UserError: if shapes do not fit, tokens are not integers or more than `max_length`.
+            UserError: if shapes do not match, tokens are not integers, or a text is longer than
+                `max_length`.
         """
         check_shape("tokens", tokens, "B T")
         mask = causal_mask(tokens.shape[1])
@@ -89,23 +94,23 @@ class TransformerLM(TransformerOptions, kw_only=True):
             mask = mask & padding_mask(lengths, tokens.shape[1])
         encoder = Encoder(**shared_options(self, Encoder), name="encoder")
         x = encoder(tokens, mask, train, position)
-        return Linear(known_size("vocab_size", self.vocab_size), name="fc")(x)
+        return Linear(required_size("vocab_size", self.vocab_size), name="fc")(x)
 
 
 class Seq2SeqTransformer(TransformerOptions, kw_only=True):
-    """The encoder-decoder of 2017: rewrites one sequence of tokens as another.
+    """The original encoder-decoder Transformer, for sequence-to-sequence tasks.
 
-    `flaxdl.models.translate` writes with it.
+    Use `flaxdl.models.translate` to generate outputs.
     """
 
     target_vocab_size: int | None = None
-    """Number of tokens on the other side; `vocab_size` if None."""
+    """Vocabulary size of the targets; by default, `vocab_size`."""
 
     def setup(self) -> None:
-        """Creates encoder, decoder, and the map to logits."""
+        """Creates the encoder, the decoder and the output layer."""
         target_vocab_size = self.target_vocab_size
         if target_vocab_size is None:
-            target_vocab_size = known_size("vocab_size", self.vocab_size)
+            target_vocab_size = required_size("vocab_size", self.vocab_size)
         self.encoder = Encoder(**shared_options(self, Encoder))
         self.decoder = Decoder(**{**shared_options(self, Decoder), "vocab_size": target_vocab_size})
         self.fc = Linear(target_vocab_size)
@@ -121,11 +126,13 @@ class Seq2SeqTransformer(TransformerOptions, kw_only=True):
     ) -> jax.Array:
         """Maps inputs int32[B, T] and targets int32[B, S] to logits [B, S, V].
 
-        The targets are what the decoder reads, so they begin with a start token; the logits at a
-        target are for the one that follows it. Lengths int32[B] say which tokens are real.
+        The targets are the inputs of the decoder and begin with a start token; the logits at each
+        target predict the next one. `lengths` and `target_lengths`, int32[B], are the numbers of
+        non-padding tokens; by default, there is no padding.
 
         Raises:
-            UserError: if shapes do not fit, tokens are not integers or more than `max_length`.
+            UserError: if shapes do not match, tokens are not integers, or a text is longer than
+                `max_length`.
         """
         check_shape("targets", targets, "B S")
         memory, memory_mask = self.encode(inputs, lengths, train)
@@ -137,7 +144,7 @@ class Seq2SeqTransformer(TransformerOptions, kw_only=True):
     def encode(
         self, inputs: jax.Array, lengths: jax.Array | None, train: bool = False
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Maps inputs int32[B, T] to the memory [B, T, D] and the mask of its real tokens."""
+        """Maps inputs int32[B, T] to the memory [B, T, D] and its padding mask."""
         mask = token_mask(inputs, lengths, None)
         return self.encoder(inputs, mask, train), mask
 
@@ -145,10 +152,14 @@ class Seq2SeqTransformer(TransformerOptions, kw_only=True):
         self,
         targets: jax.Array,
         memory: jax.Array,
-        mask: jax.Array | None,
-        memory_mask: jax.Array | None,
+        mask: jax.Array | None = None,
+        memory_mask: jax.Array | None = None,
         train: bool = False,
         position: jax.Array | None = None,
     ) -> jax.Array:
-        """Maps targets int32[B, S], at `position` as in `TransformerLM`, to logits [B, S, V]."""
+        """Maps targets int32[B, S] and the memory [B, T, D] to logits [B, S, V].
+
+        `mask` applies to the targets, `memory_mask` to the memory. For incremental decoding,
+        `position` is used as in `TransformerLM`.
+        """
         return self.fc(self.decoder(targets, memory, mask, memory_mask, train, position))

@@ -1,6 +1,6 @@
-"""Encoder and decoder over tokens, of which the models in `flaxdl.models.transformer` are made.
+"""Encoder and decoder stacks of the models in `flaxdl.models.transformer`.
 
-Legend: B batch, T tokens, S target tokens, D features.
+Legend: B batch, T source tokens, S target tokens, D features.
 """
 
 from typing import ClassVar, Literal
@@ -16,36 +16,40 @@ from flaxdl.layers import (
     LayerNorm,
     TransformerDecoderLayer,
     TransformerEncoderLayer,
+    drop_path_rates,
 )
 from flaxdl.models.options import shared_options
-from flaxdl.models.sizes import known_size
+from flaxdl.models.sizes import required_size
 
 
 class TransformerOptions(nn.Module, kw_only=True):
-    """The options that all the models here have, and hand to their parts."""
+    """Options shared by the Transformer models and their encoders and decoders."""
 
     vocab_size: int | None
-    """Number of tokens; None takes it from the data of a run."""
+    """Vocabulary size; inferred from the data if None."""
     hidden_size: int = 512
-    """Features of every token, D."""
+    """Number of features per token (D)."""
     num_heads: int = 8
-    """Number of heads of each attention."""
+    """Number of attention heads."""
     num_layers: int = 6
-    """Layers of the encoder, and of the decoder if there is one."""
+    """Number of layers in the encoder, and in the decoder if there is one."""
     feed_forward_size: int = 2048
-    """Features between the two linear maps of a layer."""
+    """Hidden width of the feed-forward network."""
     dropout: float = 0.1
-    """Share zeroed in training: of embeddings, attention weights, activations, what layers add."""
+    """Dropout rate for embeddings, attention weights, activations and sublayer outputs."""
+    drop_path_rate: float = 0.0
+    """Drop path rate (stochastic depth) of the last layer, linear from 0 in the first layer; in the
+    encoder, and also in the decoder if there is one."""
     activation: Literal["relu", "gelu"] = "relu"
-    """What lies between the two linear maps of a layer."""
+    """Activation function of the feed-forward network."""
     norm_first: bool = False
-    """Whether to normalize before each sublayer (pre-norm) instead of after it."""
+    """Normalize before each sublayer (pre-norm) instead of after it (post-norm)."""
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    """What is added to an embedding for the place of its token."""
+    """Type of positional encodings added to the token embeddings."""
     max_length: int = 512
-    """Number of positions, so the longest sequence."""
+    """Maximum sequence length (number of positions)."""
     remat: bool = False
-    """Whether layers keep only their input for the backward pass, and are computed anew there."""
+    """Gradient checkpointing: recompute each layer in the backward pass to save memory."""
 
     tensor_axes: ClassVar[dict[str, int]] = {
         **TransformerEncoderLayer.tensor_axes,
@@ -53,14 +57,15 @@ class TransformerOptions(nn.Module, kw_only=True):
     }
 
     def embed(self, tokens: jax.Array, train: bool, position: jax.Array | None) -> jax.Array:
-        """Maps int32[B, T] to [B, T, D], with the positions from `position` (or 0) on.
+        """Maps tokens int32[B, T] to embeddings [B, T, D] with positional encodings.
 
-        Embeddings are standard normal to begin with, which is the scale that the paper gets from
-        smaller ones times √D.
+        Positions start at `position`, or at 0 if it is None. Embeddings are initialized from a
+        standard normal distribution; the paper reaches the same scale by multiplying smaller
+        embeddings by √D.
         """
         x = Embedding(
-            known_size("vocab_size", self.vocab_size),
-            known_size("hidden_size", self.hidden_size),
+            required_size("vocab_size", self.vocab_size),
+            required_size("hidden_size", self.hidden_size),
             name="embedding",
         )(tokens)
         add_positions = AddPositions(self.positions, self.max_length, name="position_embedding")
@@ -69,7 +74,7 @@ class TransformerOptions(nn.Module, kw_only=True):
 
 
 class Encoder(TransformerOptions, kw_only=True):
-    """Embedding, encoder layers, and a last norm, which pre-norm layers need."""
+    """Embedding, encoder layers and a final norm (necessary for pre-norm layers)."""
 
     @nn.compact
     def __call__(
@@ -84,15 +89,15 @@ class Encoder(TransformerOptions, kw_only=True):
         x = self.embed(tokens, train, position)
         Layer, options = TransformerEncoderLayer, shared_options(self, TransformerEncoderLayer)
         if self.remat:
-            Layer = nn.remat(Layer, static_argnums=3)  # train; the module itself is 0
-        for i in range(self.num_layers):
-            layer = Layer(**options, name=f"layers.{i}")
+            Layer = nn.remat(Layer, static_argnums=3)  # train; argument 0 is the module itself
+        for i, rate in enumerate(drop_path_rates(self.drop_path_rate, self.num_layers)):
+            layer = Layer(**options, drop_path=rate, name=f"layers.{i}")
             x = layer(x, mask, train, position)
         return LayerNorm(name="norm")(x)
 
 
 class Decoder(TransformerOptions, kw_only=True):
-    """Embedding, decoder layers, and a last norm."""
+    """Embedding, decoder layers and a final norm."""
 
     @nn.compact
     def __call__(
@@ -104,13 +109,13 @@ class Decoder(TransformerOptions, kw_only=True):
         train: bool,
         position: jax.Array | None = None,
     ) -> jax.Array:
-        """Maps tokens int32[B, S], and what the encoder made of others [B, T, D], to [B, S, D]."""
+        """Maps tokens int32[B, S] and the encoder's memory [B, T, D] to [B, S, D]."""
         check_shape("targets", tokens, "B S", B=memory.shape[0])
         x = self.embed(tokens, train, position)
         Layer, options = TransformerDecoderLayer, shared_options(self, TransformerDecoderLayer)
         if self.remat:
-            Layer = nn.remat(Layer, static_argnums=5)  # train; the module itself is 0
-        for i in range(self.num_layers):
-            layer = Layer(**options, name=f"layers.{i}")
+            Layer = nn.remat(Layer, static_argnums=5)  # train; argument 0 is the module itself
+        for i, rate in enumerate(drop_path_rates(self.drop_path_rate, self.num_layers)):
+            layer = Layer(**options, drop_path=rate, name=f"layers.{i}")
             x = layer(x, memory, mask, memory_mask, train, position)
         return LayerNorm(name="norm")(x)

@@ -1,11 +1,11 @@
-"""Pure functions that layers and the training step compute with, and their fast lowerings.
+"""Pure functions used by the layers and the training step, with fast lowerings.
 
-Here belongs the mathematics of a layer without its parameters, and what makes it fast on a
-platform. Each file begins with the definition in plain JAX; what makes it fast stands below.
+The package contains the mathematics of layers without parameters, and its lowerings for specific
+platforms. Each module begins with the definition in plain JAX; the fast version follows below.
 
-Gradients of our own take forward-mode differentiation away. Where `jax.jvp`, `jax.jacfwd` or
-`jax.linearize` raise "can't apply forward-mode autodiff (jvp) to a custom_vjp function", compute
-`with flaxdl.ops.reference():`, or set `FLAXDL_REFERENCE=1`; the definitions are used there.
+Custom gradients do not support forward-mode differentiation. If `jax.jvp`, `jax.jacfwd` or
+`jax.linearize` raises "can't apply forward-mode autodiff (jvp) to a custom_vjp function", compute
+with the definitions: use `with flaxdl.ops.reference():` or set `FLAXDL_REFERENCE=1`.
 """
 
 from flaxdl.ops.dispatch import reference

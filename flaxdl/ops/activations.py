@@ -1,4 +1,4 @@
-"""Activations that lie between linear maps, by PyTorch's names."""
+"""Activation functions, with PyTorch's names."""
 
 import math
 
@@ -10,11 +10,13 @@ from flaxdl.ops.dispatch import accelerated
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact Gaussian error linear unit: x times the fraction of a normal distribution below x.
+    """Exact Gaussian error linear unit: x times the standard normal CDF of x.
 
-    x (1 + erf(x / √2)) / 2, as `torch.nn.functional.gelu` computes it, in float32 at least. JAX's
-    own takes the complement erfc, which has more digits where the result is almost zero and is
-    twice as slow (Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016).
+    Returns x (1 + erf(x / √2)) / 2, as `torch.nn.functional.gelu` does, computed in float32 or
+    higher precision. `jax.nn.gelu` uses the complementary error function erfc: it is more accurate
+    where the result is almost zero, but takes twice as long.
+
+    Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (wide * _fraction_below(wide)).astype(x.dtype)
@@ -24,7 +26,7 @@ def _fraction_below(x: jax.Array) -> jax.Array:
     return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
 
 
-# What is saved is x alone, in its own precision; `jax.grad` would save what it computes on the way.
+# Saves only x, in its own dtype; `jax.grad` would save intermediate results.
 
 
 def _backward(saved: tuple[jax.Array], gradient: jax.Array) -> tuple[jax.Array]:

@@ -1,4 +1,4 @@
-"""Attention (Vaswani et al., "Attention Is All You Need", 2017).
+"""Scaled dot-product attention (Vaswani et al., "Attention Is All You Need", 2017).
 
 Legend: B batch, T queries, S keys and values, N heads, K features of a head, D = N K features.
 
@@ -27,16 +27,24 @@ def dot_product_attention(
     num_heads: int,
     dropout: Callable[[jax.Array], jax.Array] = lambda weights: weights,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns for each query, head by head, the mean of the values weighted by their keys' fit.
+    """Computes multi-head scaled dot-product attention.
 
-    softmax(Q Kᵀ / √K) V, with the softmax in float32 at least. Where all keys are hidden, the
-    weights are zero, and so is the result.
+    The outputs are softmax(Q Kᵀ / √K) V, with the softmax computed in float32 or higher precision.
+    If all keys of a query are masked, its weights and its output are zero.
+
+    Args:
+        query: [B, T, D].
+        key: [B, S, D].
+        value: [B, S, D].
+        mask: attention mask, as described in `flaxdl.ops.masks`; by default, no key is masked.
+        num_heads: number of attention heads N, which must divide D.
+        dropout: callable that is applied to the attention weights; by default, the identity.
 
     Returns:
-        The results [B, T, D], and the weights [B, N, T, S] before dropout.
+        The outputs [B, T, D], and the attention weights [B, N, T, S] before dropout.
 
     Raises:
-        UserError: if the heads do not divide the features, or the mask has another shape.
+        UserError: if `num_heads` does not divide D, or the shape of the mask is invalid.
     """
     if query.shape[-1] % num_heads:
         raise UserError(f"num_heads must divide the {query.shape[-1]} features, got {num_heads}")
@@ -59,7 +67,15 @@ def dot_product_attention(
 
 
 def attention_scores(query: jax.Array, key: jax.Array) -> jax.Array:
-    """Q Kᵀ / √K of [B, T, N, K] and [B, S, N, K], [B, N, T, S] in float32 at least."""
+    """Returns the attention scores Q Kᵀ / √K, computed in float32 or higher precision.
+
+    Args:
+        query: [B, T, N, K].
+        key: [B, S, N, K].
+
+    Returns:
+        [B, N, T, S].
+    """
     wide = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("btnk,bsnk->bnts", query, key, preferred_element_type=wide)
     return scores * query.shape[-1] ** -0.5
@@ -68,16 +84,17 @@ def attention_scores(query: jax.Array, key: jax.Array) -> jax.Array:
 def attention_results(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, **settings: Any
 ) -> jax.Array:
-    """The results of `dot_product_attention` alone, [B, T, D].
+    """Returns the outputs of `dot_product_attention` [B, T, D], without the weights.
 
-    The dropout must drop nothing: it is called only where there are weights, and cuDNN has none.
-    Second derivatives need reference mode where cuDNN computes.
+    Since the weights are not needed, cuDNN's attention is used where possible. It does not call
+    `dropout`, which must therefore be the identity. Second derivatives of cuDNN's attention require
+    reference mode.
     """
     return dot_product_attention(query, key, value, mask, **settings)[0]
 
 
-# The gradient of the scores comes in the precision of the softmax. It is rounded to that of queries
-# and keys first; `jax.grad` would leave it wide, and multiply wide matrices.
+# The gradient of the scores has the dtype of the softmax. It is first rounded to the dtype of
+# queries and keys; `jax.grad` would multiply matrices in the wider dtype.
 
 
 def _backward(

@@ -20,14 +20,14 @@ def batch_norm(
 
     Args:
         inputs: [B, ..., C].
-        scale: [C], the standard deviation of each channel of the result.
-        bias: [C], the mean of each channel of the result.
-        epsilon: added to the variance before its root is taken.
-        axis: the axis of devices whose batches are normalized together, if there is one.
+        scale: [C], standard deviation of each channel after normalization.
+        bias: [C], mean of each channel after normalization.
+        epsilon: constant added to the variance before taking its square root.
+        axis: name of the device axis to average statistics over, if any.
 
     Returns:
-        The normalized values, and the mean [C] and the biased variance [C] that they had, which
-        carry no gradient.
+        The normalized inputs [B, ..., C], and the mean [C] and biased variance [C] of the inputs.
+        No gradient is propagated through the mean and the variance.
     """
     x = inputs.astype(scale.dtype)
 
@@ -48,9 +48,9 @@ def normalize(
     return (x - mean) * (scale * jax.lax.rsqrt(var + epsilon)) + bias
 
 
-# Both directions are one pass for the sums and one over the values: the gradient is affine in the
-# values and in the incoming gradient, with coefficients by channel. What `jax.grad` finds through
-# mean and variance is the same in many more passes over memory.
+# The forward and the backward pass each read the values twice, once for the sums and once for the
+# result: the gradient is affine in the values and in the incoming gradient, with coefficients per
+# channel. `jax.grad` computes the same through mean and variance, in many more passes over memory.
 
 
 def _forward(
@@ -68,8 +68,9 @@ def _forward(
     if inputs.dtype != jnp.bfloat16:
         var = var_of_centered(x)
     else:
-        # Both sums in one pass. Where many threads add up, the difference of 32-bit squares loses
-        # less than the eight bits of bfloat16 had lost; on a CPU a sum is one long chain.
+        # Computes both sums in one pass. If sums are computed in parallel, the difference of
+        # float32 squares loses less precision than the rounding of the inputs to bfloat16. On a
+        # CPU, where each sum is one sequential chain, it would lose more.
         var = by_platform(var_of_squares, cpu=var_of_centered)(x)
     inverse = jax.lax.rsqrt(var + epsilon)
     outputs = (x - mean) * (scale * inverse) + bias

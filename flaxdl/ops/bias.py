@@ -1,4 +1,4 @@
-"""Biases: arrays that all examples share, added to each of them."""
+"""Addition of biases."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from flaxdl.ops.dispatch import accelerated
 
 
 def add_bias(inputs: jax.Array, bias: jax.Array) -> jax.Array:
-    """Adds a bias [*own] to inputs [..., *own], in the dtype of the inputs."""
+    """Adds a bias [*shape] to inputs [..., *shape], in the dtype of the inputs."""
     return inputs + bias.astype(inputs.dtype)
 
 
-# The gradient of a bias is a sum over all examples and positions. In 16 bits JAX adds up in 16
-# bits, which loses what is small beside the sum; here it is float32 at least.
+# The gradient of a bias is a sum over all examples and positions. JAX accumulates 16-bit sums in 16
+# bits, which loses small terms; here they are accumulated in float32 or higher precision.
 
 
 def _forward(inputs: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
-    return inputs + bias.astype(inputs.dtype), bias  # saved for its shape and dtype
+    return inputs + bias.astype(inputs.dtype), bias  # needed for its shape and dtype
 
 
 def _backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""Recurrent cells: the state after a step from the state before it, in PyTorch's forms.
+"""Recurrent cells in PyTorch's variants: functions that compute the next state.
 
 Legend: B batch, H hidden size.
 """
@@ -12,12 +12,21 @@ from flaxdl.ops.dispatch import accelerated
 
 
 def tanh_cell(from_input: jax.Array, from_hidden: jax.Array, h: jax.Array) -> jax.Array:
-    """Elman (1990): h' = tanh(W_ih x + b_ih + W_hh h + b_hh), given both products, [B, H] each."""
+    """Elman cell (1990): h' = tanh(W_ih x + b_ih + W_hh h + b_hh).
+
+    Args:
+        from_input: W_ih x + b_ih, [B, H].
+        from_hidden: W_hh h + b_hh, [B, H].
+        h: current hidden state [B, H]; not used.
+
+    Returns:
+        The next h, [B, H].
+    """
     return jnp.tanh(from_input + from_hidden)
 
 
 def relu_cell(from_input: jax.Array, from_hidden: jax.Array, h: jax.Array) -> jax.Array:
-    """The same with a ReLU in place of tanh."""
+    """Elman cell with ReLU instead of tanh; the arguments are those of `tanh_cell`."""
     return jax.nn.relu(from_input + from_hidden)
 
 
@@ -26,10 +35,10 @@ def lstm_cell(
     from_hidden: jax.Array,  # [B, 4 H], W_hh h + b_hh
     state: tuple[jax.Array, jax.Array],  # h and c, [B, H]
 ) -> tuple[jax.Array, jax.Array]:
-    """Hochreiter and Schmidhuber (1997), with the forget gate of Gers et al. (2000).
+    """LSTM cell (Hochreiter and Schmidhuber, 1997) with forget gate (Gers et al., 2000).
 
     Returns:
-        The next h and c, [B, H].
+        The next h and c, [B, H] each.
     """
     _, c = state
     i, f, g, o = jnp.split(from_input + from_hidden, 4, axis=-1)
@@ -44,7 +53,9 @@ def gru_cell(
     from_hidden: jax.Array,  # [B, 3 H], W_hh h + b_hh
     h: jax.Array,  # [B, H]
 ) -> jax.Array:
-    """Cho et al. (2014), but r multiplies W_hh h + b_hh instead of h, as in PyTorch.
+    """GRU cell (Cho et al., 2014), in PyTorch's variant.
+
+    The reset gate r multiplies W_hh h + b_hh instead of h.
 
     Returns:
         The next h, [B, H].
@@ -57,13 +68,13 @@ def gru_cell(
     return (1 - z) * n + z * h
 
 
-# The hyperbolic tangent is the only function computed, once for all gates of a step, since the
-# logistic function is (1 + tanh(x / 2)) / 2; the way back needs none, for the derivative of tanh is
-# 1 - tanh². Gradients of `jax.grad` are the same numbers, found by computing them again.
+# Only tanh is evaluated, once for all gates of a step, since σ(x) = (1 + tanh(x / 2)) / 2. The
+# backward pass reuses the gate values, since the derivative of tanh is 1 - tanh². `jax.grad` gives
+# the same numbers, but recomputes them.
 
 
 def _lstm_forward(from_input: jax.Array, from_hidden: jax.Array, state: Any) -> Any:
-    # Three gates are logistic; the third quarter, g, is not.
+    # Three gates use σ; the third quarter, g, uses tanh.
     size = from_input.shape[-1] // 4
     is_g = (jnp.arange(4) == 2).repeat(size)
     scale = jnp.where(is_g, 1, 0.5).astype(from_input.dtype)
@@ -75,7 +86,7 @@ def _lstm_forward(from_input: jax.Array, from_hidden: jax.Array, state: Any) -> 
 
 
 def _lstm_backward(saved: Any, gradients: Any) -> tuple[Any, ...]:
-    gates, c, tanh_c = saved  # c is that of the step before
+    gates, c, tanh_c = saved  # c of the previous step
     d_h, d_c = gradients
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     d_c = d_c + d_h * o * (1 - tanh_c * tanh_c)

@@ -1,7 +1,7 @@
 """Convolution over one, two or three axes, with dilation and groups.
 
 Legend: B batch, *spatial one to three axes (H height, W width), C channels; I input, O output
-channels; k a position of the window.
+channels; k position in the window.
 """
 
 import math
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxdl.ops import thresholds
 from flaxdl.ops.dispatch import accelerated, by_platform
 from flaxdl.ops.windows import slices_of_windows
 from flaxdl.ops.winograd import convolve_tiles
@@ -28,19 +29,21 @@ def convolve(
     dilation: tuple[int, ...],
     groups: int,
 ) -> jax.Array:
-    """Multiplies each window with the kernel and adds up over its positions and channels.
+    """Convolves the inputs with a kernel (cross-correlation, as in PyTorch).
 
     outputs[b, p, o] = Σₖ Σᵢ inputs[b, strides p + dilation k − padding, i] kernel[k, i, o]
 
-    Inputs beyond the border are zero. With groups, i counts the channels of the group of o.
+    Inputs outside the borders are zero. With groups, i runs over the input channels of the group
+    that contains o.
 
     Args:
         inputs: [B, *spatial, I].
         kernel: [*window, I / groups, O], in the dtype of the inputs.
-        strides: steps from window to window; a number for each axis, here and below.
-        padding: zeros added on both sides.
-        dilation: distances between neighbouring positions of a window.
-        groups: parts of the channels; each part of the outputs sees one part of the inputs.
+        strides: step between neighboring windows along each spatial axis.
+        padding: number of zeros added on both sides of each spatial axis.
+        dilation: distance between neighboring positions in a window along each spatial axis.
+        groups: number of channel groups; each group of output channels depends only on the
+            corresponding group of input channels.
 
     Returns:
         [B, *spatial, O], in the dtype of the inputs.
@@ -57,31 +60,23 @@ def convolve(
     )
 
 
-# XLA's convolution on a CPU packs its operands for large images with many channels. Where there is
-# little to pack it is slow, by a factor of two to twenty: few channels, an image no larger than the
-# window, windows of one position. There the same sums are written as matrix products, as scaled
-# copies, or as a convolution with more channels. Windows of 3×3 with many channels take less than
-# half the products (`winograd.py`). Other platforms convolve.
+# XLA's convolution on a CPU packs its operands, which pays off for large images with many channels.
+# It is two to twenty times slower than necessary for few channels, for images no larger than the
+# window, and for windows of one position. In these cases the same sums are computed as matrix
+# products, as scaled copies, or as a convolution with more channels. 3×3 windows with many channels
+# are computed by Winograd's algorithm, with less than half the multiplications (`winograd.py`).
+# Other platforms use XLA's convolution.
 
-_FEW_POSITIONS = 25  # of a window: as many copies are still cheaper than a convolution
-_MANY_OUTPUTS = 16  # fewest output channels for copies
-_FEW_CHANNELS = 8
-_COLORS = 3  # with so few, the gradient of a product is faster than a convolution of the gradient
-_FEW_WEIGHTS = 256  # I O, up to which two windows are taken together
-_FEWEST_WEIGHTS = 96  # I O, below which four are, forward and in the gradient of the kernel
-_MANY_CHANNELS = 64  # products of tiles save more than the sums cost; half as many in gradients
-_LARGE_IMAGE = 36  # positions, which are worth spreading a kernel for
-_MOST_VALUES = 2**21  # of an image: with their gradient tiles take 13 times its memory
 
 Gradients = tuple[jax.Array, jax.Array]
-"""Of the inputs [B, *spatial, I] and of the kernel [*window, I / groups, O]."""
+"""Gradients of the inputs [B, *spatial, I] and of the kernel [*window, I / groups, O]."""
 
-_definition = convolve  # what the name stands for below is fast
+_definition = convolve  # below, the name is bound to the fast version
 
 
 @dataclass(frozen=True)
 class _Window:
-    """A window that slides over images, with the lowerings of its convolution and gradients."""
+    """Window of a convolution over images, with lowerings of the convolution and its gradients."""
 
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
@@ -94,9 +89,9 @@ class _Window:
         return _definition(x, kernel, strides=self.strides, **settings)
 
     def copies(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The convolution of a single channel: copies of the image, each scaled and moved."""
-        # Not rows of a reshaped kernel, which XLA's simplifier (jaxlib 0.10.2) gets wrong in second
-        # derivatives under `jax.vmap`.
+        """Convolves a single channel, as a sum of shifted and scaled copies of the image."""
+        # The kernel is indexed instead of reshaped: for the rows of a reshaped kernel, XLA's
+        # simplifier (jaxlib 0.10.2) computes wrong second derivatives under `jax.vmap`.
         weights = [kernel[*place, 0] for place in np.ndindex(*self.sizes)]  # k times [O]
         first, *others = zip(self.slices(x), weights, strict=True)
         total = first[0] * first[1]
@@ -105,15 +100,15 @@ class _Window:
         return total
 
     def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The convolution as one matrix product over positions and channels of the window."""
+        """Convolves by one matrix product over positions and channels of the window (im2col)."""
         patches = jnp.concatenate(self.slices(x), axis=-1)  # [B, H, W, k I]
         return patches @ kernel.reshape(-1, kernel.shape[-1])
 
     def side_by_side(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The convolution with `count` windows side by side as one, which has `count` O outputs."""
+        """Convolves with `count` adjacent windows merged into one that has `count` O outputs."""
         count = self.windows_at_once(x, kernel)
         size, stride, padding = self.sizes[1], self.strides[1], self.padding[1]
-        width = (x.shape[2] + 2 * padding - size) // stride + 1  # of the outputs
+        width = (x.shape[2] + 2 * padding - size) // stride + 1  # width of the outputs
         steps = math.ceil(width / count)
         moved = [
             jnp.pad(kernel, [(0, 0), (i * stride, (count - 1 - i) * stride), (0, 0), (0, 0)])
@@ -134,31 +129,31 @@ class _Window:
         return convolve_tiles(x, kernel)
 
     def slices(self, x: jax.Array) -> list[jax.Array]:
-        """For each position k of the window the inputs under it, [B, H, W, I] as the outputs."""
+        """Returns one array [B, H, W, I] per position k: the inputs at k in all windows."""
         return slices_of_windows(x, self.sizes, self.strides, self.padding)
 
     def d_xla(self, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Gradients:
         return jax.vjp(self.xla, x, kernel)[1](gradient)
 
     def d_product(self, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Gradients:
-        """The gradient of the inputs is that of the product; the kernel's is a good convolution."""
+        """Returns the gradients: `product` for the inputs, XLA's convolution for the kernel."""
         (d_inputs,) = jax.vjp(lambda x: self.product(x, kernel), x)[1](gradient)
         (d_kernel,) = jax.vjp(lambda k: self.xla(x, k), kernel)[1](gradient)
         return d_inputs, d_kernel
 
     def d_side_by_side(self, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Gradients:
-        """That of the inputs may be a convolution of the gradient with the window turned around."""
+        """Returns the gradients; convolves with the flipped kernel for the inputs, if possible."""
         can_turn = self.strides == (1, 1) and all(
             padding < size for padding, size in zip(self.padding, self.sizes, strict=True)
         )
-        if can_turn and kernel.shape[2] > _COLORS:
+        if can_turn and kernel.shape[2] > thresholds.COLORS:
             padding = tuple(size - 1 - p for size, p in zip(self.sizes, self.padding, strict=True))
             turned = kernel[::-1, ::-1].swapaxes(2, 3)  # [*sizes, O, I]
             d_inputs = _fast(gradient, turned, strides=(1, 1), padding=padding)
         else:
-            lowering = self.product if kernel.shape[2] <= _FEW_CHANNELS else self.xla
+            lowering = self.product if kernel.shape[2] <= thresholds.FEW_CHANNELS else self.xla
             (d_inputs,) = jax.vjp(lambda x: lowering(x, kernel), x)[1](gradient)
-        is_small = math.prod(kernel.shape[2:]) < _FEWEST_WEIGHTS
+        is_small = math.prod(kernel.shape[2:]) < thresholds.FOUR_WINDOWS_WEIGHTS
         lowering = self.side_by_side if is_small else self.xla
         (d_kernel,) = jax.vjp(lambda k: lowering(x, k), kernel)[1](gradient)
         return d_inputs, d_kernel
@@ -167,60 +162,69 @@ class _Window:
         return jax.vjp(convolve_tiles, x, kernel)[1](gradient)
 
     def d_one_position(self, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Gradients:
-        """Those of a product over all positions of all images."""
+        """Returns the gradients of a 1×1 convolution, by matrix products over all positions."""
         seen, spread = jax.vjp(lambda x: self.slices(x)[0], x)
         rows = seen.reshape(-1, seen.shape[-1])  # [B H W, I]
         d_rows = gradient.reshape(-1, gradient.shape[-1])  # [B H W, O]
         d_seen = (d_rows @ kernel[0, 0].T).reshape(seen.shape)
         return spread(d_seen)[0], (rows.T @ d_rows)[None, None]
 
-    # Conditions do not count the batch, whose size is open in an exported program.
+    # Conditions do not depend on the batch size, which is symbolic in exported programs.
 
     def is_special(self, x: jax.Array, kernel: jax.Array) -> bool:
-        """Returns whether there is no lowering but XLA's own."""
+        """Returns True if only XLA's own lowering is available."""
         return x.ndim != 4 or self.groups > 1 or self.dilation != (1, 1)
 
     def has_one_position(self, x: jax.Array, kernel: jax.Array) -> bool:
         return self.sizes == (1, 1)
 
     def suits_copies(self, x: jax.Array, kernel: jax.Array) -> bool:
-        """Returns whether scaled copies, one per position, are cheaper than a convolution."""
+        """Returns True if `copies` is faster than XLA's convolution."""
         channels, outputs = kernel.shape[2:]
-        has_few_positions = 1 < math.prod(self.sizes) <= _FEW_POSITIONS
-        return channels == 1 and outputs >= _MANY_OUTPUTS and has_few_positions
+        has_few_positions = 1 < math.prod(self.sizes) <= thresholds.COPIED_POSITIONS
+        return channels == 1 and outputs >= thresholds.COPIED_OUTPUTS and has_few_positions
 
     def suits_copies_side_by_side(self, x: jax.Array, kernel: jax.Array) -> bool:
         is_larger = not self.holds(x, kernel)
         return self.suits_copies(x, kernel) and is_larger and self.windows_at_once(x, kernel) > 0
 
     def holds(self, x: jax.Array, kernel: jax.Array) -> bool:
-        """Returns whether images are no larger than the window, if that has several positions."""
+        """Returns True if the window has several positions and covers the whole image."""
         fits = zip(x.shape[1:3], self.sizes, strict=True)
         return math.prod(self.sizes) > 1 and all(size <= reach for size, reach in fits)
 
     def windows_at_once(self, x: jax.Array, kernel: jax.Array) -> int:
-        """The number of windows to take side by side for their few channels; 0 for one."""
+        """Returns the number of adjacent windows to merge; 0 for none."""
         weights = math.prod(kernel.shape[2:])
-        if self.strides[1] >= self.sizes[1] or weights > _FEW_WEIGHTS:
-            return 0  # windows that do not overlap would only be filled up with zeros
-        return 4 if weights < _FEWEST_WEIGHTS else 2
+        if self.strides[1] >= self.sizes[1] or weights > thresholds.TWO_WINDOWS_WEIGHTS:
+            return 0  # without overlap, merging would only add zeros
+        return 4 if weights < thresholds.FOUR_WINDOWS_WEIGHTS else 2
 
     def has_few_channels(self, x: jax.Array, kernel: jax.Array) -> bool:
-        return kernel.shape[2] <= _FEW_CHANNELS
+        return kernel.shape[2] <= thresholds.FEW_CHANNELS
 
     def suits_tiles(self, x: jax.Array, kernel: jax.Array) -> bool:
-        return self.suits_tile_gradients(x, kernel) and min(kernel.shape[2:]) >= _MANY_CHANNELS
+        return (
+            self.suits_tile_gradients(x, kernel)
+            and min(kernel.shape[2:]) >= thresholds.TILED_CHANNELS
+        )
 
     def suits_tile_gradients(self, x: jax.Array, kernel: jax.Array) -> bool:
-        """Returns whether `convolve_tiles` applies, and images are large enough to gain."""
+        """Returns True if `convolve_tiles` applies and its gradients are faster than XLA's."""
         is_3x3 = (self.sizes, self.strides, self.padding) == ((3, 3), (1, 1), (1, 1))
-        is_exact = x.dtype.itemsize >= 4  # in 16 bits the sums of tiles would be rounded
+        is_exact = x.dtype.itemsize >= 4  # in 16 bits, the sums of tiles would be rounded
         positions = math.prod(x.shape[1:3])
-        fits = positions >= _LARGE_IMAGE and positions * max(kernel.shape[2:]) <= _MOST_VALUES
-        return is_3x3 and is_exact and fits and 2 * min(kernel.shape[2:]) >= _MANY_CHANNELS
+        fits = (
+            positions >= thresholds.TILED_POSITIONS
+            and positions * max(kernel.shape[2:]) <= thresholds.TILED_VALUES
+        )
+        return (
+            is_3x3 and is_exact and fits and 2 * min(kernel.shape[2:]) >= thresholds.TILED_CHANNELS
+        )
 
 
-# On a CPU, the first row whose condition holds gives the lowerings of outputs and gradients.
+# Condition, lowering of the outputs and lowering of the gradients on a CPU; the first row whose
+# condition holds is used.
 _LOWERINGS: tuple[tuple[Callable, Callable, Callable], ...] = (
     (_Window.is_special, _Window.xla, _Window.d_xla),
     (_Window.has_one_position, _Window.xla, _Window.d_one_position),

@@ -1,6 +1,7 @@
-"""cuDNN's attention, which does not write its weights to memory, and so does not show them.
+"""Attention by cuDNN's fused kernel, used where attention weights and dropout are not needed.
 
-The dropout that JAX offers with it would drop the same weights at every step, and is not used.
+The kernel does not return the attention weights. Its dropout is not used, because through JAX's
+interface it would drop the same weights at every step.
 
 Legend: B batch, T queries, S keys and values, N heads, D features.
 """
@@ -15,15 +16,15 @@ import jax.numpy as jnp
 from flaxdl.ops.dispatch import has_ampere
 from flaxdl.ops.masks import check_mask
 
-_HEAD_MULTIPLE = 8  # features of a head, as cuDNN asks for, and at most:
-_HEAD_LIMIT = 128
+_HEAD_MULTIPLE = 8  # the number of features per head must be a multiple of this
+_HEAD_LIMIT = 128  # maximum number of features per head
 
 _is_allowed = ContextVar("is_allowed", default=True)
 
 
 @contextmanager
 def without_cudnn() -> Iterator[None]:
-    """Programs traced within use nothing of cuDNN's, so that they run anywhere."""
+    """Context manager that disables cuDNN in traced programs, so that they run on any platform."""
     token = _is_allowed.set(False)
     try:
         yield
@@ -39,10 +40,11 @@ def suits_cudnn(
     *,
     num_heads: int,
 ) -> bool:
-    """Whether cuDNN computes this: in 16 bits, on an NVIDIA GPU from Ampere on.
+    """Returns True if cuDNN supports these inputs on the default device.
 
-    Heads must have a multiple of eight features and at most 128; with a mask the numbers of queries
-    and keys must be even. Empty batches it does not compute.
+    The inputs must have the same 16-bit dtype and must not be empty. The number of features per
+    head must be a multiple of 8 and at most 128; with a mask, the numbers of queries and keys must
+    be even. The device must be an NVIDIA GPU of the Ampere generation or later.
     """
     size, rest = divmod(query.shape[-1], num_heads)
     is_narrow = query.dtype in (jnp.bfloat16, jnp.float16)
@@ -62,10 +64,12 @@ def suits_cudnn(
 def attend_by_cudnn(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, *, num_heads: int
 ) -> jax.Array:
-    """The results of `dot_product_attention`, [B, T, D], where `suits_cudnn` says that it can.
+    """Computes the outputs of `dot_product_attention` [B, T, D] by cuDNN.
+
+    The inputs must be supported, as determined by `suits_cudnn`.
 
     Raises:
-        UserError: if the mask has another shape.
+        UserError: if the shape of the mask is invalid.
     """
     heads = (x.reshape(*x.shape[:2], num_heads, -1) for x in (query, key, value))
     if mask is None:
@@ -75,6 +79,6 @@ def attend_by_cudnn(
     keep = mask.astype(bool).reshape((1,) * (4 - mask.ndim) + mask.shape)
     keep = jnp.broadcast_to(keep, (*keep.shape[:2], *shape[2:]))
     results = jax.nn.dot_product_attention(*heads, mask=keep, implementation="cudnn")
-    # Where all keys are hidden cuDNN takes the mean of their values.
+    # If all keys are masked, cuDNN returns the mean of the values.
     sees_any = keep.any(-1).swapaxes(1, 2)[..., None]  # [B, T, N, 1]
     return jnp.where(sees_any, results, 0).reshape(query.shape)

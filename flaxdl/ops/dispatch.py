@@ -1,12 +1,14 @@
-"""Fast versions of operations, and the mode that switches them off.
+"""Fast versions of operations, and the reference mode that disables them.
 
-An operation is a definition in plain JAX, and beside it what makes it fast: gradients of its own,
-and lowerings for a platform. Here alone platforms, custom gradients and `shard_map` are named.
+An operation is a definition in plain JAX. It may have a faster version, with custom gradients and
+lowerings for specific platforms. Only this module refers to platforms, custom gradients and
+`shard_map`.
 
-Gradients of our own take forward-mode differentiation away: `jax.jvp`, `jax.jacfwd` and
-`jax.linearize` of a function that uses them raise "can't apply forward-mode differentiation (jvp)
-to a custom_vjp function". Under `reference` they work. `jax.grad`, `jax.hessian` and
-Hessian-vector products work in both modes.
+Custom gradients do not support forward-mode differentiation: `jax.jvp`, `jax.jacfwd` and
+`jax.linearize` of a function that uses them raise "can't apply forward-mode autodiff (jvp) to a
+custom_vjp function". They work in reference mode. `jax.grad`, `jax.hessian` and Hessian-vector
+products work in both modes, except through cuDNN's attention (16 bits on NVIDIA GPUs), which has no
+second derivatives.
 """
 
 import functools
@@ -20,18 +22,20 @@ import jax.numpy as jnp
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# JAX keeps what it has traced and compiled apart by the value of this context.
+# JAX caches traced and compiled functions separately for each value of this context.
 _is_reference = jax.make_user_context(os.environ.get("FLAXDL_REFERENCE", "") not in ("", "0"))
 
 
 @contextmanager
 def reference() -> Iterator[None]:
-    """Within, operations are computed by their definitions, in JAX's own way.
+    """Context manager in which operations are computed by their definitions in plain JAX.
 
-    Use it to check a number against stock XLA, or for forward-mode differentiation:
+    Use it to compare results with stock XLA, or for forward-mode differentiation:
 
+    >>> norm = flaxdl.layers.LayerNorm()
+    >>> variables = norm.init(jax.random.key(0), jnp.ones(4))
     >>> with flaxdl.ops.reference():
-    ...     _, tangents = jax.jvp(loss, (params,), (direction,))
+    ...     _, slope = jax.jvp(partial(norm.apply, variables), (jnp.arange(4.0),), (jnp.ones(4),))
 
     The environment variable `FLAXDL_REFERENCE=1` does the same for a whole process.
     """
@@ -40,7 +44,7 @@ def reference() -> Iterator[None]:
 
 
 def is_reference() -> bool:
-    """Returns whether operations are computed by their definitions."""
+    """Returns True in reference mode, where operations are computed by their definitions."""
     return bool(_is_reference.value)
 
 
@@ -51,20 +55,20 @@ def accelerated(
     forward: Callable[..., Any] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> Function:
-    """The operation of a definition, computed in a faster way.
+    """Returns a faster version of an operation.
 
     Args:
-        definition: a pure function of arrays, or trees of them, and of hashable settings, which it
-            takes as keywords.
-        fast: computes the same from the same arguments; by default the definition does.
-        forward: computes `(outputs, saved)`, with what `backward` needs; by default `saved` are the
-            arrays themselves. It must not call the operation, since then there would be no second
-            derivative.
-        backward: from `(saved, gradient)`, and the settings, the tuple of the arrays' gradients;
-            None leaves it to JAX.
+        definition: pure function whose positional arguments are arrays or trees of arrays, and
+            whose keyword arguments (settings) are hashable.
+        fast: faster function with the same arguments and results; by default, the definition.
+        forward: callable that returns `(outputs, saved)`, where `saved` contains the residuals for
+            `backward`; by default, it calls `fast` and saves the arrays. It must not call the
+            operation, since this would prevent second derivatives.
+        backward: callable that maps `(saved, gradient)` and the settings to a tuple with the
+            gradients of the arrays; by default, JAX differentiates `fast`.
 
     Returns:
-        A function with the signature of the definition, which stands for it in reference mode.
+        Function with the signature of the definition. In reference mode, it calls the definition.
     """
     fast = fast or definition
     forward = forward or (lambda *arrays, **settings: (fast(*arrays, **settings), arrays))
@@ -90,11 +94,12 @@ def accelerated(
 
 
 def by_platform(default: Callable[..., Any], **lowerings: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of arrays that is lowered in another way on some platforms.
+    """Returns a function of arrays that is lowered differently on some platforms.
 
     Args:
-        default: what other platforms compute, and all in reference mode.
-        **lowerings: by platform, as in `cpu=...` or `cuda=...`, a function that computes the same.
+        default: function for all other platforms, and for all platforms in reference mode.
+        **lowerings: functions with the same results for specific platforms, as in `cpu=...` or
+            `cuda=...`.
     """
 
     def compute(*arrays: Any) -> Any:
@@ -106,22 +111,22 @@ def by_platform(default: Callable[..., Any], **lowerings: Callable[..., Any]) ->
 
 
 def is_on_gpu(device: Any) -> bool:
-    """Returns whether a device is a GPU."""
+    """Returns True if a device is a GPU."""
     return device.platform == "gpu"
 
 
 @functools.cache
 def has_ampere() -> bool:
-    """Returns whether JAX computes on NVIDIA GPUs of the Ampere generation or later."""
+    """Returns True if JAX's default device is an NVIDIA GPU of the Ampere generation or later."""
     device = jax.devices()[0]
     is_nvidia = is_on_gpu(device) and "cuda" in device.client.platform_version.lower()
     return is_nvidia and float(device.compute_capability) >= 8
 
 
 def _varying_alike(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arrays that differ from device to device under `jax.shard_map` wherever one of them does.
+    """Marks all arrays as varying across devices under `jax.shard_map` if one of them is.
 
-    `shard_map` then adds up the gradient of what was the same on all devices, such as parameters.
+    `shard_map` then sums the gradients of arrays that are equal on all devices, such as parameters.
     """
     leaves = jax.tree.leaves(arrays)
     axes = {axis for leaf in leaves for axis in _axes(leaf)}
@@ -142,5 +147,5 @@ def _varying_alike(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _axes(leaf: Any) -> frozenset[str]:
     kind = jax.typeof(leaf)
-    kind = getattr(kind, "manual_axis_type", kind)  # which jax 0.8 calls `vma`
+    kind = getattr(kind, "manual_axis_type", kind)  # `vma` in jax 0.8
     return frozenset(getattr(kind, "varying", getattr(kind, "vma", ())))

@@ -22,9 +22,9 @@ def layer_norm(
 
     Args:
         inputs: [..., C].
-        scale: [C], multiplied with the normalized features.
-        bias: [C], added to them.
-        epsilon: added to the variance before its root is taken.
+        scale: [C], multiplied by the normalized features.
+        bias: [C], added to the result.
+        epsilon: constant added to the variance before taking its square root.
 
     Returns:
         [..., C].
@@ -35,8 +35,8 @@ def layer_norm(
     return (x - mean) * jax.lax.rsqrt(var + epsilon) * scale + bias
 
 
-# The gradient is affine in the values and in the incoming gradient, with coefficients by position.
-# What `jax.grad` finds through mean and variance is the same in more passes over memory.
+# The gradient is affine in the values and in the incoming gradient, with coefficients per position.
+# `jax.grad` computes the same through mean and variance, in more passes over memory.
 
 
 def _forward(

@@ -1,7 +1,7 @@
-"""Masks for attention: which keys a query may look at. True or 1 keeps, False or 0 hides.
+"""Attention masks: True or 1 selects a key that a query attends to, False or 0 masks it.
 
-The shape of a mask is [T, S], or [B, N, T, S] with 1 for an axis along which all is the same; `&`
-combines masks.
+Masks have shape [T, S] or [B, N, T, S]; axes of size 1 are broadcast. The operator `&` combines
+masks.
 
 Legend: B batch, N heads, T queries, S keys.
 """
@@ -14,10 +14,14 @@ from flaxdl.errors import UserError
 
 
 def padding_mask(lengths: jax.Array, max_length: int) -> jax.Array:
-    """Returns bool[B, 1, 1, S] that hides from every query the keys beyond each length.
+    """Returns a mask bool[B, 1, 1, S] that is False for padding.
+
+    Args:
+        lengths: int32[B], number of non-padding keys in each sequence.
+        max_length: number of keys S, including padding.
 
     Raises:
-        UserError: if the lengths are not int32[B].
+        UserError: if the lengths do not have one axis, or are not integers.
     """
     check_shape("lengths", lengths, "B")
     check_integers("lengths", lengths)
@@ -27,18 +31,18 @@ def padding_mask(lengths: jax.Array, max_length: int) -> jax.Array:
 def token_mask(
     tokens: jax.Array, lengths: jax.Array | None, mask: jax.Array | None
 ) -> jax.Array | None:
-    """Returns bool[B, 1, 1, T] that hides padding tokens, or None where there is none.
+    """Returns a mask bool[B, 1, 1, T] that is False for padding, or None if there is no padding.
 
     Args:
         tokens: int32[B, T].
-        lengths: int32[B], how many tokens are real, or None.
-        mask: bool[B, T], which tokens are real, or None.
+        lengths: int32[B], number of non-padding tokens in each sequence, or None.
+        mask: bool[B, T], False for padding, or None.
 
     Raises:
-        UserError: if both lengths and mask are given, or either does not fit the tokens.
+        UserError: if both `lengths` and `mask` are given, or the shapes do not match.
     """
     if lengths is not None and mask is not None:
-        raise UserError("lengths and mask say the same: give one of them, got both")
+        raise UserError("only one of lengths and mask can be given, got both")
     if lengths is not None:
         check_shape("lengths", lengths, "B", B=tokens.shape[0])
         return padding_mask(lengths, tokens.shape[1])
@@ -49,19 +53,23 @@ def token_mask(
 
 
 def causal_mask(length: int) -> jax.Array:
-    """Returns bool[1, 1, T, T] that hides from every query the keys after it."""
+    """Returns a mask bool[1, 1, T, T] that is True for keys up to each query's position."""
     return jnp.tri(length, dtype=bool)[None, None]
 
 
 def check_mask(mask: jax.Array, full_shape: tuple[int, ...]) -> None:
-    """Checks that a mask has one of the shapes that the module's docstring describes.
+    """Checks that a mask has one of the shapes described in this module.
+
+    Args:
+        mask: the mask.
+        full_shape: sizes of B, N, T and S.
 
     Raises:
-        UserError: with the shape it has.
+        UserError: if the mask has another shape; the message states it.
     """
     sizes = zip(reversed(mask.shape), reversed(full_shape), strict=False)
     if mask.ndim not in (2, 4) or any(size not in (1, full) for size, full in sizes):
         raise UserError(
             f"mask must have shape [T, S] = {list(full_shape[2:])} or [B, N, T, S] = "
-            f"{list(full_shape)}, or 1 instead of any of these sizes, got {list(mask.shape)}"
+            f"{list(full_shape)}, where any size may be 1, got {list(mask.shape)}"
         )

@@ -1,6 +1,7 @@
-"""Pooling: the maximum or the average of windows over one to three spatial axes.
+"""Max pooling and average pooling over one to three spatial axes.
 
-Legend: B batch, *spatial one to three axes, C channels; *windows as many positions along each.
+Legend: B batch, C channels, `*spatial` sizes of one to three spatial axes, `*windows` numbers of
+windows along them.
 """
 
 import functools
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxdl.ops import thresholds
 from flaxdl.ops.dispatch import accelerated, by_platform
 from flaxdl.ops.windows import slices_of_windows
 
@@ -25,13 +27,15 @@ def max_pool(
     strides: tuple[int, ...],
     padding: tuple[int, ...],
 ) -> jax.Array:
-    """The maximum of each window, [B, *windows, C]; the first of equal ones gets the gradient.
+    """Returns the maximum of each window, [B, *windows, C].
+
+    If a maximum occurs several times in a window, its first occurrence gets the gradient.
 
     Args:
         inputs: [B, *spatial, C].
-        window: positions in a window; a number for each spatial axis, here and below.
-        strides: steps from window to window.
-        padding: positions added on both sides, which hold minus infinity.
+        window: size of the window along each spatial axis.
+        strides: step between neighboring windows along each spatial axis.
+        padding: number of positions, with value −∞, added on both sides of each spatial axis.
     """
     return _reduce_windows(inputs, jax.lax.max, -jnp.inf, window, strides, padding)
 
@@ -43,9 +47,10 @@ def avg_pool(
     strides: tuple[int, ...],
     padding: tuple[int, ...],
 ) -> jax.Array:
-    """The average of each window, [B, *windows, C], added up in float32 at least.
+    """Returns the average of each window, [B, *windows, C].
 
-    Arguments are those of `max_pool`, but padding holds zeros, which count.
+    Sums are accumulated in float32 or higher precision. The arguments are those of `max_pool`,
+    except that padding has value zero and is included in the average.
     """
     wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
     total = _reduce_windows(wide, jax.lax.add, 0.0, window, strides, padding)
@@ -57,7 +62,7 @@ def _reduce_windows(
 ) -> jax.Array:
     return jax.lax.reduce_window(
         inputs,
-        np.array(initial, inputs.dtype),  # a constant: with a traced value, no gradient
+        np.array(initial, inputs.dtype),  # reduce_window has a gradient only for a constant
         reduce,
         window_dimensions=(1, *window, 1),
         window_strides=(1, *strides, 1),
@@ -65,24 +70,34 @@ def _reduce_windows(
     )
 
 
-# On a CPU XLA visits window after window. Here pooling goes position by position, which is faster
-# by a factor of two to five: the first positions of all windows, then the second ones. Likewise the
-# gradient of a maximum, for which XLA on a GPU adds to memory one by one: each position of the
-# input asks the few windows that it lies in whether it was their maximum, in a quarter to a tenth
-# of the time on a CPU and in almost half of it on a GPU.
+# On a CPU, XLA processes window after window. Pooling by position (the first positions of all
+# windows, then the second, and so on) is two to five times as fast. The gradient of a maximum is
+# also computed by position: the index of each input position is compared with that of the maximum
+# in each of the few windows that contain it. This takes a quarter to a tenth of the time on a CPU,
+# and almost half the time on a GPU, where XLA adds to memory one element at a time.
 
-_MANY_POSITIONS = 100  # of a window, that a program is not made longer for
-_MANY_CHANNELS = 16  # fewest channels that fill a vector register
 
-_max_definition = max_pool  # what the name stands for below is fast
+_max_definition = max_pool  # below, the name is bound to the fast version
+
+
+@jax.custom_jvp
+def _max_of_two(first: jax.Array, second: jax.Array) -> jax.Array:
+    return jax.lax.max(first, second)
+
+
+@_max_of_two.defjvp
+def _max_of_two_jvp(values: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    # JAX averages the tangents of equal values; second derivatives need that of the first, which
+    # gets the gradient.
+    return _max_of_two(*values), jnp.where(values[1] > values[0], tangents[1], tangents[0])
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """Places of the windows; one number for each spatial axis."""
+    """Geometry of the windows; one number per spatial axis."""
 
     spatial: tuple[int, ...]
-    """Positions of the input."""
+    """Size of the input."""
     window: tuple[int, ...]
     strides: tuple[int, ...]
     padding: tuple[int, ...]
@@ -91,24 +106,28 @@ class _Windows:
         return slices_of_windows(inputs, self.window, self.strides, self.padding, fill)
 
     def reduce(self, inputs: jax.Array, reduce: Callable, initial: float) -> jax.Array:
-        """Reduces each window of [B, *spatial, C] to a number, [B, *windows, C]."""
+        """Reduces each window of [B, *spatial, C] to one value, [B, *windows, C]."""
 
         def by_window(inputs: jax.Array) -> jax.Array:
             return _reduce_windows(inputs, reduce, initial, self.window, self.strides, self.padding)
 
         def by_position(inputs: jax.Array) -> jax.Array:
-            return functools.reduce(reduce, self.slices(inputs, initial))
+            of_two = _max_of_two if reduce is jax.lax.max else reduce
+            return functools.reduce(of_two, self.slices(inputs, initial))
 
-        if math.prod(self.window) > _MANY_POSITIONS or inputs.shape[-1] < _MANY_CHANNELS:
+        if (
+            math.prod(self.window) > thresholds.POOLED_POSITIONS
+            or inputs.shape[-1] < thresholds.POOLED_CHANNELS
+        ):
             return by_window(inputs)
         return by_platform(by_window, cpu=by_position)(inputs)
 
     def first_maximum(self, inputs: jax.Array) -> jax.Array:
-        """The number of the first maximum in each window of [B, *spatial, C], [B, *windows, C].
+        """Returns the index of the first maximum in each window of [B, *spatial, C].
 
-        Positions of a window count from 0, the last axis first. They are compared with each other
-        and not with a maximum from elsewhere, since a compiler that computes the inputs anew may
-        round them otherwise.
+        Indices [B, *windows, C] count the positions of a window from 0, with the last axis varying
+        fastest. Positions are compared with each other and not with a stored maximum, since a
+        compiler that recomputes the inputs may round them differently.
         """
         best, *others = self.slices(inputs, -jnp.inf)
         first = jnp.zeros(best.shape, jnp.int32)
@@ -118,25 +137,29 @@ class _Windows:
         return first
 
     def spread(self, gradient: jax.Array, chosen: jax.Array | None) -> jax.Array:
-        """Adds up for each position of the input the gradients of the windows that it lies in.
+        """Sums, for each input position, the gradients of the windows that contain it.
 
-        Position s q + r of an axis, for a stride s, is number r in window q, number s + r in window
-        q - 1, and so on: all positions of one q ask the same few windows, and r is an axis of its
-        own. Five positions with windows of three at stride two, for example, whose maxima are
-        number 2 of window 0 and number 0 of window 1, both at position 2:
+        With a stride of s, position s q + r along an axis has index r in window q, index s + r in
+        window q - 1, and so on. All positions with the same q are in the same few windows, so r
+        becomes a separate axis. The following example has five positions and windows of size three
+        with stride two. The maximum has index 2 in window 0 and index 0 in window 1, both times at
+        position 2:
 
             position               0, 1    2, 3    4, (5)
             q                      0       1       2
-            number in window q     0, 1    0, 1    0, 1      (`_numbers` of 0 steps back)
-            number in window q-1   2, -    2, -    2, -      (`_numbers` of 1 step back)
-            from window q          0, 0    g₁, 0   0, 0      where its maximum has this number
+            index in window q      0, 1    0, 1    0, 1      (`_numbers` of 0 steps back)
+            index in window q-1    2, -    2, -    2, -      (`_numbers` of 1 step back)
+            from window q          0, 0    g₁, 0   0, 0      where its maximum has this index
             from window q-1        0, 0    g₀, 0   0, 0
             sum                    0, 0    g₀+g₁, 0   0      beyond the last position is cut off
 
         Args:
             gradient: [B, *windows, C].
-            chosen: the number of the one position in each window that gets its gradient, as
-                `first_maximum` counts; None gives it to all of them.
+            chosen: index of the position in each window that gets the gradient, as returned by
+                `first_maximum`; None if all positions get it.
+
+        Returns:
+            [B, *spatial, C].
         """
         reaches = [
             -(-size // stride) for size, stride in zip(self.window, self.strides, strict=True)
@@ -171,7 +194,7 @@ class _Windows:
         return padded[:, *inside]
 
     def _numbers(self, back: Sequence[int]) -> np.ndarray:
-        """The numbers, in the window so many steps back, of positions r of each axis; -2 beyond."""
+        """Returns the index of each position r in the window `back` steps before; -2 if outside."""
         numbers = np.full(self.strides, -2, np.int32)
         for r in np.ndindex(*self.strides):
             place = np.add(r, np.multiply(back, self.strides))
@@ -180,7 +203,7 @@ class _Windows:
         return np.expand_dims(numbers, [0, *range(1, 2 * len(back), 2), 2 * len(back) + 1])
 
     def _apart(self, array: jax.Array) -> jax.Array:
-        """[B, *counts, C] with the axis r after each spatial one, along which nothing changes."""
+        """Inserts an axis r of size 1 after each spatial axis of [B, *counts, C]."""
         return jnp.expand_dims(array, range(2, 2 * len(self.window) + 1, 2))
 
 
@@ -208,7 +231,7 @@ def _fast_avg(inputs: jax.Array, *, window: tuple[int, ...], **settings: Any) ->
 
 
 def _avg_backward(saved: Any, gradient: jax.Array, **settings: Any) -> tuple[jax.Array]:
-    (inputs,) = saved  # of which shape and dtype are used
+    (inputs,) = saved  # only for its shape and dtype
     wide = gradient.astype(jnp.promote_types(inputs.dtype, jnp.float32))
     windows = _Windows(inputs.shape[1:-1], **settings)
     return (windows.spread(wide / math.prod(windows.window), None).astype(inputs.dtype),)

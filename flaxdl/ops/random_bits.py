@@ -1,7 +1,8 @@
-"""Random bits that cost little more than the memory they are written to.
+"""Fast random bits, for dropout masks.
 
-JAX's own generator, threefry, takes longer over the masks of dropout than a small transformer over
-its matrix products. Dropout needs far less: bits that look random and differ from key to key.
+In a small Transformer, JAX's default generator, threefry, takes longer for the dropout masks than
+all matrix products take. Dropout only needs bits that look random and differ between keys. The hash
+in this module costs little more than writing its results to memory.
 """
 
 import math
@@ -12,12 +13,12 @@ import jax.numpy as jnp
 
 
 def random_bits(key: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """Returns uint32[*shape], each a hash of the key and of the element's place.
+    """Returns random bits uint32[*shape]: a hash of the key and the index of each element.
 
-    Places are counted over the whole array, wherever its parts lie, so that the bits are the same
-    on any mesh of devices; beyond 2^32 elements they repeat. The hash is that of Appleby's
-    MurmurHash3 for its last step, applied twice with half of the key before each time: every bit
-    of key and place flips every bit of the result in half of all cases.
+    Indices do not depend on the sharding of the array, so the bits are the same on any device mesh.
+    They repeat after 2^32 elements. The hash is the finalizer of Appleby's MurmurHash3, applied
+    twice, each time after mixing in half of the key; flipping a bit of the key or the index flips
+    each bit of the result with a probability of one half.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     return _mixed(_mixed(_places(shape) + first) ^ second)
@@ -30,7 +31,7 @@ def _mixed(x: jax.Array) -> jax.Array:
 
 
 def _places(shape: Sequence[int]) -> jax.Array:
-    """uint32[*shape] that counts the elements, the last axis first."""
+    """Returns uint32[*shape], the index of each element, with the last axis varying fastest."""
     places = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
         step = math.prod(shape[axis + 1 :]) % 2**32

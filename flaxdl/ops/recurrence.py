@@ -1,6 +1,6 @@
-"""A recurrent cell run over time.
+"""Recurrence: a cell applied to one time step after another.
 
-Legend: B batch, T time, I input size, H hidden size, G gates of a cell.
+Legend: B batch, T time, I input size, H hidden size, G number of gates per cell.
 """
 
 from collections.abc import Callable
@@ -10,15 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxdl.ops import thresholds
 from flaxdl.ops.dispatch import accelerated
 from flaxdl.ops.products import product_over_rows
 from flaxdl.ops.reductions import sum_by_channel
 
 State = Any
-"""State of a cell: h [B, H], in LSTM the pair of h and c, [B, H] each."""
+"""State of a cell: h [B, H], or for LSTM the pair of h and c, [B, H] each."""
 
 Cell = Callable[[jax.Array, jax.Array, State], State]
-"""The next state from the products of input and hidden state, both [B, G H], and the state."""
+"""Callable that maps W_ih x + b_ih [B, G H], W_hh h + b_hh [B, G H] and a state to the next one."""
 
 Pair = tuple[jax.Array, jax.Array]
 
@@ -33,23 +34,23 @@ def recur(
     cell: Cell,
     reverse: bool,
 ) -> tuple[State, jax.Array]:
-    """Runs a cell from the first step to the last, or from the last to the first.
+    """Applies a cell from the first step to the last, or from the last to the first.
 
-    On padding the state stays as it is. In 16 bits the products take 16-bit factors, but the state
-    and the gates are float32, since what is rounded at one step is carried to all others.
+    Padding does not change the state. With 16-bit inputs, the matrix products have 16-bit operands,
+    but state and gates are float32, since rounding errors accumulate over the steps.
 
     Args:
         inputs: [T, B, I].
         weights: W_ih [G H, I] and W_hh [G H, H], in the dtype of the inputs.
-        biases: b_ih and b_hh, [G H] each, in float32 at least.
-        state: before the first step, in float32 at least.
-        is_real: bool[T, B, 1], false where a step is padding; None where none is.
-        cell: a function of this module's `Cell` type, from `ops/cells.py`.
-        reverse: whether to begin at the last step.
+        biases: b_ih and b_hh, [G H] each, in float32 or higher precision.
+        state: initial state, in float32 or higher precision.
+        is_real: bool[T, B, 1], False for padding; None if there is no padding.
+        cell: callable of type `Cell`; `flaxdl.ops.cells` contains several.
+        reverse: whether to run from the last step to the first.
 
     Returns:
-        The state after the last step, and the hidden states after each, [T, B, H], in the dtype
-        of the inputs.
+        The final state, and the hidden state after each step, [T, B, H], in the dtype of the
+        inputs.
     """
 
     def step(state: State, at_step: Any) -> tuple[State, jax.Array]:
@@ -63,13 +64,13 @@ def recur(
 
 
 def _multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """The product in the precision of the matrix, added up in float32 at least."""
+    """Multiplies in the dtype of the matrix; the result has float32 or higher precision."""
     wide = jnp.promote_types(matrix.dtype, jnp.float32)
     return jnp.matmul(x.astype(matrix.dtype), matrix, preferred_element_type=wide)
 
 
 def hidden(state: State) -> jax.Array:
-    """Returns the part of a state that a cell puts out, and that its next step multiplies."""
+    """Extracts the hidden state h (the output of the cell) from a state."""
     return jax.tree.leaves(state)[0]
 
 
@@ -82,14 +83,10 @@ def _advance(
     return jax.tree.map(lambda new, old: jnp.where(real, new, old), new, state)
 
 
-# One product of the inputs serves all steps: only the hidden state has to wait for the step before.
-# What `jax.grad` makes of a scan adds up the gradient of the recurrent weights step by step, which
-# reads and writes all of it at every step. Here the loop backward leaves that for a single product
-# after it.
-
-# Steps in each turn of a loop: on a CPU a turn costs as much as the gates of a step, and on any
-# other device it is not free.
-_UNROLL = 4
+# The products with the inputs do not depend on the state, so those of all steps are computed as
+# one. When `jax.grad` differentiates a scan, it accumulates the gradient of the recurrent weights
+# step by step, and reads and writes all of it at each step. Here it is a single product after the
+# backward loop.
 
 
 def _scan(advance: Callable, arrays: tuple[Any, ...], reverse: bool) -> tuple[State, Any]:
@@ -98,13 +95,13 @@ def _scan(advance: Callable, arrays: tuple[Any, ...], reverse: bool) -> tuple[St
 
     def step(state: State, at_step: Any) -> tuple[State, Any]:
         from_input, real = at_step
-        # Here, since for all steps at once this is a pass over [T, B, G H].
+        # Added here, since adding it for all steps together would be a pass over [T, B, G H].
         from_input += biases[0]
         from_hidden = _multiply(hidden(state), transposed) + biases[1]
         return advance(from_input, from_hidden, state, real)
 
     xs = _multiply(inputs, weights[0].T), is_real
-    return jax.lax.scan(step, state, xs, reverse=reverse, unroll=_UNROLL)
+    return jax.lax.scan(step, state, xs, reverse=reverse, unroll=thresholds.UNROLLED_STEPS)
 
 
 def _fast(*arrays: Any, cell: Cell, reverse: bool) -> tuple[State, jax.Array]:
@@ -134,13 +131,17 @@ def _backward(saved: Any, gradients: Any, *, cell: Cell, reverse: bool) -> tuple
     def step(d_state: State, at_step: Any) -> tuple[State, Any]:
         pull_back, d_output = at_step
         d_input, d_product, d_state = _cast(pull_back, dtype, wide)(_plus(d_state, d_output))
-        # Where a cell only adds both up they are one, and are saved once.
+        # If the cell only adds both, they are the same array, which is stored once.
         d_sums = d_product if d_input is d_product else (d_input, d_product)
         d_state = _plus(d_state, _multiply(d_product, weights[1]))
         return d_state, _cast(d_sums, wide, dtype)
 
     d_state, d_sums = jax.lax.scan(
-        step, d_final, (pulls_back, d_outputs), reverse=not reverse, unroll=_UNROLL
+        step,
+        d_final,
+        (pulls_back, d_outputs),
+        reverse=not reverse,
+        unroll=thresholds.UNROLLED_STEPS,
     )
     d_both = d_sums if isinstance(d_sums, tuple) else (d_sums, d_sums)  # [T, B, G H] each
     d_weights = tuple(map(product_over_rows, d_both, (inputs, hiddens)))
@@ -149,12 +150,12 @@ def _backward(saved: Any, gradients: Any, *, cell: Cell, reverse: bool) -> tuple
 
 
 def _cast(tree: Any, old: Any, new: Any) -> Any:
-    """The tree with arrays of one dtype as arrays of another."""
+    """Casts arrays of dtype `old` in a tree to dtype `new`."""
     return jax.tree.map(lambda x: x.astype(new) if x.dtype == old else x, tree)
 
 
 def _plus(state: State, more: jax.Array) -> State:
-    """The state with something added to its hidden part."""
+    """Returns the state with `more` added to its hidden state h."""
     first, *rest = jax.tree.leaves(state)
     return jax.tree.unflatten(jax.tree.structure(state), [first + more, *rest])
 

@@ -1,4 +1,4 @@
-"""Sums over whole arrays, and over all axes but the last.
+"""Sums over whole arrays, and over all axes except the last.
 
 Legend: B batch, ... spatial or time axes, C channels.
 """
@@ -8,36 +8,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxdl.ops import thresholds
 from flaxdl.ops.dispatch import accelerated, by_platform
 
 
 def sum_by_channel(values: jax.Array) -> jax.Array:
-    """The sum of [B, ..., C] by channel, [C]."""
+    """Returns the sums [C] of [B, ..., C] over all axes except the last."""
     return values.sum(tuple(range(values.ndim - 1)))
 
 
 def sum_of_squares(x: jax.Array) -> jax.Array:
-    """The sum of the squares of all values."""
+    """Returns the sum of the squares of all values."""
     return jnp.sum(jnp.square(x))
 
 
 def global_norm(gradients: Any, mesh: jax.sharding.Mesh | None = None) -> jax.Array:
-    """The root of the sum of the squares of all values of a tree.
+    """Returns the L2 norm of all values in a tree.
 
     Args:
-        gradients: a tree of arrays.
-        mesh: the devices that the arrays are sharded across, if there are several.
+        gradients: tree of arrays.
+        mesh: device mesh that the arrays are sharded across, if any.
     """
-    is_whole = mesh is None or mesh.size == 1  # parts of a sharded array would move
+    # Splitting a sharded array into parts would move data between devices.
+    is_whole = mesh is None or mesh.size == 1
     square = sum_of_squares if is_whole else _in_one
     return jnp.sqrt(sum(map(square, jax.tree.leaves(gradients)), jnp.float32(0)))
 
 
-# A CPU uses all its cores for a product, and for parts that are added up element by element. XLA's
-# own sum by channel uses one, and its sum of squares writes the squares down first.
+# On a CPU, XLA uses all cores for a matrix product and for adding parts of an array elementwise.
+# Its sum over all axes except the last uses one core, and its sum of squares first stores the
+# squares.
 
-_LARGE = 2**18  # values; smaller arrays stay in a core's cache, and are summed in one
-_PARTS = 16  # enough that what is left to sum takes no time
 _in_one = sum_of_squares
 
 
@@ -47,7 +48,7 @@ def _product_with_ones(values: jax.Array) -> jax.Array:
 
 
 def _by_parts(x: jax.Array) -> jax.Array:
-    first, *others = x.reshape(_PARTS, -1)
+    first, *others = x.reshape(thresholds.PARTS, -1)
     total = jnp.square(first)
     for part in others:
         total += jnp.square(part)
@@ -55,7 +56,7 @@ def _by_parts(x: jax.Array) -> jax.Array:
 
 
 def _sum_of_squares(x: jax.Array) -> jax.Array:
-    has_parts = x.size >= _LARGE and x.size % _PARTS == 0
+    has_parts = x.size >= thresholds.PARTED_VALUES and x.size % thresholds.PARTS == 0
     return (by_platform(_in_one, cpu=_by_parts) if has_parts else _in_one)(x)
 
 

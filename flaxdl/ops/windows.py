@@ -1,4 +1,4 @@
-"""Slices of the inputs by position of the window, for convolution and pooling."""
+"""Slices of the inputs for each position of a window, for convolution and pooling."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,18 @@ def slices_of_windows(
     padding: Sequence[int],
     fill: float = 0.0,
 ) -> list[jax.Array]:
-    """For each position of the window the inputs [B, *spatial, C] under it, as [B, *windows, C].
+    """Returns, for each position in a window, the inputs at that position in all windows.
 
     Args:
-        inputs: the images, or whatever has as many spatial axes as there are numbers below.
-        sizes: positions of a window; they are counted with the last axis first.
-        strides: steps from window to window.
-        padding: positions added on both sides.
-        fill: what these hold.
+        inputs: [B, *spatial, C].
+        sizes: size of the window along each spatial axis.
+        strides: step between neighboring windows along each spatial axis.
+        padding: number of positions added on both sides of each spatial axis.
+        fill: value of the padding.
+
+    Returns:
+        One array [B, *windows, C] per position; positions are in the order in which the last axis
+        varies fastest.
     """
     width = [(0, 0), *((amount, amount) for amount in padding), (0, 0)]
     padded = jnp.pad(inputs, width, constant_values=fill)

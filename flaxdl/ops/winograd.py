@@ -1,15 +1,15 @@
-"""Convolution with windows of 3×3 by less than half the multiplications (Winograd's algorithm).
+"""Winograd's algorithm for convolution with 3×3 windows, with less than half the multiplications.
 
-A tile of 4×4 positions makes 2×2 outputs. Along one axis the tile d₀ d₁ d₂ d₃ and the window
-g₀ g₁ g₂ become four numbers each, whose products m give two outputs:
+A tile of 4×4 positions gives 2×2 outputs. Along one axis, the tile d₀ d₁ d₂ d₃ and the window
+g₀ g₁ g₂ are transformed to four numbers each; the products m of these numbers give two outputs:
 
     tile      d₀ − d₂    d₁ + d₂              d₂ − d₁              d₁ − d₃
     window    g₀         (g₀ + g₁ + g₂) / 2   (g₀ − g₁ + g₂) / 2   g₂
     outputs   m₀ + m₁ + m₂    m₁ − m₂ − m₃
 
-Along both axes that is 16 products for 4 outputs instead of 36, and over the channels 16 matrix
-products. In float32 it is as exact as adding up the window is. Gradients are those of these sums,
-and save as much.
+Along both axes, this takes 16 products for 4 outputs instead of 36; with channels, they are 16
+matrix products. In float32, the result is as accurate as that of direct convolution. Gradients are
+computed by differentiating these sums and need as few multiplications.
 
 Lavin and Gray, F(2×2, 3×3) of https://arxiv.org/abs/1509.09308.
 
@@ -23,9 +23,9 @@ import jax.numpy as jnp
 
 
 def convolve_tiles(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves [B, H, W, I] with [3, 3, I, O] to [B, H, W, O], behind a border of one zero."""
+    """Convolves [B, H, W, I] with [3, 3, I, O] to [B, H, W, O], with zero padding of 1."""
     batch, height, width, channels = inputs.shape
-    fill = (height % 2, width % 2)  # up to whole tiles
+    fill = (height % 2, width % 2)  # completes the last tiles
     border = [(0, 0), (1, 1 + fill[0]), (1, 1 + fill[1]), (0, 0)]
     tiles = [part for row in _of_tiles(jnp.pad(inputs, border), 1) for part in _of_tiles(row, 2)]
     windows = [part for row in _of_windows(kernel) for part in _of_windows(row)]
@@ -41,8 +41,8 @@ def convolve_tiles(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _of_tiles(inputs: jax.Array, axis: int) -> list[jax.Array]:
-    # Positions are split into even and odd ones, and not sliced, for the sake of the gradient: that
-    # of a split is one copy, that of four slices four images to add up.
+    # Positions are split into even and odd ones instead of sliced with strides: the gradient of a
+    # split is one copy, whereas the gradient of four slices is a sum of four images.
     count = inputs.shape[axis] // 2
     pairs = inputs.reshape(*inputs.shape[:axis], count, 2, *inputs.shape[axis + 1 :])
     even_odd = [part.squeeze(axis + 1) for part in jax.lax.split(pairs, (1, 1), axis + 1)]

@@ -1,4 +1,1 @@
-"""The report of a run, or of several: predictions, scores, charts and the HTML page.
-
-Here belongs what a section of the report shows and how it looks.
-"""
+"""HTML reports for one or more runs: predictions, scores, charts and the rendered page."""

@@ -1,4 +1,4 @@
-"""The runs in a folder: how far they are, what they reached, and what differs between them."""
+"""Lists the runs in a folder with their progress, scores and differing settings."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from flaxdl.filesystem.paths import local_path
 from flaxdl.report.build import LAST_CHARTS, settings
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.checkpoints.folder import CheckpointFolder
-from flaxdl.training.overfitting import is_learned
+from flaxdl.training.overfitting import has_overfit
 from flaxdl.training.writers.metrics_file import MetricsFile
 
 _NO_SCORES = ("step", "split", "skipped_batches", *LAST_CHARTS)
@@ -23,42 +23,42 @@ _NO_SCORES = ("step", "split", "skipped_batches", *LAST_CHARTS)
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What is known of a run without its data, its checkpoints and its classes."""
+    """Summary of a run, read without its data, checkpoints or custom classes."""
 
     path: Path
-    """The workdir."""
+    """Working directory of the run."""
     updated: datetime
-    """When its last line of metrics was written, in local time."""
+    """Local time of the last line of metrics."""
     state: str
     """`finished`, `finished early`, `running`, `stopped` or `unreadable`."""
     step: int = 0
-    """The step of its newest line of metrics or checkpoint."""
+    """Step of the newest line of metrics or checkpoint."""
     total_steps: int = 0
-    """The length of the run."""
+    """Number of steps of the complete run."""
     split: str | None = None
-    """The split of the scores; None without any."""
+    """Split of the scores; None without scores."""
     scores: Mapping[str, float | None] = field(default_factory=dict)
-    """The metrics of the best checkpoint; None for what is not finite."""
+    """Metrics of the best checkpoint; None for non-finite values."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """The config, a text for each field."""
+    """Values of the config as text, by field."""
     differing: Mapping[str, str] = field(default_factory=dict)
-    """Those of the settings that other runs of the same model and kind of data have otherwise."""
+    """Settings that differ between runs with the same model and data source."""
     fault: str | None = None
-    """Why the run cannot be read."""
+    """Reason why the run cannot be read."""
 
 
 def list_runs(folder: str | Path = "runs") -> list[RunSummary]:
-    """Finds the runs in a folder, at any depth; those that were written to last come first.
+    """Finds the runs in a folder, at any depth; most recently updated first.
 
     Raises:
-        UserError: if there is no such folder, or no run in it.
+        UserError: if the folder does not exist or has no runs.
     """
     folder = local_path(folder)
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder} with runs; name another one")
+        raise UserError(f"there is no folder {folder}; pass the folder of your runs")
     runs = [_summary(Workdir(path)) for path in _workdirs(folder)]
     if not runs:
-        raise UserError(f"there is no run in {folder}")
+        raise UserError(f"there are no runs in {folder}")
     groups = defaultdict(list)
     for run in runs:
         groups[run.settings.get("model"), run.settings.get("data")].append(run)
@@ -75,7 +75,7 @@ def _workdirs(folder: Path) -> Iterator[Path]:
 
 
 def _is_config(folder: Path) -> bool:
-    """Returns whether config.json is that of a run; models of Hugging Face have such a file too."""
+    """Returns True if config.json was written by a run; Hugging Face models also have one."""
     try:
         return bool(Workdir(folder).config_record())
     except UserError:
@@ -118,7 +118,7 @@ def _read(folder: Workdir, updated: datetime) -> RunSummary:
 
 
 def _config(folder: Workdir) -> Config | None:
-    """The config, where it needs no classes of the user's own."""
+    """Returns the config, or None if it needs custom classes."""
     try:
         return folder.config()
     except UserError:
@@ -126,7 +126,7 @@ def _config(folder: Workdir) -> Config | None:
 
 
 def _scored(metrics: MetricsFile, config: Config | None) -> Mapping[str, Any]:
-    """The line of metrics that counts: of the test, the best validation, or the last training."""
+    """Returns the test line or, without one, the best validation line or the last line."""
     validation = metrics.of_split("validation")
     if test := metrics.of_split("test"):
         return test[-1]
@@ -138,18 +138,18 @@ def _scored(metrics: MetricsFile, config: Config | None) -> Mapping[str, Any]:
 
 
 def _is_over(metrics: MetricsFile, record: Mapping[str, Any], config: Config | None) -> bool:
-    """Returns whether a run has ended before its last step."""
+    """Returns True if a run ended before its last step."""
     batches = record["overfit_batches"]
-    if batches is not None and is_learned(metrics.of_split("train"), batches):
+    if batches is not None and has_overfit(metrics.of_split("train"), batches):
         return True
     validation = metrics.of_split("validation")
     return bool(metrics.of_split("test")) or (
-        config is not None and config.selection.is_over(validation, config.task)
+        config is not None and config.selection.should_stop(validation, config.task)
     )
 
 
 def _compared(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """The runs with those of their settings that differ among them."""
+    """Returns copies of the runs with `differing` set to the settings that differ between them."""
     names = {name for run in runs for name in run.settings}
     differing = {name for name in names if len({run.settings.get(name) for run in runs}) > 1}
     return [
@@ -159,7 +159,7 @@ def _compared(runs: Sequence[RunSummary]) -> list[RunSummary]:
 
 
 def to_record(run: RunSummary) -> dict[str, Any]:
-    """A run as a JSON object."""
+    """Converts a run to a dict of JSON-compatible values, without `settings`."""
     record = vars(run) | {"path": str(run.path), "updated": run.updated.isoformat(" ", "seconds")}
     del record["settings"]
     return json.loads(json.dumps(record))

@@ -1,11 +1,11 @@
-"""What a trained network answers on data that it was not trained on, kept for the report.
+"""Predictions on held-out data for the report, stored in `predictions.npz`.
 
-N: examples that were answered, M: those that are shown.
+N: evaluated examples, M: mistakes to show, U: uncertain predictions to show.
 """
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,70 +17,87 @@ import numpy as np
 from flaxdl.analysis.figures import as_picture
 from flaxdl.data import Dataset, Splits, evaluation_batches
 from flaxdl.data.dataset import Subset
+from flaxdl.data.pipeline import evaluation_order
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.filesystem.atomic import atomic_write
-from flaxdl.runs.prediction import Writing, predict_with
+from flaxdl.runs.prediction import Generation, predict_with_run
 from flaxdl.runs.restored import RestoredRun
 from flaxdl.training.distributed.mesh import replicated
-from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
+from flaxdl.training.tasks import LanguageModeling, MaskedLanguageModeling, SequenceToSequence
 
-_MOST_ANSWERED = 10_000  # of a larger split, evenly spread over it
-_MOST_AT_ONCE = 128
-_MOST_SHOWN = 24
-_MOST_REWRITTEN = 128  # texts, among which mistakes are looked for
+_MAX_EXAMPLES = 10_000  # evenly spaced examples of larger splits
+_MAX_BATCH_SIZE = 128
+_MAX_SHOWN = 24  # mistakes, or rewritten texts
+_MAX_UNCERTAIN = 12
+_MAX_REWRITTEN = 128  # texts; those with wrong results are shown first
 _LARGEST_PICTURE = 128  # pixels of the longer side
-_PROMPT_LENGTH = 24  # tokens, where the config has no prompt
+_PROMPT_LENGTH = 24  # tokens, if the config has no prompt
+
+
+def _nothing() -> np.ndarray:
+    return np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a classifier answers, and its most confident mistakes."""
+class Predictions:
+    """Predictions of a classifier, and the inputs of its most confident mistakes."""
 
     step: int
-    """The step of the checkpoint."""
+    """Step of the checkpoint."""
     split: str
     available: int
-    """How many examples the split has."""
+    """Number of examples in the split."""
     label: np.ndarray  # int32[N]
     predicted: np.ndarray  # int32[N]
     confidence: np.ndarray  # float32[N]
-    """The probability of the answer."""
+    """Probability of the predicted class."""
     shown: np.ndarray  # int32[M]
-    """The mistakes that are shown, as numbers of answers, the most confident first."""
+    """Indices (into the N predictions) of the mistakes to show, most confident first."""
     inputs: np.ndarray  # uint8[M, H, W] or [M, H, W, 3], or texts [M]
-    """What they look like; none where inputs are neither pictures nor texts."""
+    """Inputs of these mistakes; empty if inputs are neither images nor texts."""
+    # Files of version 0.1.0 and earlier commits lack the following fields.
+    index: np.ndarray = field(default_factory=_nothing)  # int32[N]
+    """Position of each example in the split."""
+    label_probability: np.ndarray = field(default_factory=_nothing)  # float32[N]
+    """Probability of the true class."""
+    names: np.ndarray = field(default_factory=_nothing)  # texts [N]
+    """File names of the examples; empty if examples are not files."""
+    uncertain: np.ndarray = field(default_factory=_nothing)  # int32[U]
+    """Indices (into the N predictions) of the least confident correct predictions."""
+    uncertain_inputs: np.ndarray = field(default_factory=_nothing)
+    """Inputs of the uncertain predictions, in the format of `inputs`."""
 
 
 @dataclass(frozen=True)
-class Writings:
-    """What a model that writes makes of texts."""
+class Generations:
+    """Texts that a model continued or rewrote."""
 
     step: int
-    """The step of the checkpoint."""
+    """Step of the checkpoint."""
     split: str
     items: np.ndarray  # texts [M]
-    """The prompts, or the texts that are rewritten."""
+    """Prompts, or texts to rewrite."""
     texts: np.ndarray  # texts [M]
-    """What was written."""
+    """Generated texts."""
     expected: np.ndarray  # texts [M], or none
-    """What should have been, of texts that are rewritten."""
+    """Expected results of rewriting; empty for prompts."""
     tried: int
-    """Among how many texts those that came out wrong were looked for."""
+    """Number of generated texts, including those not stored."""
 
 
-def answer(run: RestoredRun, splits: Splits) -> Answers | Writings | None:
-    """Lets a network answer the test split, or the validation split where there is no other.
+def compute(run: RestoredRun, splits: Splits) -> Predictions | Generations | None:
+    """Computes predictions on the test split, or on the validation split if there is no test split.
 
     Args:
-        run: the network.
-        splits: the data, transformed.
+        run: restored run.
+        splits: transformed splits of the run.
 
     Returns:
-        The answers; None where there is nothing to ask, or the task is of another kind.
+        The predictions, or None if there is no split to evaluate or the task has no predictions.
 
     Raises:
-        UserError: if the data cannot be read, or the network cannot do its task.
+        UserError: if the data cannot be read, or if the model does not fit the task.
     """
     split = "test" if splits.test is not None else "validation"
     dataset = getattr(splits, split)
@@ -91,79 +108,118 @@ def answer(run: RestoredRun, splits: Splits) -> Answers | Writings | None:
             return _continue(run, split, dataset)
         case SequenceToSequence():
             return _rewrite(run, split, dataset)
+        case MaskedLanguageModeling():
+            return None
         case _:
             return None if run.classes is None else _classify(run, split, dataset)
 
 
-def save(answers: Answers | Writings, path: Path) -> None:
-    """Writes answers to an .npz file, whole or not at all."""
-    arrays = {field.name: getattr(answers, field.name) for field in fields(answers)}
+def save(found: Predictions | Generations, path: Path) -> None:
+    """Writes predictions to an .npz file atomically."""
+    arrays = {field.name: getattr(found, field.name) for field in fields(found)}
     with atomic_write(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
-def load(path: Path) -> Answers | Writings | None:
-    """Reads what `save` has written; None where there is nothing, or nothing that can be read."""
-    if not path.is_file():  # a pipe would be waited for
+def load(path: Path) -> Predictions | Generations | None:
+    """Reads a file written by `save`; returns None if it is missing or unreadable."""
+    if not path.is_file():  # opening a pipe would block
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Any] = dict(file)
-        kind = Answers if "label" in arrays else Writings
+        kind = Predictions if "label" in arrays else Generations
         single = {"step": int, "split": str, "available": int, "tried": int}
         arrays |= {name: single[name](x) for name, x in arrays.items() if name in single}
         return kind(**arrays)
-    except Exception:  # whatever a broken file makes NumPy raise
+    except Exception:  # NumPy raises various errors for damaged files
         return None
 
 
-def _classify(run: RestoredRun, split: str, dataset: Dataset) -> Answers | None:
+def _classify(run: RestoredRun, split: str, dataset: Dataset) -> Predictions | None:
     available = len(dataset)
-    if available > _MOST_ANSWERED:
-        places = np.linspace(0, available - 1, _MOST_ANSWERED).astype(np.int64)
-        dataset = Subset(dataset, places)
+    positions = np.arange(available)
+    if available > _MAX_EXAMPLES:
+        positions = np.linspace(0, available - 1, _MAX_EXAMPLES).astype(np.int64)
+        dataset = Subset(dataset, positions)
+    order = evaluation_order(dataset)
 
     @partial(jax.jit, out_shardings=replicated(run.mesh))
-    def most_probable(state: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+    def classify(state: Any, batch: Any) -> tuple[jax.Array, ...]:
         logits = run.inference.predict(state, batch)
         probabilities = jax.nn.softmax(logits.astype(jnp.float32))
-        return jnp.argmax(logits, axis=-1), jnp.max(probabilities, axis=-1)
+        of_label = jnp.take_along_axis(probabilities, batch["label"][:, None], axis=-1)[:, 0]
+        return jnp.argmax(logits, axis=-1), jnp.max(probabilities, axis=-1), of_label
 
-    answered: list[tuple[np.ndarray, ...]] = []  # batch by batch: label, answer, confidence
-    mistakes: list[tuple[float, int, np.ndarray]] = []
-    batch_size = min(len(dataset), run.config.batch_size, _MOST_AT_ONCE)
+    # Per batch: index, label, prediction, confidence, probability of the label.
+    evaluated: list[tuple[np.ndarray, ...]] = []
+    mistakes = _Kept(_MAX_SHOWN)
+    uncertain = _Kept(_MAX_UNCERTAIN)
+    batch_size = min(len(dataset), run.config.batch_size, _MAX_BATCH_SIZE)
     batch_size = run.inference_size(batch_size)
-    first = 0  # the number of the batch's first example
+    first = 0  # number of readable examples in earlier batches
     with closing(evaluation_batches(dataset, run.transform, batch_size=batch_size)) as batches:
-        for batch in batches:
+        for number, batch in enumerate(batches):
             if "label" not in batch:
                 return None
-            placed = run.put(batch)
-            predicted, confidence = jax.device_get(most_probable(run.state, placed))
-            rows = np.flatnonzero(batch["weight"] > 0)  # those that can be read, each once
-            wrong = rows[predicted[rows] != batch["label"][rows]]
-            mistakes += [
-                (float(confidence[row]), first + place, batch["inputs"][row])
-                for place, row in zip(np.searchsorted(rows, wrong).tolist(), wrong, strict=True)
-            ]
-            mistakes = sorted(mistakes, key=lambda one: -one[0])[:_MOST_SHOWN]
-            answered.append((batch["label"][rows], predicted[rows], confidence[rows]))
+            found = jax.device_get(classify(run.state, run.put(batch)))
+            rows = np.flatnonzero(batch["weight"] > 0)  # not padding, and readable
+            predicted, confidence, of_label = (x[rows] for x in found)
+            label, inputs = batch["label"][rows], batch["inputs"][rows]
+            is_correct = predicted == label
+            mistakes.add(np.flatnonzero(~is_correct), -confidence, inputs, first)
+            uncertain.add(np.flatnonzero(is_correct), confidence, inputs, first)
+            index = positions[order[number * batch_size + rows]]
+            evaluated.append((index, label, predicted, confidence, of_label))
             first += len(rows)
-    label, predicted, confidence = map(np.concatenate, zip(*answered, strict=True))
-    return Answers(
+    index, label, predicted, confidence, of_label = (
+        np.concatenate(parts) for parts in zip(*evaluated, strict=True)
+    )
+    return Predictions(
         step=int(run.state.step),
         split=split,
         available=available,
         label=label.astype(np.int32),
         predicted=predicted.astype(np.int32),
         confidence=confidence.astype(np.float32),
-        shown=np.array([number for _, number, _ in mistakes], np.int32),
-        inputs=_shown(run, [inputs for _, _, inputs in mistakes]),
+        shown=mistakes.numbers,
+        inputs=_shown(run, mistakes.inputs),
+        index=index.astype(np.int32),
+        label_probability=of_label.astype(np.float32),
+        names=_names(dataset, np.searchsorted(positions, index)),
+        uncertain=uncertain.numbers,
+        uncertain_inputs=_shown(run, uncertain.inputs),
     )
 
 
+class _Kept:
+    """Collection that keeps the examples with the lowest values, and their inputs."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._examples: list[tuple[float, int, np.ndarray]] = []
+
+    def add(self, rows: np.ndarray, values: np.ndarray, inputs: np.ndarray, first: int) -> None:
+        """Adds `rows` of a batch whose first example has the number `first`."""
+        rows = rows[np.argsort(values[rows], kind="stable")][: self._most]
+        self._examples += [
+            (float(values[row]), first + int(row), inputs[row].copy()) for row in rows
+        ]
+        self._examples = sorted(self._examples, key=lambda one: one[0])[: self._most]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Numbers of the examples, lowest value first."""
+        return np.array([number for _, number, _ in self._examples], np.int32)
+
+    @property
+    def inputs(self) -> list[np.ndarray]:
+        """Inputs of the examples, lowest value first."""
+        return [inputs for _, _, inputs in self._examples]
+
+
 def _shown(run: RestoredRun, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """Inputs as pictures of one size, or as texts; none where they are neither."""
+    """Returns inputs as images of one size or as texts; empty if they are neither."""
     if not inputs:
         return np.zeros(0, np.uint8)
     transform = run.transform
@@ -172,6 +228,12 @@ def _shown(run: RestoredRun, inputs: Sequence[np.ndarray]) -> np.ndarray:
     if inputs[0].ndim in (2, 3):
         return np.stack([_smaller(as_picture(row)) for row in inputs])
     return np.zeros(0, np.uint8)
+
+
+def _names(dataset: Dataset, indices: np.ndarray) -> np.ndarray:
+    """Returns the names of examples; empty if they have none."""
+    names = [dataset.example_name(int(index)) for index in indices]
+    return _nothing() if None in names else np.array(names, dtype=str)
 
 
 def _smaller(picture: np.ndarray) -> np.ndarray:
@@ -184,8 +246,8 @@ def _smaller(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
-def _continue(run: RestoredRun, split: str, dataset: Dataset) -> Writings | None:
-    """A sample: the config's prompt continued, or the beginning of the first text."""
+def _continue(run: RestoredRun, split: str, dataset: Dataset) -> Generations | None:
+    """Continues the configured prompt or, if there is none, the beginning of the first text."""
     transform, task = run.transform, run.config.task
     assert isinstance(task, LanguageModeling)
     if not isinstance(transform, FittedText):
@@ -194,27 +256,27 @@ def _continue(run: RestoredRun, split: str, dataset: Dataset) -> Writings | None
     if prompt is None:
         first = dataset.gather(np.arange(1))["inputs"]  # [1, T]
         prompt = transform.decode(first[:, : min(_PROMPT_LENGTH, first.shape[1] // 2)])[0]
-    return _writings(run, split, [prompt], [])
+    return _generations(run, split, [prompt], [])
 
 
-def _rewrite(run: RestoredRun, split: str, dataset: Dataset) -> Writings | None:
-    """Some texts rewritten, those that come out wrong first."""
+def _rewrite(run: RestoredRun, split: str, dataset: Dataset) -> Generations | None:
+    """Rewrites the first texts of a split; those with wrong results come first."""
     transform = run.transform
     if not isinstance(transform, FittedTextPairs):
         return None
-    batch = dataset.gather(np.arange(min(len(dataset), _MOST_REWRITTEN)))
+    batch = dataset.gather(np.arange(min(len(dataset), _MAX_REWRITTEN)))
     items, expected = (transform.decode(batch[name]) for name in ("inputs", "label"))
-    return _writings(run, split, items, expected)
+    return _generations(run, split, items, expected)
 
 
-def _writings(
+def _generations(
     run: RestoredRun, split: str, items: Sequence[str], expected: Sequence[str]
-) -> Writings:
-    texts = [one.text for one in predict_with(run, items) if isinstance(one, Writing)]
+) -> Generations:
+    texts = [one.text for one in predict_with_run(run, items) if isinstance(one, Generation)]
     order = range(len(items))
     if expected:
-        order = sorted(order, key=lambda i: texts[i] == expected[i])[:_MOST_SHOWN]
-    return Writings(
+        order = sorted(order, key=lambda i: texts[i] == expected[i])[:_MAX_SHOWN]
+    return Generations(
         step=int(run.state.step),
         split=split,
         items=np.array([items[i] for i in order]),

@@ -1,6 +1,6 @@
-"""What a classifier's answers are worth, class by class, and whether its probabilities are.
+"""Per-class metrics and calibration of a classifier.
 
-N: answers, K: classes.
+N: predictions, K: classes.
 """
 
 from collections.abc import Sequence
@@ -14,32 +14,32 @@ _BINS = 10
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How one class fares; None where there is nothing to divide by."""
+    """Metrics of one class; None where they are undefined (0 / 0)."""
 
     name: str
     examples: int
-    """How many examples are of it."""
+    """Number of examples of the class."""
     precision: float | None
-    """Share of the answers with this class that are right."""
+    """Fraction of the predictions of this class that are correct."""
     recall: float | None
-    """Share of the examples of this class that are found."""
+    """Fraction of the examples of this class that are predicted correctly."""
     f1: float | None
-    """The harmonic mean of the two."""
+    """Harmonic mean of precision and recall."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether answers are right as often as their probability says, by bins of probability."""
+    """Reliability diagram: mean accuracy and mean confidence in bins of confidence."""
 
-    confidence: np.ndarray  # [bins], the mean probability
-    accuracy: np.ndarray  # [bins], the share that is right
-    count: np.ndarray  # [bins], how many answers there are
+    confidence: np.ndarray  # [bins], mean confidence
+    accuracy: np.ndarray  # [bins], fraction of correct predictions
+    count: np.ndarray  # [bins], number of predictions
     error: float
-    """The mean distance of the two, weighted by the counts: the expected calibration error."""
+    """Expected calibration error: mean of |confidence - accuracy|, weighted by the counts."""
 
 
 def confusion_matrix(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """How often each class (row) was answered with each class (column), int[K, K]."""
+    """Returns the counts of true classes (rows) and predicted classes (columns), int[K, K]."""
     from sklearn.metrics import confusion_matrix
 
     return confusion_matrix(label, predicted, labels=np.arange(num_classes))
@@ -48,7 +48,7 @@ def confusion_matrix(label: np.ndarray, predicted: np.ndarray, num_classes: int)
 def class_scores(
     label: np.ndarray, predicted: np.ndarray, classes: Sequence[str]
 ) -> list[ClassScore]:
-    """Precision, recall and F1 of each class."""
+    """Returns precision, recall and F1 of each class."""
     from sklearn.metrics import precision_recall_fscore_support
 
     nothing: Any = np.nan
@@ -61,26 +61,26 @@ def class_scores(
     ]
 
 
-def calibrate(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
-    """Compares probabilities with outcomes, in ten bins (Guo et al., "On Calibration", 2017).
+def calibrate(confidence: np.ndarray, is_correct: np.ndarray) -> Calibration:
+    """Compares confidence with accuracy in ten bins (Guo et al., "On Calibration", 2017).
 
     Args:
-        confidence: the probabilities of the answers, float[N].
-        is_right: whether they are right, bool[N].
+        confidence: probability of each prediction, float[N].
+        is_correct: True for correct predictions, bool[N].
     """
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     count = np.bincount(bins, minlength=_BINS)
-    there = count > 0
-    sums = (np.bincount(bins, weights=x, minlength=_BINS) for x in (confidence, is_right))
-    mean, share = (total[there] / count[there] for total in sums)
-    error = float(np.sum(count[there] * np.abs(mean - share)) / len(confidence))
-    return Calibration(mean, share, count[there], error)
+    nonempty = count > 0
+    sums = (np.bincount(bins, weights=x, minlength=_BINS) for x in (confidence, is_correct))
+    mean, accuracy = (total[nonempty] / count[nonempty] for total in sums)
+    error = float(np.sum(count[nonempty] * np.abs(mean - accuracy)) / len(confidence))
+    return Calibration(mean, accuracy, count[nonempty], error)
 
 
 def most_confused(
     confusion: np.ndarray, classes: Sequence[str], most: int = 10
 ) -> list[tuple[str, str, int]]:
-    """The pairs that are taken for each other most often: class, answer, how often."""
+    """Returns the most frequent confusions, as (true class, predicted class, count)."""
     wrong = confusion - np.diag(np.diag(confusion))
     places = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [divmod(int(place), len(classes)) for place in places]

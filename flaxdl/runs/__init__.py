@@ -1,5 +1,5 @@
-"""A run: its plan and data, its workdir, and what is done with its checkpoints.
+"""Runs: setup, working directories, restoring, evaluation and prediction.
 
-Here belongs what ties a config, its data and the files of one run together; nothing here knows how
-a report or an export looks.
+This package connects the config, the data and the files of one run. It does not depend on reports
+or exports.
 """

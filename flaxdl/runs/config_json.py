@@ -1,7 +1,7 @@
-"""A config as JSON, stored under public names so that it survives refactoring.
+"""Serialization of configs to JSON, with public class names that survive refactoring.
 
-A class is stored as it is imported by users, such as `flaxdl.data.Tfds`, and not with the module
-that happens to define it. Names that earlier versions stored are in the tables below.
+A class is stored under the name that users import, such as `flaxdl.data.Tfds`, not under the module
+that defines it. The tables below list names stored by earlier versions.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from flaxdl.errors import UserError
 
 _PUBLIC_PACKAGES = ("flaxdl", "flaxdl.data", "flaxdl.layers", "flaxdl.models", "flaxdl.training")
 
-# Package → the modules that stood in place of it in class names until November 2026.
+# Package → its modules that were part of class names until November 2026.
 _EARLIER_MODULES = {
     "flaxdl": ("config",),
     "flaxdl.data": (
@@ -54,11 +54,20 @@ _EARLIER_PREFIXES = {
     for package, modules in _EARLIER_MODULES.items()
     for module in modules
 }
-# Earlier name of a class → its name today.
-_EARLIER_CLASSES: dict[str, str] = {}
-# Class, earlier name of its field → the field's name today.
-_EARLIER_FIELDS: dict[tuple[str, str], str] = {}
-# Class, field that it had → the value that changed nothing, with which a run can still be read.
+# Earlier name of a class → current name.
+_EARLIER_CLASSES: dict[str, str] = {
+    "flaxdl.training.Rewind": "flaxdl.training.SpikeRecovery",
+}
+# Class, earlier name of a field → current name of the field.
+_EARLIER_FIELDS: dict[tuple[str, str], str] = {
+    ("flaxdl.Config", "rewind"): "spike_recovery",
+    ("flaxdl.data.ImageRows", "shorter_side"): "resize",
+    ("flaxdl.data.ImageRows", "smallest_area"): "min_scale",
+    ("flaxdl.data.Images", "shorter_side"): "resize",
+    ("flaxdl.data.Images", "smallest_area"): "min_scale",
+    ("flaxdl.data.Text", "padded_lengths"): "bucket_lengths",
+}
+# Class, removed field → the value that had no effect; runs with this value can still be read.
 _REMOVED_FIELDS: dict[tuple[str, str], Any] = {
     ("flaxdl.layers.BatchNorm", "per_device"): False,
     ("flaxdl.layers.MultiHeadAttention", "dropout"): 0.0,
@@ -66,14 +75,16 @@ _REMOVED_FIELDS: dict[tuple[str, str], Any] = {
 
 
 def to_json(value: Any, name: str = "") -> Any:
-    """A config, or any value in it, as JSON: dataclasses as their class name and fields.
+    """Converts a config, or any value in it, to JSON-compatible values.
+
+    A dataclass becomes a dict of its class name and its fields.
 
     Args:
         value: the config or value.
-        name: its name in error messages, as in `model.activation`.
+        name: name of the value in error messages, such as `model.activation`.
 
     Raises:
-        UserError: naming the first field whose value has no JSON form, or is not a number.
+        UserError: if a value cannot be stored as JSON, or is NaN; the message names the field.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         prefix = f"{name}." if name else ""
@@ -91,17 +102,17 @@ def to_json(value: Any, name: str = "") -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise UserError(
-        f"{name}{': ' if name else ''}a config holds numbers, texts, tuples and dataclasses, "
+        f"{name}{': ' if name else ''}a config can hold numbers, strings, tuples and dataclasses, "
         f"got {value!r:.200} (a {type(value).__name__})"
     )
 
 
 def from_json(value: Any) -> Any:
-    """The inverse of `to_json`, for public classes of flaxdl and current names.
+    """Converts JSON back to a config: the inverse of `to_json`, for public classes of flaxdl.
 
     Raises:
-        UserError: if a value was of a class of the user's own, which needs the config file that
-            it came from.
+        UserError: if a class is not a public class of flaxdl, or if it lacks a stored field. A
+            config with classes defined by the user must be read from the config file of the run.
     """
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)
@@ -114,8 +125,8 @@ def from_json(value: Any) -> Any:
     found = _public_classes().get(name) if isinstance(name, str) else None
     if found is None:
         raise UserError(
-            f"config.json names {name!r}, which is no public class of flaxdl; "
-            "give the config file of the run with --config"
+            f"config.json refers to {name!r}, which is not a public class of flaxdl; "
+            "pass the config file of the run with --config"
         )
     known = [field.name for field in dataclasses.fields(found)]
     for name in fields:
@@ -128,15 +139,15 @@ def from_json(value: Any) -> Any:
 
 
 def upgraded(value: Any, like: Any = None) -> Any:
-    """The JSON of a config that any version has written, as today's version would write it.
+    """Converts the JSON of a config from any version to the format of the current version.
 
-    Earlier names are replaced, and removed fields left out if they changed nothing. Fields that
-    were added to a class since get what earlier runs did without them: the field's default, or the
-    value `earlier` of its metadata if that differs.
+    Earlier names are replaced, and removed fields are dropped if they had no effect. Fields added
+    to a class since then get the value that matches the behavior of earlier runs: the value
+    `earlier` in the field's metadata or, without one, the default of the field.
 
     Args:
         value: the JSON of a config, or of any value in it.
-        like: a config that may have classes of the user's own, which are looked up there.
+        like: config used to look up classes defined by the user.
     """
     if isinstance(value, list):
         items = like if isinstance(like, (list, tuple)) and len(like) == len(value) else value
@@ -155,7 +166,7 @@ def upgraded(value: Any, like: Any = None) -> Any:
             record[name] = upgraded(item, _part(like, name))
     is_own = dataclasses.is_dataclass(like) and class_name(type(like)) == cls
     found: Any = type(like) if is_own else _public_classes().get(cls)
-    if found is None:  # no dataclass, or one of the user's own
+    if found is None:  # not a dataclass, or one defined by the user
         return record
     names = setting_names(found)
     for added in dataclasses.fields(found):
@@ -165,7 +176,10 @@ def upgraded(value: Any, like: Any = None) -> Any:
 
 
 def _current_name(name: str, like: Any) -> str:
-    """Today's name of a class that any version has stored; `like` may be a value of it."""
+    """Returns the current name of a class from its name in any version.
+
+    A class that was defined in the main program is recognized if `like` is an instance of it.
+    """
     if name == f"__main__.{type(like).__qualname__}":
         return class_name(type(like))
     module, _, own = name.rpartition(".")
@@ -179,7 +193,7 @@ def _part(value: Any, name: str) -> Any:
 
 
 def _earlier_value(field: dataclasses.Field) -> dict[str, Any]:
-    """The value of a field in runs that began before it existed; nothing where it has none."""
+    """Returns {name: value} for runs that began before the field existed; {} without a value."""
     if "earlier" in field.metadata:
         return {field.name: to_json(field.metadata["earlier"])}
     if field.default is not dataclasses.MISSING:
@@ -190,7 +204,10 @@ def _earlier_value(field: dataclasses.Field) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ: lines such as `optimizer.learning_rate: 0.001 → 0.0003`."""
+    """Lists the differences between two JSON values.
+
+    Each entry is a line such as `optimizer.learning_rate: 0.001 → 0.0003`.
+    """
     if isinstance(old, dict) and isinstance(new, dict) and old.get("class") == new.get("class"):
         return [
             line
@@ -201,9 +218,10 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 
 def class_name(kind: type) -> str:
-    """The public name of a class of flaxdl, or the module path of another one.
+    """Returns the public name of a flaxdl class, or module and name of any other class.
 
-    A class of the program itself is that of its file, as if that were a config file.
+    For a class in the main program, the module is the name of the program's file, as for a class
+    in a config file.
     """
     for name, found in _public_classes().items():
         if found is kind:
@@ -216,7 +234,7 @@ def class_name(kind: type) -> str:
 
 @cache
 def _public_classes() -> dict[str, type]:
-    """The dataclasses that flaxdl's packages export, by name."""
+    """Returns the dataclasses exported by flaxdl's packages, by public name."""
     return {
         f"{package}.{name}": value
         for package in _PUBLIC_PACKAGES
@@ -224,3 +242,13 @@ def _public_classes() -> dict[str, type]:
         if dataclasses.is_dataclass(value := getattr(importlib.import_module(package), name))
         and isinstance(value, type)
     }
+
+
+def current_field(cls: type, name: str) -> str | None:
+    """Returns the current name of a renamed field; None if `name` is not an earlier name."""
+    return _EARLIER_FIELDS.get((class_name(cls), name))
+
+
+def current_class(name: str) -> str | None:
+    """Returns the current name of a renamed class; None if `name` is not an earlier name."""
+    return _EARLIER_CLASSES.get(name)

@@ -1,4 +1,4 @@
-"""Training data that lie on the devices: batches then travel as the numbers of their examples."""
+"""Training data stored on the devices, so that only example indices are transferred per step."""
 
 import jax
 import numpy as np
@@ -9,19 +9,19 @@ from flaxdl.data.pipeline import finite_without_weight
 from flaxdl.training.distributed.collectives import broadcast_from_first
 from flaxdl.training.distributed.mesh import replicated
 
-_SHARE = 1 / 16  # of a device's memory that the data may take
+_MEMORY_FRACTION = 1 / 16  # maximum fraction of a device's memory for the data
 
 
-def keep_on_devices(
+def copy_to_devices(
     dataset: Dataset, transform: Transform, mesh: Mesh
 ) -> dict[str, jax.Array] | None:
-    """Copies all examples to every device, or returns None where that cannot be.
+    """Copies all examples to every device; returns None if that is not possible.
 
-    They must be in memory, be prepared without chance and in one shape, and take at most a
-    sixteenth of a device's memory; a CPU's is no other than where they are. All processes take the
-    first one's word for it.
+    The examples must be in memory, have one shape, be prepared without random augmentation, and
+    take at most a sixteenth of a device's memory. On CPU, nothing is copied, since the data is
+    already in host memory. All processes use the memory limit of the first one.
     """
-    limit = broadcast_from_first(_memory(mesh)) * _SHARE
+    limit = broadcast_from_first(_memory(mesh)) * _MEMORY_FRACTION
     is_fixed = dataset.lengths() is None and not transform.draw(np.random.default_rng(0), 1)
     if not limit or not dataset.in_memory or not is_fixed:
         return None
@@ -39,5 +39,5 @@ def _put(array: np.ndarray, place: NamedSharding) -> jax.Array:
 
 
 def _memory(mesh: Mesh) -> int:
-    """Bytes that a device says it has; a CPU says nothing."""
+    """Returns the memory limit of a device in bytes; 0 on CPU, where none is reported."""
     return (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit", 0)

@@ -17,7 +17,7 @@ from flaxdl.runs.restored import restore
 from flaxdl.runs.setup import load_splits, split_batches
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.distributed.mesh import replicated
-from flaxdl.training.distributed.placement import in_turn
+from flaxdl.training.distributed.placement import block_on_cpu
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 
@@ -27,16 +27,16 @@ _LOGGER = logging.getLogger(__name__)
 def evaluate(
     workdir: str | Path, split: str = "test", *, config: Config | None = None
 ) -> dict[str, float]:
-    """The metrics of a finished or running run's best checkpoint on a split.
+    """Computes the metrics of a run's best checkpoint on a split; the run may still be training.
 
     Args:
-        workdir: the run's folder.
+        workdir: working directory of the run.
         split: `train`, `validation` or `test`.
-        config: the run's config, if config.json needs classes of the user's own.
+        config: config of the run, needed only if it uses classes that are not part of flaxdl.
 
     Raises:
-        UserError: if there is no run, no checkpoint or no such split, or the data have other
-            classes than the run was trained on.
+        UserError: if there is no run, checkpoint or split of that name, or if the classes of the
+            data differ from those that the run was trained on.
     """
     run = restore(workdir, config)
     splits = load_transformed(run, Workdir(workdir))
@@ -48,33 +48,33 @@ def evaluate(
 def measure(
     steps: Steps, state: TrainState, batches: Iterable[Mapping[str, Any]], *, mesh: Mesh
 ) -> dict[str, float]:
-    """The metrics of a state over batches, every example counted once.
+    """Computes the metrics of a state over batches, counting every example once.
 
     Args:
-        steps: the functions of the run.
-        state: its state, on the devices of the mesh.
-        batches: on the same devices.
-        mesh: the devices.
+        steps: step functions of the run.
+        state: training state, on the devices of the mesh.
+        batches: batches, on the same devices.
+        mesh: device mesh of the run.
     """
     add = jax.jit(steps.evaluate, donate_argnums=1, out_shardings=replicated(mesh))
-    sums = state.sums.emptied()
+    sums = state.sums.zeros_like()
     for batch in batches:
-        sums = in_turn(add(state, sums, batch), mesh)
+        sums = block_on_cpu(add(state, sums, batch), mesh)
     return sums.means()
 
 
 def load_transformed(plan: Plan, folder: Workdir) -> Splits:
-    """Loads the data of a run, transformed; warns if they are not those that it was trained on.
+    """Loads and transforms the data of a run; warns if it has changed since training.
 
     Raises:
-        UserError: if the data cannot be loaded, or have other classes.
+        UserError: if the data cannot be loaded, or if its classes have changed.
     """
     recorded = folder.data()
     splits = load_splits(plan.config)
     changes = facts.differences(recorded, {**recorded, **splits.identity()})
     if changes:
         listed = "\n  ".join(changes)
-        message = f"the data of {folder.path} are not those of the run:\n  {listed}"
+        message = f"the data differ from those that {folder.path} was trained on:\n  {listed}"
         if splits.identity()["classes"] != recorded["classes"]:
             raise UserError(message)
         _LOGGER.warning("%s", message)

@@ -1,4 +1,4 @@
-"""The state that a run starts from: parameters drawn at random, or the weights of `config.init`."""
+"""Initial state of a run: random parameters, or the weights of `config.init`."""
 
 from typing import Any
 
@@ -12,36 +12,60 @@ from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.distributed.placement import create_on, put_like
 from flaxdl.training.state import TrainState
 from flaxdl.weights import load_weights, state_dict
+from flaxdl.weights.names import leaves_by_key, matches_any
+
+_MOST_NAMES = 6  # randomly initialized parameters that are listed
 
 
 def initial_state(setup: Setup) -> TrainState:
-    """The state before the first step, with the weights that `config.init` asks for.
+    """Creates the state before the first step, with the weights of `config.init`.
 
     Raises:
-        UserError: if the weights cannot be found or read, or do not fit the model.
+        UserError: if the weights cannot be found or read, or do not match the model.
+    """
+    return described_initial_state(setup)[0]
+
+
+def described_initial_state(setup: Setup) -> tuple[TrainState, str | None]:
+    """Returns the initial state and a description of its weights (None if they are random).
+
+    An example is `weights from runs/small, step 18; initialized: fc.weight`.
+
+    Raises:
+        UserError: if the weights cannot be found or read, or do not match the model.
     """
     state = create_on(setup.placement, setup.create_state)
     init = setup.config.init
     if init.weights is None:
-        return state
-    source: Any = init.weights  # a published name is no path
+        return state, None
+    source: Any = init.weights  # a name or a path
+    text = f"weights from {init.weights}"
     if Workdir(source).has_checkpoints:
         try:
-            source = state_dict(_whole(restore(source)))
+            run = restore(source)
+            text += f", step {int(run.state.step):,}"
+            source = state_dict(_unsharded_variables(run))
         except UserError as error:
             raise UserError(
                 f"init.weights: the run {init.weights} cannot be read: {error}. "
-                "A file that `python -m flaxdl export` made of it will do as well"
+                "A file exported from it with `python -m flaxdl export` works as well"
             ) from error
     variables = {"params": state.params, **state.model_state}
     ignore = getattr(setup.config.model, "ignored_keys", ())
     loaded = load_weights(variables, source, omit=init.omit, ignore=ignore)
     loaded = put_like(variables, loaded)
-    return state.replace(params=loaded.pop("params"), model_state=loaded)
+    names = [name for name in leaves_by_key(variables) if matches_any(name, init.omit)]
+    if names:
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        text += f"; initialized: {', '.join(names[:_MOST_NAMES])}{more}"
+    params, average = loaded.pop("params"), state.average
+    if average is not None:
+        average = create_on(setup.placement, setup.steps.ema.start, params, loaded)
+    return state.replace(params=params, model_state=loaded, average=average), text
 
 
-def _whole(run: RestoredRun) -> Any:
-    """The variables of a run, whole in every process."""
+def _unsharded_variables(run: RestoredRun) -> Any:
+    """Returns the variables of a run; every process holds a full copy."""
     if jax.process_count() == 1:
         return run.variables
     return jax.jit(lambda variables: variables, out_shardings=replicated(run.mesh))(run.variables)

@@ -1,4 +1,4 @@
-"""What a user wants predicted: files, folders of files, texts, and lists of them."""
+"""Inputs for prediction: files, folders of files, texts, and files that list them."""
 
 import logging
 import os
@@ -15,22 +15,22 @@ from flaxdl.errors import UserError
 from flaxdl.filesystem.paths import local_path
 
 _LOGGER = logging.getLogger(__name__)
-_SHOWN = 20  # reasons why items are unreadable
+_SHOWN = 20  # reasons listed in a message
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """An item without a prediction, and why."""
+class SkippedItem:
+    """An item without a prediction, and the reason."""
 
     item: str
-    """The file or text."""
+    """File name or text."""
     error: str
-    """Names what was wrong with it."""
+    """Reason why the item has no prediction."""
 
 
-def summary(unreadable: Sequence[Unreadable], total: int) -> str:
-    """Says how many of so many items have no prediction, and why the first of them have none."""
+def summary(unreadable: Sequence[SkippedItem], total: int) -> str:
+    """Returns a message that says how many items have no prediction, and why."""
     reasons = [
         one.error if one.item in one.error else f"{one.item!r}: {one.error}" for one in unreadable
     ]
@@ -41,13 +41,13 @@ def summary(unreadable: Sequence[Unreadable], total: int) -> str:
 
 
 def read_items(path: str) -> list[str]:
-    """Reads texts or names of files, one a line; blank lines are skipped, and their number logged.
+    """Reads texts or file names, one per line; skips blank lines and logs their number.
 
     Args:
-        path: a file in UTF-8, or `-` for standard input.
+        path: path of a UTF-8 file, or `-` for standard input.
 
     Raises:
-        UserError: if it cannot be read, or has no items.
+        UserError: if the file cannot be read, or has no items.
     """
     try:
         if path == "-" and sys.stdin is None:
@@ -55,25 +55,25 @@ def read_items(path: str) -> list[str]:
         data = sys.stdin.buffer.read() if path == "-" else local_path(path).read_bytes()
         lines = data.decode("utf-8-sig").split("\n")  # not splitlines: U+2028 is part of a text
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as lines of UTF-8: {error}") from error
+        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
     lines = [line.removesuffix("\r") for line in lines]
     items = [line for line in lines if line.strip()]
     if not items:
-        raise UserError(f"{path} has no lines with a text or the name of a file")
-    blank = len(lines) - len(items) - (lines[-1] == "")  # the last line has an end
+        raise UserError(f"{path} contains no texts or file names")
+    blank = len(lines) - len(items) - (lines[-1] == "")  # a trailing newline
     if blank:
         _LOGGER.warning("%s: skipped %d blank %s", path, blank, "line" if blank == 1 else "lines")
     return items
 
 
-def expand_items(items: Sequence[str], transform: Transform) -> list[str | Unreadable]:
-    """Replaces folders by the files in them that a transform reads, in the order of their names.
+def expand_items(items: Sequence[str], transform: Transform) -> list[str | SkippedItem]:
+    """Replaces each folder by the files in it that a transform can read, sorted by name.
 
-    Files are looked for at any depth, but not in hidden folders and those that operating systems
-    make. How many other files there are is logged, once for each folder. Texts stay as they are.
+    Folders are searched recursively, except for hidden folders and those created by operating
+    systems. The number of other files is logged once per folder. Texts are returned unchanged.
 
     Returns:
-        The items, among them those that are known to be unreadable.
+        The items, with a `SkippedItem` for each one already known to be unreadable.
     """
     if not transform.file_suffixes:
         return list(items)
@@ -88,21 +88,21 @@ def expand_items(items: Sequence[str], transform: Transform) -> list[str | Unrea
     ]
 
 
-def _checked(item: str) -> str | Unreadable:
+def _checked(item: str) -> str | SkippedItem:
     if not item:
-        return Unreadable(item, "an empty text is not the name of a file")
+        return SkippedItem(item, "an empty string is not a file name")
     if _URL.match(item):
-        return Unreadable(item, f"{item} is a URL, which is not downloaded; save it as a file")
+        return SkippedItem(item, f"{item} is a URL; URLs are not downloaded, so save it as a file")
     if item == "-":
-        return Unreadable(
+        return SkippedItem(
             item, "'-' is not a file; to read file names from stdin, use --from-file -"
         )
     return item
 
 
-def _files_in(folder: str, transform: Transform) -> list[str | Unreadable]:
+def _files_in(folder: str, transform: Transform) -> list[str | SkippedItem]:
     files, others = [], Counter[str]()
-    seen = set()  # folders, since links may lead back
+    seen = set()  # visited folders, since symbolic links may form cycles
     for place, folders, names in os.walk(local_path(folder), followlinks=True):
         status = os.stat(place)
         is_new = (status.st_dev, status.st_ino) not in seen
@@ -118,9 +118,11 @@ def _files_in(folder: str, transform: Transform) -> list[str | Unreadable]:
                 others[Path(name).suffix.lower() or "without suffix"] += 1
     counted = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
     if not files:
-        passed = f"; it holds {counted}" if others else ""
-        error = f"{folder} holds no files to predict ({', '.join(transform.file_suffixes)}){passed}"
-        return [Unreadable(folder, error)]
+        passed = f"; found {counted}" if others else ""
+        error = (
+            f"{folder} contains no supported files ({', '.join(transform.file_suffixes)}){passed}"
+        )
+        return [SkippedItem(folder, error)]
     if others:
-        _LOGGER.warning("%s: %d files are not used: %s", folder, others.total(), counted)
+        _LOGGER.warning("%s: skipped %d files: %s", folder, others.total(), counted)
     return sorted(files)

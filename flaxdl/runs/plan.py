@@ -1,4 +1,4 @@
-"""The plan of a run: what follows from its config and a few facts about its data."""
+"""Plan of a run, derived from its config and from facts about its data."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -11,6 +11,7 @@ from flaxdl.config import Config
 from flaxdl.data import Transform
 from flaxdl.errors import UserError
 from flaxdl.training.distributed.placement import Placement, shapes_on
+from flaxdl.training.ema import EMA
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 
@@ -19,22 +20,22 @@ Examples = Mapping[str, jax.ShapeDtypeStruct]
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a run that can be rebuilt from its workdir without its data."""
+    """Everything about a run that can be rebuilt from its workdir without loading its data."""
 
     config: Config
-    """The run, with the sizes of the model that its data decide."""
+    """Configuration of the run, with the model's sizes resolved from the data."""
     transform: Transform
-    """Fitted to the training split."""
+    """Transform, fitted to the training split."""
     classes: tuple[str, ...] | None
-    """Names of the classes, if labels are classes."""
+    """Class names; None if labels are not classes."""
     examples: Examples
-    """A batch of one example, as shapes."""
+    """Shapes and dtypes of a batch with one example."""
     steps_per_epoch: int
     mesh: jax.sharding.Mesh
 
     @classmethod
     def extended(cls, plan: "Plan", **more: Any) -> Self:
-        """A subclass's value that has everything of a plan, and more."""
+        """Creates an instance of a subclass from a plan and the additional fields."""
         return cls(**{field.name: getattr(plan, field.name) for field in fields(Plan)}, **more)
 
     @property
@@ -44,21 +45,24 @@ class Plan:
 
     @property
     def log_every(self) -> int:
-        """Steps between two lines of training metrics."""
+        """Number of steps between lines of training metrics."""
         return self.config.log_every or min(50, max(self.total_steps // 20, 1))
 
     @property
     def evaluate_every(self) -> int:
-        """Steps between two evaluations."""
+        """Number of steps between evaluations."""
         return max(round(self.config.evaluate_every * self.steps_per_epoch), 1)
 
     @cached_property
     def steps(self) -> Steps:
-        """The pure functions of the run."""
+        """Pure step functions of the run."""
         config = self.config
-        thaw_step = None
+        unfreeze_step = None
         if config.freeze_epochs is not None:
-            thaw_step = round(config.freeze_epochs * self.steps_per_epoch)
+            unfreeze_step = round(config.freeze_epochs * self.steps_per_epoch)
+        # To be overfitted, batches must be the same in every step; averages would lag behind.
+        overfits = config.overfit_batches is not None
+        augments = Transform() if overfits else self.transform
         return Steps(
             model=config.model,
             task=config.task,
@@ -68,56 +72,59 @@ class Plan:
             seed=config.seed,
             accumulate_steps=config.accumulate_steps,
             freeze=config.freeze,
-            thaw_step=thaw_step,
+            unfreeze_step=unfreeze_step,
+            ema=EMA() if overfits else config.ema,
             mesh=self.mesh,
             normalize=self.transform.normalize,
+            augment=augments.augment_batch,
         )
 
     @property
     def placement(self) -> Placement:
         """Placement of the state on the devices."""
-        return Placement.of(self.config.model, self.mesh)
+        return Placement.for_model(self.config.model, self.mesh)
 
     @cached_property
     def create_state(self) -> Callable[[], TrainState]:
-        """Makes the state before the first step; one function, which JAX traces once."""
+        """Callable that creates the initial state, cached so that JAX traces it only once."""
         return partial(self.steps.initial_state, self.examples)
 
     def shapes(self, step: int = 0) -> TrainState:
-        """The state after so many steps, as shapes with their places on the devices."""
-        if self.steps.is_thawed_at(step - 1):
-            create = partial(self.steps.thawed.initial_state, self.examples)
+        """Returns the abstract state after `step` steps: shapes, dtypes and shardings."""
+        if self.steps.is_unfrozen_at(step - 1):
+            create = partial(self.steps.unfrozen.initial_state, self.examples)
             return shapes_on(self.placement, create)
         return shapes_on(self.placement, self.create_state)
 
     def check(self) -> Any:
-        """Checks that model, examples and task fit together; nothing is computed.
+        """Checks that model, examples and task are compatible, by shape inference only.
 
         Returns:
-            The model's outputs for `examples`, as shapes.
+            Shapes and dtypes of the model's outputs for `examples`.
 
         Raises:
-            UserError: if they do not.
+            UserError: if model, examples and task are incompatible, or if the run has 2**31 or more
+                steps.
         """
         if self.total_steps >= 2**31:  # counted in int32
             raise UserError(
-                f"epochs {self.config.epochs:g} make {self.total_steps:.3g} steps, "
-                "more than 2**31 - 1"
+                f"epochs {self.config.epochs:g} amount to {self.total_steps:.3g} steps; "
+                "at most 2**31 - 1 are supported"
             )
         outputs = jax.eval_shape(self.steps.predict, self.shapes(), self.examples)
         self.config.task.check(outputs, None if self.classes is None else len(self.classes))
         return outputs
 
 
-def with_sizes_of_data(
+def resolve_model_sizes(
     config: Config, classes: tuple[str, ...] | None, transform: Transform
 ) -> Config:
-    """Replaces `num_classes` and `vocab_size` of the model where they are None.
+    """Sets `num_classes` and `vocab_size` of the model from the data if they are None.
 
     Args:
-        config: the run.
-        classes: names of the classes in the data, if they have any.
-        transform: the fitted transform, which may have a vocabulary.
+        config: configuration of the run.
+        classes: class names of the data; None if labels are not classes.
+        transform: fitted transform; its vocabulary, if it has one, determines `vocab_size`.
     """
     found = {
         "num_classes": None if classes is None else len(classes),

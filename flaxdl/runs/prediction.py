@@ -1,4 +1,4 @@
-"""What a trained model makes of new files and texts; the data set is not needed."""
+"""Prediction for new files and texts with a trained model, without its dataset."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,32 +11,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdl.backend.malloc import returning_freed_memory
+from flaxdl.backend.malloc import return_freed_memory
 from flaxdl.config import Config
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
 from flaxdl.errors import UserError
-from flaxdl.models import Seq2SeqTransformer, TransformerLM, generate, translate
-from flaxdl.runs.items import Unreadable, expand_items, summary
+from flaxdl.models import RNNLM, TransformerLM, generate, translate
+from flaxdl.models.generation import EncoderDecoder, check_beams
+from flaxdl.runs.items import SkippedItem, expand_items, summary
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
 from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.precision import matmul_precision, to_compute_dtype
-from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
+from flaxdl.training.tasks import LanguageModeling, MaskedLanguageModeling, SequenceToSequence
 
-_MOST_AT_ONCE = 128  # items in a batch, whatever the batch size of the run
+_MAX_BATCH_SIZE = 128  # upper limit for runs with larger training batches
 
 Batch = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier makes of one input."""
+    """Prediction of a classifier for one input."""
 
     item: str
-    """The file or text."""
+    """File name or text."""
     probabilities: dict[str, float]
-    """By class name, the most probable first."""
+    """Class probabilities by class name, in descending order."""
 
     @property
     def label(self) -> str:
@@ -45,29 +46,31 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Writing:
-    """What a model that writes makes of one text."""
+class Generation:
+    """Text generated for one input."""
 
     item: str
-    """The text."""
+    """Input text."""
     text: str
-    """The same text continued, by a language model; another one for it, by an encoder-decoder."""
+    """Input text and continuation (language model), or output text (encoder-decoder model)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a language model continues a text.
+    """Sampling options of text generation with a language model.
 
     Raises:
-        UserError: naming the field whose value is impossible.
+        UserError: if the value of a field is invalid; the message names the field.
     """
 
     num_tokens: int | None = None
-    """How many tokens it writes; by default as many as it has positions for."""
+    """Number of tokens to generate; by default, up to the model's maximum length or, with an RNN,
+    as many as the maximum length of the transform."""
     temperature: float = 0.8
-    """0 takes the most likely token each time; 1 draws from the model's probabilities."""
+    """Sampling temperature; 0 always selects the most likely token, 1 samples from the model's
+    distribution."""
     seed: int = 0
-    """Decides what is drawn."""
+    """Random seed for sampling."""
 
     def __post_init__(self):
         if self.num_tokens is not None and self.num_tokens < 1:
@@ -75,7 +78,26 @@ class Sampling:
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature must be 0 or more and finite, got {self.temperature}")
         if self.seed < 0:
-            raise UserError(f"seed must not be negative, got {self.seed}")
+            raise UserError(f"seed must be 0 or more, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamSearch:
+    """Options of text generation with an encoder-decoder model.
+
+    Raises:
+        UserError: if the value of a field is invalid; the message names the field.
+    """
+
+    beams: int = 1
+    """Number of hypotheses of the beam search; 1 always selects the most likely token (greedy
+    decoding)."""
+    length_penalty: float = 0.0
+    """Exponent a of the length L in the score of a hypothesis, its log-probability divided by L^a;
+    0 ranks by probability, higher values favor longer texts."""
+
+    def __post_init__(self):
+        check_beams(self.beams, self.length_penalty)
 
 
 def predict(
@@ -84,125 +106,158 @@ def predict(
     *,
     config: Config | None = None,
     sampling: Sampling = Sampling(),
-) -> list[Prediction] | list[Writing]:
-    """Classifies files or texts, or continues or rewrites texts, with a run's best checkpoint.
+    beam_search: BeamSearch = BeamSearch(),
+) -> list[Prediction] | list[Generation]:
+    """Classifies files or texts, or generates texts, with the best checkpoint of a run.
 
     Args:
-        workdir: the run's folder.
-        items: texts, or names of files and of folders, whose files are taken at any depth.
-        config: the run's config, where config.json cannot bring it back.
-        sampling: how a language model writes.
+        workdir: working directory of the run.
+        items: texts, file names, or names of folders to search recursively.
+        config: config of the run, needed only if it uses classes that are not part of flaxdl.
+        sampling: sampling options for language models.
+        beam_search: options for encoder-decoder models.
 
     Raises:
-        UserError: if there is no run or checkpoint, items cannot be read (`predict_each` passes
-            over them), or the run's task is none of these.
+        UserError: if there is no run or checkpoint, if an item cannot be read (`predict_each`
+            skips it instead), or if the run's task does not support prediction.
     """
-    return predict_with(restore(workdir, config), items, sampling=sampling)
+    return predict_with_run(
+        restore(workdir, config), items, sampling=sampling, beam_search=beam_search
+    )
 
 
-def predict_with(
-    run: RestoredRun, items: Sequence[str], *, sampling: Sampling = Sampling()
-) -> list[Prediction] | list[Writing]:
-    """The same as `predict`, with a run that is in memory.
+def predict_with_run(
+    run: RestoredRun,
+    items: Sequence[str],
+    *,
+    sampling: Sampling = Sampling(),
+    beam_search: BeamSearch = BeamSearch(),
+) -> list[Prediction] | list[Generation]:
+    """Like `predict`, for a run that is already in memory.
 
     Raises:
-        UserError: if items cannot be read, or the run's task is none of these.
+        UserError: if an item cannot be read, or if the run's task does not support prediction.
     """
-    found = list(predict_each(run, items, sampling=sampling))
-    unreadable = [one for one in found if isinstance(one, Unreadable)]
+    found = list(predict_each(run, items, sampling=sampling, beam_search=beam_search))
+    unreadable = [one for one in found if isinstance(one, SkippedItem)]
     if unreadable:
         raise UserError(summary(unreadable, len(found)))
-    return cast(list[Prediction] | list[Writing], found)
+    return cast(list[Prediction] | list[Generation], found)
 
 
 def predict_each(
-    run: RestoredRun, items: Sequence[str], *, sampling: Sampling = Sampling()
-) -> Iterator[Prediction | Writing | Unreadable]:
-    """Yields the prediction for each item, or why it has none, in the order of the items.
+    run: RestoredRun,
+    items: Sequence[str],
+    *,
+    sampling: Sampling = Sampling(),
+    beam_search: BeamSearch = BeamSearch(),
+) -> Iterator[Prediction | Generation | SkippedItem]:
+    """Yields a prediction for each item, or the reason why there is none, in order.
 
-    Items are read and computed batch by batch, so memory does not grow with their number, and by
-    one compiled program.
+    Items are processed in batches of one shape by a single compiled program, so memory does not
+    grow with their number.
 
     Args:
-        run: the network, see `flaxdl.runs.restored.restore`.
-        items: as `predict` takes them.
-        sampling: how a language model writes.
+        run: restored run, see `flaxdl.runs.restored.restore`.
+        items: texts, file names, or names of folders to search recursively.
+        sampling: sampling options for language models.
+        beam_search: options for encoder-decoder models.
 
     Raises:
-        UserError: if the run's task is not to classify, continue or rewrite.
+        UserError: if the run's task is not classification or text generation.
     """
-    answer = _answering(run, sampling)
+    predict_batch = _make_predictor(run, sampling, beam_search)
     expanded = expand_items(items, run.transform)
-    size = min(run.config.batch_size, _MOST_AT_ONCE, len(expanded))
+    size = min(run.config.batch_size, _MAX_BATCH_SIZE, len(expanded))
     size = run.inference_size(size)
-    with returning_freed_memory():
+    with return_freed_memory():
         for start in range(0, len(expanded), size or 1):
-            some = expanded[start : start + size]
-            batch, faults = _read(run, some, sampling)
-            texts = [str(item) for item, fault in zip(some, faults, strict=True) if fault is None]
-            answers = iter(answer(texts, _filled_up(batch, size), start) if texts else ())
-            yield from (next(answers) if fault is None else fault for fault in faults)
+            chunk = expanded[start : start + size]
+            batch, skipped = _read_batch(run, chunk, sampling)
+            texts = [str(item) for item, skip in zip(chunk, skipped, strict=True) if skip is None]
+            found = predict_batch(texts, _pad_batch(batch, size), start) if texts else ()
+            predictions = iter(found)
+            yield from (next(predictions) if skip is None else skip for skip in skipped)
 
 
-Answering = Callable[[Sequence[str], Batch, int], Sequence[Prediction | Writing]]
-"""Gives the predictions for items, a batch that begins with their rows, and the first's number."""
+BatchPredictor = Callable[[Sequence[str], Batch, int], Sequence[Prediction | Generation]]
+"""Callable that maps items, a padded batch and the index of the first item to predictions."""
 
 
-def _answering(run: RestoredRun, sampling: Sampling) -> Answering:
+def _make_predictor(
+    run: RestoredRun, sampling: Sampling, beam_search: BeamSearch
+) -> BatchPredictor:
+    is_translator = isinstance(run.config.task, SequenceToSequence)
+    if beam_search != BeamSearch() and not is_translator:
+        raise UserError(
+            f"beams and length_penalty apply to runs with the task SequenceToSequence, "
+            f"got {type(run.config.task).__name__}"
+        )
     match run.config.task:
         case LanguageModeling():
-            return _continuing(run, sampling)
+            return _make_generator(run, sampling)
         case SequenceToSequence():
-            return _rewriting(run)
+            return _make_translator(run, beam_search)
+        case MaskedLanguageModeling():
+            raise UserError(
+                "prediction is not available for masked language modeling; fine-tune the model "
+                "for another task, with the workdir of this run as init.weights"
+            )
         case _:
-            return _classifying(run)
+            return _make_classifier(run)
 
 
-def _read(
-    run: RestoredRun, items: Sequence[str | Unreadable], sampling: Sampling
-) -> tuple[Batch, list[Unreadable | None]]:
-    """A batch of the items that can be read, and for each item why it cannot."""
-    faults = [item if isinstance(item, Unreadable) else None for item in items]
+def _read_batch(
+    run: RestoredRun, items: Sequence[str | SkippedItem], sampling: Sampling
+) -> tuple[Batch, list[SkippedItem | None]]:
+    """Returns a batch of the readable items and, for each item, None or a `SkippedItem`."""
+    skipped = [item if isinstance(item, SkippedItem) else None for item in items]
     readable = [item for item in items if isinstance(item, str)]
     try:
-        return _checked(run, readable, sampling) if readable else {}, faults
-    except ValueError:  # of one item or more, by us or a user's transform; seen one by one
+        return _read_checked(run, readable, sampling) if readable else {}, skipped
+    except ValueError:  # at least one item is unreadable; read them one by one
         parts = []
         for place, item in enumerate(items):
             if isinstance(item, str):
                 try:
-                    parts.append(_checked(run, [item], sampling))
+                    parts.append(_read_checked(run, [item], sampling))
                 except ValueError as error:
-                    faults[place] = Unreadable(item, str(error))
+                    skipped[place] = SkippedItem(item, str(error))
     names = parts[0] if parts else ()
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}, faults
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}, skipped
 
 
-def _checked(run: RestoredRun, items: Sequence[str], sampling: Sampling) -> Batch:
-    """The items as a batch that the model can take."""
+def _read_checked(run: RestoredRun, items: Sequence[str], sampling: Sampling) -> Batch:
+    """Reads items as a batch, and checks that the model accepts it."""
     shapes = {name: example.shape[1:] for name, example in run.examples.items()}
     batch = run.transform.read(items, shapes)
-    model = run.config.model
+    model, text = run.config.model, run.transform
     check_tokens(model, batch)
-    if isinstance(run.config.task, LanguageModeling) and isinstance(model, TransformerLM):
+    if isinstance(run.config.task, LanguageModeling) and isinstance(text, FittedText):
         longest, num_tokens = int(batch["lengths"].max()), sampling.num_tokens or 1
-        if longest + num_tokens > model.max_length:
+        if isinstance(model, TransformerLM) and longest + num_tokens > model.max_length:
             raise UserError(
-                f"the prompt's {longest} tokens and {num_tokens} more are too many for the model, "
-                f"which has {model.max_length} positions"
+                f"the prompt has {longest} tokens, and at least {num_tokens} more must fit, but "
+                f"model.max_length is {model.max_length}"
+            )
+        # Longer prompts are truncated, and the generated text would not follow their last token.
+        if isinstance(model, RNNLM) and longest >= text.max_length:
+            raise UserError(
+                f"the prompt has {longest} tokens or more, but must have fewer than "
+                f"transform.max_length = {text.max_length}"
             )
     return batch
 
 
-def _filled_up(batch: Batch, size: int) -> Batch:
-    """The batch with its last row repeated up to a size, so that one program computes all."""
+def _pad_batch(batch: Batch, size: int) -> Batch:
+    """Pads a batch to `size` rows by repeating its last row, to avoid recompilation."""
     return {name: rows[np.minimum(np.arange(size), len(rows) - 1)] for name, rows in batch.items()}
 
 
-def _classifying(run: RestoredRun) -> Answering:
+def _make_classifier(run: RestoredRun) -> BatchPredictor:
     classes = run.classes
     if classes is None:
-        raise UserError("the run holds no classifier: its data have no classes")
+        raise UserError("the run is not a classifier: its data has no classes")
 
     @partial(jax.jit, out_shardings=replicated(run.mesh))
     def probabilities_of(state: Any, batch: Any) -> jax.Array:
@@ -220,48 +275,50 @@ def _classifying(run: RestoredRun) -> Answering:
     return classify
 
 
-def _continuing(run: RestoredRun, sampling: Sampling) -> Answering:
+def _make_generator(run: RestoredRun, sampling: Sampling) -> BatchPredictor:
     model, text = run.config.model, run.transform
-    if not (isinstance(model, TransformerLM) and isinstance(text, FittedText)):
+    if not (isinstance(model, TransformerLM | RNNLM) and isinstance(text, FittedText)):
         raise UserError(
-            f"to continue texts takes a TransformerLM and the transform Text, "
+            f"text generation needs a TransformerLM or RNNLM and the Text transform, "
             f"got {type(model).__name__} and {type(text).__name__}"
         )
     variables = _variables(run)
 
-    def continue_(items: Sequence[str], batch: Batch, first: int) -> list[Writing]:
+    def continue_texts(items: Sequence[str], batch: Batch, first: int) -> list[Generation]:
         lengths = batch["lengths"]
         longest = int(lengths.max())
         num_tokens = sampling.num_tokens
+        if num_tokens is None and isinstance(model, TransformerLM):
+            num_tokens = model.max_length - longest
         with matmul_precision(run.config.precision):
             tokens = generate(
                 model,
                 variables,
                 batch["inputs"][:, :longest],
                 lengths=lengths,
-                num_tokens=model.max_length - longest if num_tokens is None else num_tokens,
+                num_tokens=text.max_length if num_tokens is None else num_tokens,
                 temperature=sampling.temperature,
                 key=jax.random.fold_in(jax.random.key(sampling.seed), first),
             )
         rows = zip(items, np.asarray(tokens), lengths, strict=False)
         return [
-            Writing(prompt, prompt + text.decode(row[None, length:])[0])
+            Generation(prompt, prompt + text.decode(row[None, length:])[0])
             for prompt, row, length in rows
         ]
 
-    return continue_
+    return continue_texts
 
 
-def _rewriting(run: RestoredRun) -> Answering:
+def _make_translator(run: RestoredRun, beam_search: BeamSearch) -> BatchPredictor:
     model, pairs = run.config.model, run.transform
-    if not (isinstance(model, Seq2SeqTransformer) and isinstance(pairs, FittedTextPairs)):
+    if not (isinstance(model, EncoderDecoder) and isinstance(pairs, FittedTextPairs)):
         raise UserError(
-            f"to rewrite texts takes a Seq2SeqTransformer and the transform TextPairs, "
+            "text generation needs a Seq2SeqRNN or Seq2SeqTransformer and the TextPairs transform, "
             f"got {type(model).__name__} and {type(pairs).__name__}"
         )
     variables = _variables(run)
 
-    def rewrite(items: Sequence[str], batch: Batch, first: int) -> list[Writing]:
+    def rewrite_texts(items: Sequence[str], batch: Batch, first: int) -> list[Generation]:
         with matmul_precision(run.config.precision):
             tokens = translate(
                 model,
@@ -270,15 +327,17 @@ def _rewriting(run: RestoredRun) -> Answering:
                 lengths=batch["lengths"],
                 start_token=START_TOKEN,
                 end_token=END_TOKEN,
-                max_length=pairs.max_target_length - 1,  # the last place is for the end token
+                max_length=pairs.max_target_length - 1,  # minus the end token
+                beams=beam_search.beams,
+                length_penalty=beam_search.length_penalty,
             )
         texts = pairs.decode(np.asarray(tokens)[: len(items)])
-        return [Writing(item, text) for item, text in zip(items, texts, strict=True)]
+        return [Generation(item, text) for item, text in zip(items, texts, strict=True)]
 
-    return rewrite
+    return rewrite_texts
 
 
 def _variables(run: RestoredRun) -> dict[str, Any]:
-    """The variables in the precision that the run computes in."""
+    """Returns the variables in the compute dtype of the run."""
     params = to_compute_dtype(run.state.params, run.config.precision)
     return {"params": params, **run.state.model_state}

@@ -1,4 +1,4 @@
-"""A run restored from its workdir: its plan, and the state of its best checkpoint."""
+"""Restoring of runs from their workdirs: the plan, and the state of the best checkpoint."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import numpy as np
 from flaxdl.backend.xla_flags import warn_if_cpu_is_wrong
 from flaxdl.config import Config
 from flaxdl.errors import UserError
-from flaxdl.runs.plan import Plan, with_sizes_of_data
+from flaxdl.runs.plan import Plan, resolve_model_sizes
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.checkpoints.folder import CorruptCheckpoint
 from flaxdl.training.checkpoints.manager import Checkpoints
@@ -30,57 +30,58 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RestoredRun(Plan):
-    """A run's plan and its best checkpoint: everything needed to use the trained network."""
+    """Plan and trained state of a run: everything needed to use the trained model."""
 
     state: TrainState
-    """Without the optimizer's part, which only training needs."""
+    """Trained state, without the optimizer state; with EMA, its parameters are the averages."""
 
     @classmethod
     def of(cls, plan: Plan, state: TrainState) -> Self:
-        """The run of a plan, in a state of it."""
-        return cls.extended(plan, state=state.replace(optimizer_state=()))
+        """Creates a restored run from a plan and a state."""
+        return cls.extended(plan, state=state.averaged.replace(optimizer_state=()))
 
     @property
     def model(self) -> nn.Module:
-        """The network, with the sizes that its data decided."""
+        """The model, with all sizes resolved from the data."""
         return self.config.model
 
     @cached_property
     def inference(self) -> Steps:
-        """The pure functions, for `evaluate` and `predict` alone.
+        """Step functions for evaluation and prediction.
 
-        Parameters are used where they are: each device computes with its part, and a model that
-        was trained sharded is never whole on one of them.
+        Parameters remain sharded: each device uses its own shard of them, and a sharded model is
+        never gathered on one device.
         """
         return replace(self.steps, mesh=None)
 
     def inference_size(self, size: int) -> int:
-        """The next batch size, from this one on, that the devices of the mesh can share."""
+        """Rounds a batch size up to a multiple of the mesh's data axis."""
         groups = self.mesh.shape["data"]
         return -(-size // groups) * groups
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """A batch [B, ...] on the devices, for `inference`; B is an `inference_size`."""
+        """Copies a batch [B, ...] to the devices; B must be a result of `inference_size`."""
         return put_for_inference(batch, self.mesh)
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The trained variables, for `model.apply`, in float32."""
+        """Trained variables in float32, for `model.apply`."""
         return {"params": self.state.params, **self.state.model_state}
 
 
 def read_plan(workdir: str | Path, config: Config | None = None) -> Plan:
-    """Reads the plan of a run; neither its data nor a checkpoint is read.
+    """Reads the plan of a run without loading its data or a checkpoint.
 
-    A run that was trained on a mesh of devices is restored on the same mesh, or, on another number
-    of devices, on the nearest one that fits them (`MeshShape.fitted_to`).
+    A run that was trained on a device mesh is restored on the same mesh or, if the number of
+    devices differs, on the nearest mesh for that number (see `MeshShape.fit_to`).
 
     Args:
-        workdir: the run's folder.
-        config: the run's config, if config.json needs classes of the user's own.
+        workdir: working directory of the run.
+        config: config of the run, needed only if it uses classes that are not part of flaxdl.
 
     Raises:
-        UserError: if there is no run, or the recorded facts about its data do not fit its config.
+        UserError: if there is no run, or if the recorded facts about its data do not match its
+            config.
     """
     folder = Workdir(workdir)
     config = config or folder.config()
@@ -89,7 +90,7 @@ def read_plan(workdir: str | Path, config: Config | None = None) -> Plan:
     classes = None if data["classes"] is None else tuple(data["classes"])
     warn_if_cpu_is_wrong()
     plan = Plan(
-        config=with_sizes_of_data(config, classes, transform),
+        config=resolve_model_sizes(config, classes, transform),
         transform=transform,
         classes=classes,
         examples={
@@ -97,37 +98,37 @@ def read_plan(workdir: str | Path, config: Config | None = None) -> Plan:
             for name, array in data["example"].items()
         },
         steps_per_epoch=data["steps_per_epoch"],
-        mesh=make_mesh(folder.mesh_shape().fitted_to(len(jax.devices()))),
+        mesh=make_mesh(folder.mesh_shape().fit_to(len(jax.devices()))),
     )
     try:
         plan.check()
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"the data that config.json in {folder.path} describes do not fit its config: {error}"
+            f"config.json in {folder.path} is inconsistent: data does not match config: {error}"
         ) from error
     return plan
 
 
 def restore(workdir: str | Path, config: Config | None = None) -> RestoredRun:
-    """Reads the best checkpoint of a finished or running run.
+    """Restores a run with its best checkpoint; the run may still be training.
 
     >>> run = flaxdl.restore("runs/digits_cnn")
     >>> logits = run.model.apply(run.variables, images)
 
     Args:
-        workdir: the run's folder.
-        config: the run's config, if config.json needs classes of the user's own.
+        workdir: working directory of the run.
+        config: config of the run, needed only if it uses classes that are not part of flaxdl.
 
     Raises:
-        UserError: if there is no run.
-        CorruptCheckpoint: if all of its checkpoints are damaged.
+        UserError: if there is no run, or if it has no checkpoint yet.
+        CorruptCheckpoint: if all checkpoints are corrupt.
     """
     folder = Workdir(workdir)
     plan = read_plan(folder.path, config)
     metrics = MetricsFile(folder.metrics)
     with closing(open_checkpoints(folder, plan.config, metrics)) as checkpoints:
         if not checkpoints.steps():
-            raise UserError(f"{folder.path} holds no checkpoint yet")
+            raise UserError(f"{folder.path} has no checkpoint yet")
         state = restore_best(plan, checkpoints, metrics.of_split("validation"))
     return RestoredRun.of(plan, state)
 
@@ -139,18 +140,18 @@ def restore_best(
     *,
     state: TrainState | None = None,
 ) -> TrainState:
-    """The best state by these lines of metrics; the newest one where none has a line.
+    """Restores the best state by validation metrics, or the latest state if there are none.
 
-    What is damaged is named by a warning, and the next best taken.
+    A corrupt checkpoint is logged as a warning, and the next best one is used.
 
     Args:
-        plan: the run, whose selection decides.
-        checkpoints: where states are.
-        lines: those of the validation split.
-        state: a state in memory, which need not be read.
+        plan: plan of the run; its config determines the best state.
+        checkpoints: checkpoints of the run.
+        lines: lines of validation metrics.
+        state: state in memory, used instead of reading its checkpoint.
 
     Raises:
-        CorruptCheckpoint: if all are.
+        CorruptCheckpoint: if all checkpoints are corrupt.
     """
     in_memory = None if state is None else int(state.step)
     available = {*checkpoints.steps(), *([] if in_memory is None else [in_memory])}
@@ -166,11 +167,11 @@ def restore_best(
             available.remove(step)
             if not available:
                 raise
-            _LOGGER.warning("%s; the next best one is used", error)
+            _LOGGER.warning("%s; using the next best checkpoint", error)
 
 
 def open_checkpoints(folder: Workdir, config: Config, metrics: MetricsFile) -> Checkpoints:
-    """The checkpoints of a run; the best one is told from its metrics."""
+    """Opens the checkpoints of a run; its metrics determine the best one."""
     return Checkpoints(
         folder.checkpoints,
         keep=config.keep_checkpoints,

@@ -1,4 +1,4 @@
-"""A session of training: what a run owns while it trains in its workdir."""
+"""Training session: the resources that a run holds while it trains."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from flaxdl.backend.malloc import computing_in_calling_thread, keeping_freed_memory
+from flaxdl.backend.malloc import keep_freed_memory, synchronous_dispatch
 from flaxdl.config import Config
 from flaxdl.data import facts
 from flaxdl.errors import UserError
 from flaxdl.runs.config_json import differences, to_json
-from flaxdl.runs.initial_weights import initial_state
+from flaxdl.runs.initial_weights import described_initial_state
 from flaxdl.runs.restored import open_checkpoints, restore_best
 from flaxdl.runs.setup import Setup, set_up
 from flaxdl.runs.summary import devices
@@ -38,48 +38,50 @@ T = TypeVar("T")
 
 @dataclass
 class Session:
-    """Lock, signals, metrics, checkpoints and clock of a run, from `open` to its end.
+    """Lock, signal handlers, metrics, checkpoints and timers of a run while it trains.
 
-    All processes of a run open it together and call its methods together. What only the first one
-    may do, such as writing, is done there, and a failure is raised in all.
+    All processes of a run must open a session and call its methods in the same order. Operations
+    such as writing run in the first process only, and a failure is raised in all processes.
     """
 
     folder: Workdir
     config: Config
     accept_changes: bool
-    """Resume although config, data or metrics differ from those that the run began with."""
+    """Resume even if the config or data has changed, or lines of metrics are missing."""
     metrics: MetricsFile
     checkpoints: Checkpoints
     interruption: Interruption
     times: Times
     start: int = field(default=0, init=False)
-    """The step that the run resumes from; 0 for a new run."""
+    """Step that the run resumes from; 0 for a new run."""
+    weights: str | None = field(default=None, init=False)
+    """Source of the initial weights; None if they are random or the run is resumed."""
     is_over: bool = field(default=False, init=False)
-    """True if the run had ended before this session."""
-
+    """True if the run was already finished before this session."""
     keeps_test: bool = field(default=False, init=False)
-    """True if the test metrics of that run still hold."""
+    """True if the run was already finished and its test metrics are still valid."""
 
     @classmethod
     @contextmanager
     def open(
         cls, workdir: str | Path, config: Config, *, accept_changes: bool = False
     ) -> Iterator[Self]:
-        """Locks a workdir and checks that it is free, or holds a run of this config.
+        """Context manager that locks a workdir and yields its session.
 
-        On a CPU JAX computes in the thread that calls, and the process keeps the memory that it
-        frees, until the session ends.
+        The workdir must be new or contain a run with the same config. On CPU, until the context is
+        left, JAX dispatches synchronously and malloc keeps freed memory.
 
         Raises:
-            UserError: if it does not, another run is training there, or the processes of this run
-                were started differently.
+            UserError: if the workdir contains a run with another config, if another run is training
+                there, or if the processes of this run were started with different configs or
+                versions.
         """
         times, interruption, folder = Times(), Interruption(), Workdir(workdir)
         layout = {"mesh": to_json(config.mesh), "parallel": config.parallel}
         start = {"config": to_json(config), **layout, "versions": recorded_versions()}
-        with computing_in_calling_thread(), ExitStack() as stack:
+        with synchronous_dispatch(), ExitStack() as stack:
             check_agreement(start, differences)
-            stack.enter_context(keeping_freed_memory())
+            stack.enter_context(keep_freed_memory())
             stack.enter_context(interruption.listening())
             run_on_all(lambda: stack.enter_context(folder.locked()))
             _on_first(partial(folder.check_config, config, accept_changes=accept_changes))
@@ -89,10 +91,10 @@ class Session:
             yield cls(folder, config, accept_changes, metrics, checkpoints, interruption, times)
 
     def set_up(self) -> Setup:
-        """Loads the data and checks that they fit the config.
+        """Loads the data and checks that it matches the config.
 
         Raises:
-            UserError: if they do not, or differ between processes.
+            UserError: if the data does not match the config, or if it differs between processes.
         """
         folder, config = self.folder, self.config
         setup = run_on_all(lambda: set_up(config, folder.fitted(config.transform)))
@@ -100,15 +102,14 @@ class Session:
         return setup
 
     def begin(self, setup: Setup) -> TrainState:
-        """The state of the newest checkpoint, or the initial one.
+        """Restores the latest checkpoint, or creates the initial state.
 
-        It is made before the workdir is claimed, so that a mistake in `config.init` leaves nothing
-        behind.
+        Must be called before `claim`, so that an error in `config.init` leaves no files.
 
         Raises:
-            UserError: if the run began with other data, lines of metrics are missing, or the
-                initial weights do not fit.
-            CorruptCheckpoint: if there are checkpoints and all are damaged.
+            UserError: if the run began with other data, if lines of metrics are missing, or if the
+                initial weights do not match the model.
+            CorruptCheckpoint: if there are checkpoints, but all are corrupt.
         """
         accept = self.accept_changes
         check_data = partial(self.folder.check_data, setup.facts(), accept_changes=accept)
@@ -118,16 +119,16 @@ class Session:
             run_on_all(partial(self._check_metrics, self.checkpoints.last_line(self.start)))
             state = self.checkpoints.restore(setup.shapes(self.start), self.start)
         else:
-            state = run_on_all(partial(initial_state, setup))
+            state, self.weights = run_on_all(partial(described_initial_state, setup))
         self.is_over = has_ended(setup, self.metrics, self.start)
         self.keeps_test = self.is_over and not has_other_data
         return state
 
     def claim(self, setup: Setup) -> None:
-        """Records the run in the workdir, and drops lines of metrics that are measured again.
+        """Records the run in the workdir, and drops metrics that will be recomputed.
 
         Raises:
-            UserError: if the workdir cannot be written, or other processes do not see it.
+            UserError: if the workdir cannot be written, or is not shared by all processes.
         """
 
         def write() -> None:
@@ -137,42 +138,42 @@ class Session:
 
         _on_first(write)
         run_on_all(self.folder.check_shared)
-        self.metrics.rewind(self.start, keep_test=self.keeps_test)
+        self.metrics.truncate(self.start, keep_test=self.keeps_test)
         if self.start:
-            self.times.go_on(load_times(self.folder.times)[0])
+            self.times.resume_from(load_times(self.folder.times)[0])
             _on_first(self.folder.warn_of_other_versions if not self.is_over else lambda: None)
 
     @contextmanager
     def training(self, setup: Setup) -> Iterator[None]:
-        """Within, signals wait for the loop to save the state, and the time spent is recorded."""
-        _ = setup.data_on_devices  # which are copied here, where a signal need not wait
+        """Context manager for training that postpones signals and saves the times on exit."""
+        _ = setup.data_on_devices  # copied here, before signals are deferred
         file = self.folder.times if is_first() and not self.is_over else None
-        with self.interruption.postponed(), self.times.kept(file, devices(setup)):
+        with self.interruption.postponed(), self.times.saved_to(file, devices(setup)):
             yield
 
     def best(self, setup: Setup, state: TrainState) -> TrainState:
-        """The state of the best checkpoint, or the newest if there are no evaluations.
+        """Restores the best state, or the latest one if there are no evaluations.
 
         Args:
-            setup: the run.
-            state: the last state, which is not read from disk if it is the best.
+            setup: setup of the run.
+            state: last state, returned without reading a checkpoint if it is the best.
         """
         evaluations = self.metrics.of_split("validation")
         return restore_best(setup, self.checkpoints, evaluations, state=state)
 
     def _check_metrics(self, last_line: int | None) -> None:
-        """Checks that the lines that were written before a checkpoint are there."""
+        """Checks that no lines of metrics up to the step `last_line` are missing."""
         fault = self.metrics.missing(last_line)
         if fault is None:
             return
         if not self.accept_changes:
             raise UserError(
-                f"{fault}. Restore the file, or --accept-changes to resume without them"
+                f"{fault}. Restore the file, or pass --accept-changes to resume without them"
             )
         if is_first():
             _LOGGER.warning("%s; resuming without them", fault)
 
 
 def _on_first(function: Callable[[], T]) -> T | None:
-    """Calls a function in the first process; where it fails, it fails in all."""
+    """Calls a function in the first process only, and raises its error in all processes."""
     return run_on_all(function if is_first() else lambda: None)

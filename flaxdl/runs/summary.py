@@ -1,4 +1,4 @@
-"""A run in a few lines: what it is about to do, and what has come of it."""
+"""Console summary of a run, before and after training."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from flaxdl.runs.setup import Setup
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.freezing import split as split_frozen
 from flaxdl.training.overfitting import verdict
-from flaxdl.training.writers.console import describe
+from flaxdl.training.writers.console import describe, describe_test
 from flaxdl.training.writers.metrics_file import MetricsFile
 
 
 def summarize(setup: Setup) -> str:
-    """The size of the model, of the data and of the work, and where it is done."""
+    """Summarizes model size, dataset sizes, number of steps, precision and devices of a run."""
     return f"{_model(setup)}\n{_data(setup)}\n{_work(setup)}"
 
 
@@ -27,7 +27,9 @@ def _model(setup: Setup) -> str:
     if config.freeze:
         trained, _ = split_frozen(params, config.freeze)
         at_first = "" if config.freeze_epochs is None else " at first"
-        text += f", {_count(trained):,} of them trained{at_first}"
+        text += f", {_count(trained):,} trainable{at_first}"
+    if config.ema.decay is not None:
+        text += f"; evaluated with EMA (decay {config.ema.decay:g})"
     return text
 
 
@@ -55,7 +57,7 @@ def _work(setup: Setup) -> str:
 
 
 def devices(plan: Plan) -> str:
-    """How many devices of which kind a run uses, and how they are arranged."""
+    """Describes the devices used by a run: number, kind, mesh and processes."""
     mesh = plan.mesh
     text = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
     if mesh.shape["data"] < mesh.size:
@@ -67,19 +69,39 @@ def devices(plan: Plan) -> str:
 
 
 def outcome(plan: Plan, folder: Workdir, metrics: MetricsFile) -> str:
-    """The metrics at the end of a run, and a verdict if it was to overfit a few batches.
+    """Describes the outcome of a run: its final metrics and the verdict of `overfit_batches`.
 
     Args:
-        plan: the run.
-        folder: where it is kept.
-        metrics: its metrics.
+        plan: plan of the run.
+        folder: workdir of the run.
+        metrics: metrics of the run.
     """
     last, batches = metrics.lines[-1], plan.config.overfit_batches
-    is_of_best = last["split"] == "test" and metrics.of_split("validation")
-    which = "best checkpoint, step" if is_of_best else "step"
-    finished = "finished" if metrics.appended else "was already finished"
-    text = f"{folder.path} {finished}: {last['split']} {describe(last)} ({which} {last['step']})"
+    if metrics.appended:
+        # The console writer has printed the metrics.
+        text = f"{folder.path} {_end(plan, metrics)}"
+    else:
+        is_best = bool(metrics.of_split("validation"))
+        which = f"{last['split']} (step {last['step']})"
+        if last["split"] == "test":
+            which = describe_test(last["step"], is_best=is_best)
+        text = f"{folder.path} was already finished: {which}  {describe(last)}"
     return text if batches is None else f"{text}\n{verdict(metrics.of_split('train'), batches)}"
+
+
+def _end(plan: Plan, metrics: MetricsFile) -> str:
+    """Says that a run has finished, and whether by early stopping."""
+    evaluations, selection = metrics.of_split("validation"), plan.config.selection
+    step = max(line["step"] for line in metrics.lines)
+    after = plan.steps.unfreeze_step or 0
+    if step >= plan.total_steps or not selection.should_stop(
+        evaluations, plan.config.task, after=after
+    ):
+        return "finished"
+    return (
+        f"finished early, at step {step} of {plan.total_steps}: validation {selection.metric} has "
+        f"not improved in the last {selection.patience} evaluations"
+    )
 
 
 def _count(params: Any) -> int:

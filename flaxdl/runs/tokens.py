@@ -1,8 +1,7 @@
-"""Whether tokens, model and pretrained weights belong together.
+"""Checks that tokens, model and pretrained weights match.
 
-Nothing can raise inside a compiled step, where a token id out of range reads as NaN, and nothing
-tells there that an id meant another token in pretraining; so both are checked where data and model
-meet.
+A compiled step cannot raise an error: a token id out of range yields NaN, and an id that denoted
+another token in pretraining remains unnoticed. Both are therefore checked during setup.
 """
 
 import inspect
@@ -32,18 +31,20 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = 3  # tokens named in a message
 _EMBEDDINGS = (
+    "encoder.weight",
     "embedding.weight",
     "encoder.embedding.weight",
     "decoder.embedding.weight",
+    "target_embedding.weight",
     "embeddings.word_embeddings.weight",
     "bert.embeddings.word_embeddings.weight",
 )
 
 
-def with_tokenizer(config: Config) -> Config:
-    """Sets the tokenizer of a config without `init.weights` that names none.
+def with_default_tokenizer(config: Config) -> Config:
+    """Sets the default tokenizer of a config that has neither a tokenizer nor `init.weights`.
 
-    Runs of earlier versions, which had this default, are resumed by the same config.
+    Earlier versions stored this default in the config, so the result matches their configs.
     """
     text = config.transform
     if isinstance(text, Text) and text.tokenizer is None and config.init.weights is None:
@@ -54,10 +55,11 @@ def with_tokenizer(config: Config) -> Config:
 def fit_transform(config: Config, train: Dataset) -> Transform:
     """Fits the transform of a new run to the training split.
 
-    Without a tokenizer in the config, that of `init.weights` is taken.
+    If the config has no tokenizer, the tokenizer of `init.weights` is used.
 
     Raises:
-        UserError: if it cannot be fitted, or gives tokens of the weights other ids.
+        UserError: if the transform cannot be fitted, or if its token ids differ from those of the
+            weights.
     """
     text, weights = config.transform, config.init.weights
     if not isinstance(text, Text | TextPairs) or weights is None:
@@ -69,37 +71,37 @@ def fit_transform(config: Config, train: Dataset) -> Transform:
         _LOGGER.info("using the tokenizer of init.weights: %s", folder)
         return replace(text, tokenizer=str(folder)).fit(train)
     fitted = text.fit(train)
-    # Embeddings that are drawn at random suit any tokenizer.
-    is_drawn = any(fnmatchcase(name, key) for name in _EMBEDDINGS for key in config.init.omit)
-    if isinstance(fitted, FittedText | FittedTextPairs) and not is_drawn:
+    # Randomly initialized embeddings work with any tokenizer.
+    is_random = any(fnmatchcase(name, key) for name in _EMBEDDINGS for key in config.init.omit)
+    if isinstance(fitted, FittedText | FittedTextPairs) and not is_random:
         _check_ids(fitted, folder, weights)
     return fitted
 
 
 def _check_ids(fitted: FittedText | FittedTextPairs, folder: Path | None, weights: str) -> None:
-    """Checks that the ids of tokens are those of the weights, as far as these are known."""
+    """Checks that token ids match those of the weights, if their tokenizer is known."""
     if isinstance(fitted, FittedTextPairs):
         name = "the vocabulary of the training texts"
         remedy = "train on texts with the same characters, or omit the embeddings (init.omit)"
     else:
         name = f"transform.tokenizer {fitted.tokenizer!r}"
-        remedy = f"leave transform.tokenizer out to use that of the weights, {weights}"
+        remedy = f"omit transform.tokenizer to use the tokenizer of the weights, {weights}"
     if folder is not None:
         _compare(fitted.vocabulary, read_tokenizer(folder), name, remedy)
     elif isinstance(fitted, FittedText) and fitted.tokenizer is None:
         _LOGGER.warning(
-            "init.weights %s come without a tokenizer; token ids of the characters in the training "
-            "texts are unlikely to be theirs: set transform.tokenizer",
+            "init.weights %s have no tokenizer, and the token ids of the characters in the "
+            "training texts are unlikely to match: set transform.tokenizer",
             weights,
         )
 
 
 def _tokenizer_folder(weights: str) -> Path | None:
-    """The folder of the tokenizer that weights come with, or None."""
+    """Returns the folder that contains the tokenizer of the weights; None if there is none."""
     path = local_path(weights)
-    beside = local_path(weights.rpartition(":")[0])  # FILE:KEY names one dict in a file
+    beside = local_path(weights.rpartition(":")[0])  # FILE:KEY selects one state dict of a file
     if not path.exists():
-        if weights in hub.PUBLISHED:
+        if weights in hub.PRETRAINED:
             return None
         path = beside if beside.is_file() else hub.locate(weights)
     folder = path if path.is_dir() else path.parent
@@ -107,21 +109,20 @@ def _tokenizer_folder(weights: str) -> Path | None:
 
 
 def _compare(ours: "Tokenizer", theirs: "Tokenizer", name: str, remedy: str) -> None:
-    """Checks that tokens have the ids with which weights were trained.
+    """Checks that tokens have the ids that the weights were trained with.
 
     Raises:
-        UserError: if a token of both has another id, or they have few tokens in common.
+        UserError: if a token has different ids, or if most tokens of the weights are missing.
     """
     ids, trained_ids = ours.get_vocab(), theirs.get_vocab()
     moved = sorted(token for token in ids.keys() & trained_ids if ids[token] != trained_ids[token])
     if moved:
         shown = ", ".join(
-            f"{token!r} is {ids[token]} in place of {trained_ids[token]}"
-            for token in moved[:_SHOWN]
+            f"{token!r} is {ids[token]} instead of {trained_ids[token]}" for token in moved[:_SHOWN]
         )
         raise UserError(
-            f"{name} is not the tokenizer of init.weights: {len(moved):,} tokens have other ids, "
-            f"such as {shown}; {remedy}"
+            f"{name} is not the tokenizer of init.weights: {len(moved):,} tokens have different "
+            f"ids, such as {shown}; {remedy}"
         )
     missing = sorted(trained_ids.keys() - ids)
     if missing:
@@ -134,7 +135,7 @@ def _compare(ours: "Tokenizer", theirs: "Tokenizer", name: str, remedy: str) -> 
         _LOGGER.warning("%s", fault)
     if str(ours.normalizer) != str(theirs.normalizer):
         _LOGGER.warning(
-            "%s normalizes texts in another way than that of init.weights: %s in place of %s",
+            "%s normalizes texts differently from the tokenizer of init.weights: %s instead of %s",
             name,
             ours.normalizer,
             theirs.normalizer,
@@ -144,17 +145,18 @@ def _compare(ours: "Tokenizer", theirs: "Tokenizer", name: str, remedy: str) -> 
 def check_tokens(
     model: nn.Module, arrays: Mapping[str, np.ndarray], *, vocab_size: int | None = None
 ) -> None:
-    """Checks token ids, int[N, T], against the model; other inputs and models pass.
+    """Checks that token ids, int[N, T], fit the sizes of the model; ignores other inputs.
 
     Args:
-        model: its field `vocab_size` says what it takes; `target_vocab_size`, if there is one,
-            does so for `targets`, `type_vocab_size` for `token_types`, and `max_length` for all.
-        arrays: examples or a batch by name.
-        vocab_size: how many tokens the data know, whether they are in these arrays or not.
+        model: the model. Its field `vocab_size` bounds the ids of `inputs`, `target_vocab_size` (or
+            `vocab_size` without it) those of `targets`, and `type_vocab_size` those of
+            `token_types`; `max_length` bounds the number of tokens T.
+        arrays: arrays of examples or of a batch, by field name.
+        vocab_size: vocabulary size of the data, including tokens not in these arrays.
 
     Raises:
-        UserError: naming the field of the model that is too small or not given, what the data
-            need, and the flag to set.
+        UserError: if a size of the model is too small or None; the message names the field, the
+            size that the data needs, and the flag to set.
     """
     sizes = {
         "inputs": "vocab_size",
@@ -171,17 +173,17 @@ def check_tokens(
         taken = getattr(model, size)
         tokens = arrays[name]
         if tokens.min(initial=0) < 0:
-            raise UserError(f"{name} must be token ids from 0 on, got {tokens.min()}")
+            raise UserError(f"{name} must be token ids of 0 or more, got {tokens.min()}")
         is_type = name == "token_types"
         needed = max(0 if is_type else vocab_size or 0, int(tokens.max(initial=0)) + 1)
         if taken is None:
             raise UserError(
-                f"model.{size} is None, which takes it from the vocabulary of the transform, but "
-                f"there is none; the largest token id is {needed - 1}, so set "
-                f"--model.{size.replace('_', '-')} {needed} or more"
+                f"model.{size} is None, but the transform has no vocabulary to take it from; the "
+                f"largest token id is {needed - 1}, so set --model.{size.replace('_', '-')} "
+                f"{needed} or more"
             )
         if needed > taken:
-            what = "different values, as pairs of texts need" if is_type else "different tokens"
+            what = "different values, as text pairs need" if is_type else "different tokens"
             raise UserError(
                 f"{name} have {needed} {what}, but model.{size} is {taken}; "
                 f"set --model.{size.replace('_', '-')} {needed}"
@@ -199,6 +201,6 @@ def _check_takes_pairs(model: nn.Module) -> None:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if not takes_any and "token_types" not in parameters:
         raise UserError(
-            f"{type(model).__name__} takes no token_types, which pairs of texts come with; "
-            "use a BERT, or leave data.pair out"
+            f"{type(model).__name__} does not accept token_types, which text pairs have; "
+            "use a BERT model, or omit data.pair"
         )

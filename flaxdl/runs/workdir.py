@@ -1,9 +1,10 @@
-"""The folder of a run: its files, and the config and data that it belongs to."""
+"""Working directory of a run: its files and the record of its config and data."""
 
 import contextlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -26,13 +27,24 @@ _RECORDED_VERSIONS = ("flaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpo
 
 
 def recorded_versions() -> dict[str, str]:
-    """The versions of the packages that decide the numbers of a run, and how `flaxdl.ops` does."""
+    """Returns the package versions that affect numerical results, and the mode of `flaxdl.ops`."""
     versions = {name: metadata.version(name) for name in _RECORDED_VERSIONS}
     return versions | {"flaxdl.ops": "reference" if is_reference() else "fast"}
 
 
+def command_line() -> list[str] | None:
+    """Returns the command line of this program; None if it is not one of flaxdl's commands."""
+    program, *arguments = sys.argv or [""]
+    path = Path(program)
+    if path.name == "__main__.py" and path.parent.name == "flaxdl":
+        return ["python", "-m", "flaxdl", *arguments]
+    if path.name == "train.py":
+        return ["python", "train.py", *arguments]
+    return ["flaxdl", *arguments] if path.stem == "flaxdl" else None
+
+
 class Workdir:
-    """A run's folder: `config.json`, `metrics.jsonl`, `checkpoints/`, the events, the report."""
+    """Working directory of a run: config, metrics, checkpoints, TensorBoard events and report."""
 
     def __init__(self, path: str | Path):
         self.path = local_path(path)
@@ -47,14 +59,15 @@ class Workdir:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other runs out, and everyone who is not in the user's group from what is written.
+        """Context manager that locks the folder against other runs.
 
-        The folder is made; where nothing claims it, it is taken away again. Those who only read are
-        not kept out. The lock is the first process's, and ends with it, however that ends. On a
-        file system without locks a warning says that there is none.
+        The folder is created if necessary, and removed again if no run claims it. New files are not
+        writable by other users (umask 0o002). Other processes can still read the folder. The first
+        process holds the lock; the operating system releases it when the process ends for any
+        reason. On a file system without locks, a warning is logged instead.
 
         Raises:
-            UserError: if another run is in the folder, or it cannot be written or read back.
+            UserError: if another run is training in the folder, or if it cannot be written.
         """
         import filelock
 
@@ -67,12 +80,12 @@ class Workdir:
             try:
                 if is_first():
                     self.path.mkdir(parents=True, exist_ok=True)
-                    # Not 0, since `flaxdl runs` takes it for a moment.
+                    # Not 0, since `flaxdl runs` briefly acquires the lock.
                     lock.enter_context(locked(self._lock, timeout=0.2))
             except filelock.Timeout:
                 raise UserError(
                     f"another run is training in {self.path}; "
-                    "wait for its end, or choose another --workdir"
+                    "wait until it ends, or use another --workdir"
                 ) from None
             except OSError as error:
                 raise self._unwritable(error) from error
@@ -89,51 +102,52 @@ class Workdir:
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether a run has saved its state here."""
-        if not os.path.isdir(self.checkpoints):  # may be a file of weights, under any name
+        """True if a run has saved a checkpoint here."""
+        if not os.path.isdir(self.checkpoints):  # the path may be a weights file
             return False
         return bool(CheckpointFolder(self.checkpoints).steps())
 
     def fitted(self, transform: Transform) -> Transform | None:
-        """The transform as the run in the folder has fitted it; None before its first checkpoint.
+        """Restores the fitted transform of the run; returns None before its first checkpoint.
 
-        A network that has learned token ids must see the same ones when its run is resumed, even if
-        the data that they were learned from, or the file that they came from, have changed.
+        A resumed run must use the token ids that its model was trained with, even if the training
+        texts or the tokenizer file have changed.
 
         Raises:
-            UserError: if it cannot be read.
+            UserError: if the fitted transform cannot be read.
         """
         return transform.restore(self.path) if self.has_checkpoints else None
 
     def check_config(self, config: Config, *, accept_changes: bool) -> None:
-        """Checks that the folder is free, or holds a run of this config.
+        """Checks that the folder contains no run, or a run with this config.
 
         Args:
-            config: the run.
-            accept_changes: log the differences instead of raising them.
+            config: configuration of the run.
+            accept_changes: True to log differences instead of raising an error.
 
         Raises:
-            UserError: if it belongs to another config, with what differs, or to an unknown one.
+            UserError: if the folder contains a run with another config (the message lists the
+                differences) or with an unknown config.
         """
         if self._config.exists():
             changes = differences(upgraded(self._read()["config"], config), to_json(config))
             self._report("another config", changes, accept_changes)
         elif self.has_checkpoints:
-            fault = f"no {self._config.name}, which says what it is a run of"
+            fault = f"no {self._config.name}, which would record its config"
             self._report("unknown origin", [fault], accept_changes)
 
     def check_data(self, data: Mapping[str, Any], *, accept_changes: bool) -> bool:
-        """Checks that the run in the folder, if there is one, began with these data.
+        """Checks that the run in the folder, if there is one, began with the same data.
 
         Args:
             data: facts about the data, see `flaxdl.data.facts`.
-            accept_changes: log the differences instead of raising them.
+            accept_changes: True to log differences instead of raising an error.
 
         Returns:
-            True if there are differences, which were accepted.
+            True if there are differences that were accepted.
 
         Raises:
-            UserError: if the run began with other data, with what differs.
+            UserError: if the run began with other data; the message lists the differences.
         """
         if not self._config.exists():
             return False
@@ -147,20 +161,24 @@ class Workdir:
         listed = "\n  ".join(changes)
         if not accept_changes:
             raise UserError(
-                f"{self.path} holds a run of {what}:\n  {listed}\n"
-                "Use another --workdir, or --accept-changes to resume all the same"
+                f"{self.path} has a run of {what}:\n  {listed}\n"
+                "Use another --workdir, or --accept-changes to resume anyway"
             )
         _LOGGER.warning("resuming a run of %s:\n  %s", what, listed)
 
     def claim(self, config: Config, data: Mapping[str, Any]) -> None:
-        """Records the config and the data that the folder belongs to from now on.
+        """Records the config and the data of the run in the folder.
 
         Raises:
             UserError: if the folder cannot be written.
         """
         versions = self.versions() if self._config.exists() else recorded_versions()
-        mesh = to_json(config.mesh)  # no part of the config, since it may change on resume
+        mesh = to_json(config.mesh)  # not part of the config, since it may change on resume
         values = {"config": to_json(config), "data": data, "mesh": mesh, "versions": versions}
+        is_unchanged = self._config.exists() and self._read()["config"] == values["config"]
+        command = self.command() if is_unchanged else command_line()
+        if command is not None:
+            values["command"] = command
         text = json.dumps(values, indent=2) + "\n"
         if self._config.exists() and self._config.read_text() == text:
             return
@@ -172,7 +190,7 @@ class Workdir:
             raise self._unwritable(error) from error
 
     def sync(self) -> None:
-        """Waits until the files in the folder itself are on disk, as far as that is possible."""
+        """Flushes the files in the folder (not in subfolders) to disk, where possible."""
         for path in self.path.iterdir():
             if path.is_file():
                 with contextlib.suppress(OSError):
@@ -180,24 +198,24 @@ class Workdir:
         sync_folder(self.path)
 
     def check_shared(self) -> None:
-        """Checks that this process sees what another one has claimed.
+        """Checks that all processes share the folder.
 
         Raises:
-            UserError: if it does not.
+            UserError: if this process does not find the `config.json` written by the first one.
         """
         if not self._config.exists():
             raise UserError(
-                f"the workdir {self.path} must be on a file system that all processes share, "
-                f"but here it has no {self._config.name}"
+                f"the workdir {self.path} must be on a file system shared by all processes, "
+                f"but this process finds no {self._config.name} in it"
             )
 
     @property
     def is_in_use(self) -> bool:
-        """Returns whether a run is training here, as far as its lock tells."""
+        """True if a run is training here, according to its lock."""
         return is_held(self._lock)
 
     def config_record(self) -> dict[str, Any]:
-        """The config of the run as JSON, which needs none of the classes that it names.
+        """Returns the config of the run as JSON, without importing its classes.
 
         Raises:
             UserError: if there is no run.
@@ -205,29 +223,29 @@ class Workdir:
         return upgraded(self._read()["config"])
 
     def config(self) -> Config:
-        """The config of the run that is in this folder.
+        """Returns the config of the run in this folder.
 
         Raises:
-            UserError: if there is none, it needs classes that flaxdl does not have, or it is no
-                config.
+            UserError: if there is no run, or if its config is invalid or needs classes that are not
+                part of flaxdl.
         """
         try:
             config = from_json(self.config_record())
         except UserError:
             raise
-        except Exception as error:  # of a class whose fields have other names or types
+        except Exception as error:  # a class whose fields have other names or types
             raise UserError(f"{self._config} cannot be read: {error}") from error
         if not isinstance(config, Config):
-            raise UserError(f"{self._config} cannot be read: it holds a {type(config).__name__}")
+            raise UserError(f"{self._config} cannot be read: it contains a {type(config).__name__}")
         return config
 
     def mesh_shape(self) -> MeshShape:
-        """The arrangement of devices that the run was trained on last.
+        """Returns the shape of the mesh that the run was last trained on.
 
-        Runs of earlier versions did not record it.
+        Earlier versions did not record it; for their runs, the default is returned.
 
         Raises:
-            UserError: if there is no run, or the record cannot be read.
+            UserError: if there is no run, or if the recorded mesh is invalid.
         """
         record = self._read().get("mesh")
         if record is None:
@@ -235,13 +253,13 @@ class Workdir:
         try:
             shape = from_json(upgraded(record))
         except (ValueError, TypeError) as error:
-            raise UserError(f"{self._config} cannot be read: mesh: {error}") from error
+            raise UserError(f"{self._config} has an invalid mesh: {error}") from error
         if not isinstance(shape, MeshShape):
-            raise UserError(f"{self._config} cannot be read: mesh must be a MeshShape")
+            raise UserError(f"{self._config} has an invalid mesh: it must be a MeshShape")
         return shape
 
     def versions(self) -> dict[str, str]:
-        """The versions with which the run began, as far as they are recorded.
+        """Returns the recorded package versions that the run began with.
 
         Raises:
             UserError: if there is no run.
@@ -250,18 +268,28 @@ class Workdir:
         known = versions if isinstance(versions, dict) else {}
         return {str(name): str(version) for name, version in known.items()}
 
-    def data(self) -> dict[str, Any]:
-        """The facts about the data that `claim` was given.
+    def command(self) -> list[str] | None:
+        """Returns the command line that started the run; None if it is not recorded.
 
         Raises:
-            UserError: if there is no run, or `config.json` does not hold them.
+            UserError: if there is no run.
+        """
+        command = self._read().get("command")
+        is_known = isinstance(command, list) and all(isinstance(part, str) for part in command)
+        return command if is_known else None
+
+    def data(self) -> dict[str, Any]:
+        """Returns the facts about the data recorded by `claim`.
+
+        Raises:
+            UserError: if there is no run, or if `config.json` lacks them.
         """
         return self._read()["data"]
 
     def warn_of_other_versions(self) -> None:
-        """Logs which packages have another version now than when the run began.
+        """Logs a warning if package versions have changed since the run began.
 
-        The operations of `flaxdl.ops` count as one, which is `fast` or `reference`.
+        The mode of `flaxdl.ops`, `fast` or `reference`, counts as a version.
 
         Raises:
             UserError: if there is no run.
@@ -274,31 +302,30 @@ class Workdir:
         ]
         if changed:
             _LOGGER.warning(
-                "this run began with other versions: %s; its numbers may differ slightly from "
-                "those of a run that was not interrupted",
+                "versions have changed since this run began: %s; the results may differ slightly "
+                "from those of an uninterrupted run",
                 ", ".join(changed),
             )
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(
-            f"the workdir {self.path} cannot be written ({error.strerror}); "
-            "choose another with --workdir"
+            f"the workdir {self.path} cannot be written ({error.strerror}); use another --workdir"
         )
 
     def _read(self) -> dict[str, Any]:
         try:
             if os.path.lexists(self._config) and not self._config.is_file():
-                raise UserError("it is no file")  # a pipe would be waited for
+                raise UserError("not a regular file")  # reading a pipe would block
             record = json.loads(self._config.read_text())
         except FileNotFoundError:
-            raise UserError(f"{self.path} holds no run: there is no {self._config}") from None
+            raise UserError(f"{self.path} has no run: {self._config} does not exist") from None
         except (ValueError, OSError, RecursionError) as error:
             raise UserError(f"{self._config} cannot be read: {error}") from error
         known = record if isinstance(record, dict) else {}
         missing = [name for name in ("config", "data") if not isinstance(known.get(name), dict)]
         if missing:
-            raise UserError(f"{self._config} cannot be read: it has no {' and no '.join(missing)}")
-        fault = facts.fault_of(record["data"])
+            raise UserError(f"{self._config} cannot be read: it lacks {' and '.join(missing)}")
+        fault = facts.find_error(record["data"])
         if fault is not None:
             raise UserError(f"{self._config} cannot be read: data.{fault}")
         return record

@@ -1,26 +1,33 @@
-"""The trainer: tasks, optimizers, the step, checkpoints and the loop."""
+"""The trainer: tasks, optimizers, training step, checkpoints and training loop."""
 
 from flaxdl.training.distributed.mesh import MeshShape
+from flaxdl.training.ema import EMA
 from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Diverged, Loop
 from flaxdl.training.optimizers import (
     SGD,
     Adam,
     AdamW,
-    Cosine,
-    LinearDecay,
+    Lion,
+    Muon,
     Optimizer,
-    Schedule,
-    StepDecay,
 )
 from flaxdl.training.precision import Precision
-from flaxdl.training.rewind import Rewind
+from flaxdl.training.schedules import Cosine, LinearDecay, OneCycle, Schedule, StepDecay
 from flaxdl.training.selection import Selection
+from flaxdl.training.spike_recovery import SpikeRecovery
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
-from flaxdl.training.tasks import Classification, LanguageModeling, SequenceToSequence, Task
+from flaxdl.training.tasks import (
+    Classification,
+    LanguageModeling,
+    MaskedLanguageModeling,
+    SequenceToSequence,
+    Task,
+)
 
 __all__ = [
+    "EMA",
     "SGD",
     "Adam",
     "AdamW",
@@ -30,14 +37,18 @@ __all__ = [
     "Interrupted",
     "LanguageModeling",
     "LinearDecay",
+    "Lion",
     "Loop",
+    "MaskedLanguageModeling",
     "MeshShape",
+    "Muon",
+    "OneCycle",
     "Optimizer",
     "Precision",
-    "Rewind",
     "Schedule",
     "Selection",
     "SequenceToSequence",
+    "SpikeRecovery",
     "StepDecay",
     "Steps",
     "Task",

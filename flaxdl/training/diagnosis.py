@@ -1,4 +1,4 @@
-"""Diagnosis of a run that has diverged: where the first value appeared that is not finite."""
+"""Diagnosis of a diverged run: location of the first NaN or infinity."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -9,57 +9,58 @@ import jax
 import jax.numpy as jnp
 
 from flaxdl.ops.reductions import global_norm
-from flaxdl.training.distributed.parallel import look_up
+from flaxdl.training.distributed.parallel import gather_examples
 from flaxdl.training.distributed.placement import put_batch
 from flaxdl.training.freezing import inference_where_frozen, merge, split
 from flaxdl.training.precision import matmul_precision
 from flaxdl.training.protocols import TrainingRun, TrainingSession
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
+from flaxdl.training.tasks import mixed, weighted
 
 
 def describe_divergence(setup: TrainingRun, session: TrainingSession, state: TrainState) -> str:
-    """Describes what has diverged, how the loss developed, and what often helps.
+    """Describes the divergence: its location, the last losses, and common remedies.
 
     Args:
-        setup: the run.
-        session: its files.
-        state: the state after too many skipped steps.
+        setup: setup of the run.
+        session: session of the run, with its metrics and checkpoints.
+        state: training state after `max_bad_steps` consecutive skipped steps.
     """
     step, bad_steps = int(state.step), int(state.bad_steps)
     where = ""
     if jax.process_count() == 1:
         with closing(setup.fed_batches(step - 1 + int(state.skipped))) as batches:
-            batch = look_up(setup.data_on_devices, put_batch(next(batches), setup.mesh))
-        before = state.replace(step=state.step - 1)  # of skipped steps nothing else is left
-        where = first_not_finite(setup.steps.behind(step), before, batch)
-        where = f"In the last of them, the first such value is in {where}. "
+            batch = gather_examples(setup.data_on_devices, put_batch(next(batches), setup.mesh))
+        before = state.replace(step=state.step - 1)  # a skipped step changes no other inputs
+        where = first_not_finite(setup.steps.for_state_at(step), before, batch)
+        where = f"First non-finite value at step {step}: {where}. "
     losses = [line["loss"] for line in session.metrics.of_split("train")][-10:]
     shown = ", ".join("not finite" if loss is None else f"{loss:.4g}" for loss in losses)
     saved = max(session.checkpoints.steps(), default=None)
     checkpoint = (
         "There is no checkpoint yet"
         if saved is None
-        else f"The last good checkpoint is that of step {saved}"
+        else f"The newest good checkpoint is that of step {saved}"
     )
     return (
-        f"loss, gradients or statistics were not finite for {bad_steps} steps in a row, from "
-        f"step {step - bad_steps + 1} to {step}. {where}Losses up to there: {shown}. "
+        f"loss, gradients or statistics were not finite for {bad_steps} consecutive steps, from "
+        f"step {step - bad_steps + 1} to {step}. {where}Last training losses: {shown}. "
         f"{checkpoint}; a smaller --optimizer.learning-rate, or --optimizer.clip-norm, often "
         "helps"
     )
 
 
 def first_not_finite(steps: Steps, state: TrainState, batch: Mapping[str, jax.Array]) -> str:
-    """Repeats a step, without taking it, and says where its first NaN or infinity is.
+    """Recomputes a step and describes the location of its first NaN or infinity.
 
-    What goes in is looked at first, then the layers in the order in which they are called, the loss
-    and the updated statistics, and last the gradient of each parameter.
+    The search order is: batch, parameters, statistics, outputs of the layers in the order of their
+    calls, loss, updated statistics, and gradients of the parameters.
 
     Args:
-        steps: the functions of the run.
-        state: the state before the step.
-        batch: the batch of the step.
+        steps: pure step functions of the run.
+        state: training state before the step.
+        batch: batch of the step.
     """
     for what, tree in (
         ("the field of the batch", dict(batch)),
@@ -77,7 +78,7 @@ def first_not_finite(steps: Steps, state: TrainState, batch: Mapping[str, jax.Ar
         if context.method_name == "__call__":
             path = ".".join(context.module.path) or "the whole model"
             layers.append(f"{path} ({type(context.module).__name__})")
-            # By way of the host, since a layer may be called within a scan.
+            # A host callback, because the layer may be called inside a scan.
             number = len(layers) - 1
             jax.debug.callback(lambda ok: ok or bad_layers.add(number), _is_finite(outputs))
         return outputs
@@ -88,9 +89,12 @@ def first_not_finite(steps: Steps, state: TrainState, batch: Mapping[str, jax.Ar
     def scaled_loss(trainable: Any) -> tuple[jax.Array, Any]:
         with inference_where_frozen(trainable), matmul_precision(steps.precision):
             params = merge(trainable, frozen)
-            key = steps._key(state.step + 1)
-            outputs, statistics = steps._apply(params, state.model_state, batch, key)
-            return steps.task.loss(outputs, batch) * scale, statistics
+            outputs, augmented, statistics = steps.forward(
+                params, state.model_state, batch, steps.keys(state.step)
+            )
+            losses, weights = mixed(steps.task.losses, outputs, augmented)
+            loss = jnp.sum(weighted(losses, weights)) / jnp.sum(weights)
+            return loss * scale, statistics
 
     with nn.intercept_methods(watch):
         loss, statistics = jax.jit(scaled_loss)(trainable)
@@ -98,7 +102,7 @@ def first_not_finite(steps: Steps, state: TrainState, batch: Mapping[str, jax.Ar
     if bad_layers:
         return f"the output of the layer {layers[min(bad_layers)]}"
     if not jnp.isfinite(loss):
-        return "the loss" if state.loss_scale is None else f"the loss, {scale:.0f} times as large"
+        return "the loss" if state.loss_scale is None else f"the loss, scaled by {scale:.0f}"
     found = _first_bad(statistics)
     if found is not None:
         return f"the updated statistic {found}"
@@ -107,13 +111,13 @@ def first_not_finite(steps: Steps, state: TrainState, batch: Mapping[str, jax.Ar
     if found is not None:
         return f"the gradient of {found}"
     if jnp.isfinite(global_norm(gradients, steps.mesh)):
-        return "nowhere when it is repeated"
+        return "none when the step is recomputed"
     largest = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradients))
     return f"the norm of the gradients, the largest of which is {largest:.1e}"
 
 
 def _first_bad(tree: Any) -> str | None:
-    """The path, joined by dots, of the first leaf with a value that is not finite."""
+    """Returns the path, joined by dots, of the first leaf with a NaN or infinity."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not _is_finite(leaf):
             return ".".join(str(getattr(key, "key", key)) for key in path)

@@ -1,8 +1,8 @@
-"""Parameters that stay as they are, and modules that then run as in inference.
+"""Frozen parameters and modules.
 
-A frozen parameter has no gradient, no optimizer state, no part in the norm that gradients are
-clipped by, and no weight decay. A module whose parameters are all frozen runs in inference mode,
-so that its BatchNorm statistics stay as well, and its dropout is off.
+A frozen parameter has no gradient, no optimizer state and no weight decay, and is left out of the
+global gradient norm. A module whose parameters are all frozen runs in inference mode: its BatchNorm
+statistics do not change and its dropout is off.
 """
 
 import inspect
@@ -19,11 +19,11 @@ from flaxdl.weights.names import pattern_mask
 
 
 def split(params: Mapping[str, Any], patterns: Sequence[str]) -> tuple[Any, Any]:
-    """The parameters to train and the frozen ones: two trees, each with None for the other's.
+    """Returns the trainable and the frozen parameters: two trees, each None where the other is not.
 
     Args:
         params: a tree of parameters.
-        patterns: which are frozen, over PyTorch's names, as in `("layer1.*",)`.
+        patterns: patterns of PyTorch parameter names to freeze, such as `("layer1.*",)`.
 
     Raises:
         UserError: if a pattern matches nothing, or all parameters are frozen.
@@ -37,7 +37,7 @@ def split(params: Mapping[str, Any], patterns: Sequence[str]) -> tuple[Any, Any]
 
 
 def merge(trainable: Any, frozen: Any) -> Any:
-    """The inverse of `split`."""
+    """Returns the whole tree; the inverse of `split`."""
     return jax.tree.map(
         lambda ours, theirs: theirs if ours is None else ours,
         trainable,
@@ -47,7 +47,7 @@ def merge(trainable: Any, frozen: Any) -> Any:
 
 
 def inference_where_frozen(trainable: Any) -> AbstractContextManager[Any]:
-    """Within it, modules without a trainable parameter are called with `train=False`.
+    """Returns a context in which modules without trainable parameters get `train=False`.
 
     Args:
         trainable: the first tree of `split`.

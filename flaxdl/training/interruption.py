@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: at once where nothing can be lost, between two steps elsewhere."""
+"""Handling of SIGINT and SIGTERM: immediate while nothing can be lost, otherwise between steps."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import jax
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop; what it had is saved; `received` is the signal."""
+    """Raised when a signal stops a run, after saving its state; `received` is the signal."""
 
     def __init__(self, number: signal.Signals, message: str):
         super().__init__(message)
@@ -20,23 +20,24 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """130 for SIGINT, 143 for SIGTERM, as shells have it."""
+        """Exit code by shell convention: 130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.received
 
 
 class Interruption:
-    """Which signal has asked the run to stop, if any."""
+    """Signal handling of a run."""
 
     _received: signal.Signals | None = None
     _is_raised = False
-    _at_once = True
+    _is_immediate = True
     _polls = 0
 
     def poll(self) -> signal.Signals | None:
-        """The signal that has asked the run to stop; called often, so cheap.
+        """Returns the signal that asks the run to stop, or None; cheap enough for every step.
 
-        All processes of a run poll in step. They are told of a signal to one of them at the same
-        poll, a second or two later, by JAX's distributed runtime, which takes SIGTERM for itself.
+        All processes of a run must call it the same number of times. If one of them receives a
+        signal, JAX's distributed runtime (which handles SIGTERM) reports it to all processes at the
+        same call, a second or two later.
         """
         if jax.process_count() == 1:
             return self._received
@@ -50,30 +51,30 @@ class Interruption:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes SIGINT and SIGTERM, which raise `Interrupted` except within `postponed`.
+        """Context manager in which SIGINT and SIGTERM raise `Interrupted`, unless `postponed`.
 
-        A second SIGINT stops at once wherever it comes, by KeyboardInterrupt, as Python does.
-        Outside the main thread, where Python allows no handlers, signals stay as they are.
+        A second SIGINT always raises KeyboardInterrupt immediately. Outside the main thread,
+        signals are not handled, since Python allows no signal handlers there.
 
         Raises:
-            Interrupted: at the end, if a signal was only noted.
+            Interrupted: on exit, if a postponed signal has not been raised yet.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         alone = jax.process_count() == 1
 
-        def take(number: int, _frame: object) -> None:
+        def handle(number: int, _frame: object) -> None:
             if self._received is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self._received = signal.Signals(number)
             if not alone:
                 os.kill(os.getpid(), signal.SIGTERM)
-            elif self._at_once:
+            elif self._is_immediate:
                 raise self._interrupted()
 
-        def take_again(unraisable: Any) -> None:
-            # Where Python cannot raise, such as while it collects garbage, it drops what is raised.
+        def resend(unraisable: Any) -> None:
+            # Python drops exceptions that it cannot propagate, such as during garbage collection.
             if not isinstance(unraisable.exc_value, Interrupted):
                 hook(unraisable)
                 return
@@ -82,9 +83,9 @@ class Interruption:
             threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
 
         hook = sys.unraisablehook
-        sys.unraisablehook = take_again
+        sys.unraisablehook = resend
         numbers = (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,)
-        previous = {number: signal.signal(number, take) for number in numbers}
+        previous = {number: signal.signal(number, handle) for number in numbers}
         try:
             yield
         finally:
@@ -96,27 +97,32 @@ class Interruption:
 
     @contextmanager
     def postponed(self) -> Iterator[None]:
-        """Within, a signal is only noted, and granted by whoever calls `poll`."""
-        self._at_once = False
+        """Context manager that postpones signals: they are recorded for `poll` and not raised.
+
+        Signals remain postponed after the context, until the end of `listening`.
+        """
+        self._is_immediate = False
         yield
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within `postponed`: here nothing can be lost, such as while waiting for data.
+    def immediate(self) -> Iterator[None]:
+        """Context manager inside `postponed` in which signals raise `Interrupted` again.
+
+        It is for code that can be interrupted without loss, such as waiting for data.
 
         Raises:
-            Interrupted: when a signal comes, or has come before.
+            Interrupted: when a signal arrives, or if one was postponed.
         """
-        self._at_once = True
+        self._is_immediate = True
         try:
             if self._received is not None:
                 raise self._interrupted()
             yield
         finally:
-            self._at_once = False
+            self._is_immediate = False
 
     def _interrupted(self) -> Interrupted:
         assert self._received is not None
         self._is_raised = True
-        message = f"{self._received.name}: nothing was left to save; run the same command to resume"
+        message = f"{self._received.name}: nothing to save; run the same command to resume"
         return Interrupted(self._received, message)

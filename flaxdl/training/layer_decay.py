@@ -1,4 +1,4 @@
-"""Smaller learning rates for earlier layers, as fine-tuning of pretrained networks likes them.
+"""Layer-wise learning-rate decay: smaller learning rates for earlier layers in fine-tuning.
 
 Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification", 2018, call it
 discriminative fine-tuning.
@@ -15,15 +15,15 @@ Path = tuple[str, ...]
 
 
 def learning_rate_factors(create: Callable[[], Any], decay: float) -> Any:
-    """What each parameter's learning rate is multiplied with: `decay` to the power of its depth.
+    """Returns each parameter's learning-rate multiplier: `decay` to the power of its depth.
 
-    Layers are taken in the order in which the model calls them; the last one has depth zero. A
-    numbered module of PyTorch, such as `layer1.0` or `encoder.layer.3`, is one layer with all that
-    is in it; a normalization outside of them belongs to the layer before it; what else is not
-    numbered goes with its neighbours in the same module, as all of `bert.embeddings`.
+    Layers are ordered as the model calls them; the last one has depth zero. A module that PyTorch
+    numbers, such as `layer1.0` or `encoder.layer.3`, is one layer, including its submodules. A
+    normalization outside of these belongs to the layer before it. Other modules without a number
+    form one layer per parent module, such as `bert.embeddings`.
 
     Args:
-        create: initializes the model's variables; only its shapes are looked at.
+        create: a function that initializes the model's variables; it is only traced for shapes.
         decay: factor from each layer to the one before it.
 
     Returns:
@@ -54,7 +54,7 @@ def learning_rate_factors(create: Callable[[], Any], decay: float) -> Any:
 
 
 def _layer(owner: Path, before: Sequence[str], *, is_norm: bool) -> str:
-    """The name of the layer that a module belongs to, given those of the modules before it."""
+    """Returns the name of a module's layer, given the layers of the modules before it."""
     words = ".".join(owner).split(".")
     numbers = [index for index, word in enumerate(words) if word.isdigit()]
     if is_norm and before and (not numbers or numbers[0] == len(words) - 1):

@@ -1,18 +1,23 @@
-"""Whether a model has overfitted a few batches, which shows that it can learn at all."""
+"""Check that a model can overfit a few batches, as evidence that it can learn at all."""
 
 from collections.abc import Sequence
 from typing import Any
 
-_ACCURACY = 0.999  # dropout makes some mistakes to the end
-_LOSS = 0.01  # of the first loss; of texts whose beginnings are alike, no model gets all tokens
+_ACCURACY = 0.999  # not 1: with dropout, a few predictions stay wrong
+# Fraction of the first loss, since accuracy can remain low: no model predicts every token of texts
+# that begin alike.
+_LOSS = 0.01
 
 
-def is_learned(lines: Sequence[dict[str, Any]], batches: int) -> bool:
-    """Returns whether accuracy has risen to 1, or loss fallen to a hundredth, on all batches.
+def has_overfit(lines: Sequence[dict[str, Any]], batches: int) -> bool:
+    """Returns whether the model overfits all batches.
+
+    A line of metrics indicates overfitting if the accuracy is at least 0.999, or if the loss has
+    fallen to 1% of its first value. The latest lines that do must cover at least `batches` steps.
 
     Args:
-        lines: the lines of training metrics so far, each the mean since the one before.
-        batches: the number of batches that are trained on in turn.
+        lines: lines of training metrics so far, with means over the steps since the previous line.
+        batches: number of batches to overfit; the steps cycle through them.
     """
     good_since = lines[-1]["step"] if lines else 0
     for number, line in reversed(list(enumerate(lines))):
@@ -23,7 +28,7 @@ def is_learned(lines: Sequence[dict[str, Any]], batches: int) -> bool:
 
 
 def verdict(lines: Sequence[dict[str, Any]], batches: int) -> str:
-    """Says whether the model can learn, with the figures of the last line of training metrics."""
+    """Describes whether the model overfits the batches, with the last training metrics."""
     last = lines[-1]
     figures = [
         f"{name} {'not finite' if last[name] is None else format(last[name], '.4g')}"
@@ -32,12 +37,12 @@ def verdict(lines: Sequence[dict[str, Any]], batches: int) -> str:
     ]
     which = "the batch" if batches == 1 else f"the {batches} batches"
     reached = f"training {' and '.join(figures)} at step {last['step']:,}"
-    if is_learned(lines, batches):
+    if has_overfit(lines, batches):
         return f"overfit {which}: {reached}; the model can learn"
     return (
         f"did NOT overfit {which}: {reached}. Try more --epochs, another "
-        "--optimizer.learning-rate, or a model without dropout; otherwise look for a mistake in "
-        "the model, the loss or the labels"
+        "--optimizer.learning-rate, or a model without dropout; otherwise look for a bug in the "
+        "model, the loss or the labels"
     )
 
 

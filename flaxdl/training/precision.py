@@ -1,4 +1,4 @@
-"""In which floating-point format a step computes, and the loss scaling that float16 needs.
+"""Mixed precision: the floating-point format of a step, and loss scaling for float16.
 
 Master parameters, optimizer state and BatchNorm statistics stay float32 in every precision;
 layers reduce (softmax, normalization) in float32, and the loss is computed in float32.
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 Precision = Literal["float32", "tensorfloat32", "bfloat16", "float16"]
-"""What a step computes in."""
+"""Floating-point format that a step computes in."""
 
 # Products of float32 arrays are not float32 by default on TPUs and GPUs.
 _MATMUL_PRECISIONS = {
@@ -25,14 +25,14 @@ _SIXTEEN_BITS = {"bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 def matmul_precision(precision: Precision) -> AbstractContextManager[None]:
-    """The context in which a step is traced, so that its products have this precision."""
+    """Returns the context in which to trace a step, so that its matmuls have this precision."""
     return jax.default_matmul_precision(_MATMUL_PRECISIONS[precision])
 
 
 def to_compute_dtype(tree: Any, precision: Precision) -> Any:
-    """The tree with its floating-point leaves in the format that the step computes in.
+    """Returns the tree with its floating-point leaves cast to the compute dtype.
 
-    float32 and tensorfloat32 leave a tree as it is, so a float64 one stays float64.
+    float32 and tensorfloat32 cast nothing, so float64 stays float64.
     """
     dtype = _SIXTEEN_BITS.get(precision)
     if dtype is None:
@@ -43,10 +43,10 @@ def to_compute_dtype(tree: Any, precision: Precision) -> Any:
 
 
 class LossScale(struct.PyTreeNode):
-    """The factor on the loss that keeps small float16 gradients from vanishing.
+    """Dynamic loss scaling, which keeps small float16 gradients from underflowing.
 
-    It halves whenever a gradient is not finite (that update is skipped) and doubles after
-    `GROWTH_INTERVAL` finite ones in a row, as `torch.amp.GradScaler` does. See Micikevicius et al.,
+    The scale halves whenever a gradient is not finite (that update is skipped) and doubles after
+    `GROWTH_INTERVAL` finite ones in a row, as in `torch.amp.GradScaler`. See Micikevicius et al.,
     Mixed Precision Training, https://arxiv.org/abs/1710.03740.
     """
 
@@ -58,11 +58,11 @@ class LossScale(struct.PyTreeNode):
 
     @classmethod
     def create(cls) -> "LossScale":
-        """The scale at the start of a run, 65,536."""
+        """Returns the initial scale, 65,536."""
         return cls(scale=jnp.float32(2.0**16), finite_steps=jnp.int32(0))
 
     def update(self, finite: jax.Array) -> "LossScale":
-        """The scale after a step whose gradients were finite, or were not."""
+        """Returns the updated scale, depending on whether the gradients of the step were finite."""
         finite_steps = jnp.where(finite, self.finite_steps + 1, 0)
         grow = finite_steps == self.GROWTH_INTERVAL
         factor = jnp.where(finite, jnp.where(grow, 2.0, 1.0), 0.5)

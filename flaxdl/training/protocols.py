@@ -1,4 +1,4 @@
-"""Protocols of the training loop: a run, and the files and signals of its session."""
+"""Interfaces that the training loop needs: a run, and its files and signals."""
 
 from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
@@ -17,16 +17,16 @@ from flaxdl.training.writers.metrics_file import MetricsFile
 
 
 class TrainingRun(Protocol):
-    """A run to train; `flaxdl.runs.setup.Setup` is one."""
+    """A run to train, implemented by `flaxdl.runs.setup.Setup`."""
 
     @property
     def config(self) -> Any:
-        """A `flaxdl.Config`."""
+        """The `flaxdl.Config` of the run."""
         ...
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
-        """The devices."""
+        """The mesh of devices."""
         ...
 
     @property
@@ -36,49 +36,52 @@ class TrainingRun(Protocol):
 
     @cached_property
     def steps(self) -> Steps:
-        """The pure functions."""
+        """The training and evaluation steps."""
         ...
 
     @property
     def total_steps(self) -> int:
-        """Length of the run."""
+        """Length of the run in steps."""
         ...
 
     @property
     def log_every(self) -> int:
-        """Steps between two training lines."""
+        """Steps between lines of training metrics."""
         ...
 
     @property
     def evaluate_every(self) -> int:
-        """Steps between two evaluations, each followed by a checkpoint."""
+        """Steps between evaluations, each followed by a checkpoint."""
         ...
 
     @property
     def evaluated_splits(self) -> Sequence[str]:
-        """Those of `validation` and `test` that are measured."""
+        """The splits to evaluate, out of `validation` and `test`."""
         ...
 
     @cached_property
     def data_on_devices(self) -> Mapping[str, jax.Array] | None:
-        """The examples that training batches refer to by index; None if batches hold them."""
+        """The examples that training batches index; None if the batches contain examples."""
         ...
 
     def fed_batches(self, start_step: int) -> Generator[dict[str, np.ndarray]]:
-        """This process's rows of the endless training batches from a step on."""
+        """Yields this process's rows of the endless training batches, starting at a step."""
         ...
 
     def evaluation_batches(self, split: str) -> Generator[dict[str, np.ndarray]]:
-        """This process's rows of batches with each example of a split once."""
+        """Yields this process's rows of each evaluation batch of a split.
+
+        Across all batches and processes, each example occurs exactly once.
+        """
         ...
 
     def shapes(self, step: int) -> TrainState:
-        """The state after so many steps, as shapes with their places on the devices."""
+        """Returns the state after `step` steps as shapes with shardings."""
         ...
 
 
 class TrainingSession(Protocol):
-    """Files and signals of a run while it trains; `flaxdl.runs.session.Session` is one."""
+    """Files and signals of a run in training, implemented by `flaxdl.runs.session.Session`."""
 
     metrics: MetricsFile
     checkpoints: Checkpoints

@@ -1,4 +1,4 @@
-"""Selection of the best checkpoint, and early stopping: decided on the validation split alone."""
+"""Selection of the best checkpoint, and early stopping, by validation metrics only."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,51 +11,51 @@ from flaxdl.training.tasks import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Criterion of the best checkpoint, and of ending a run that no longer improves."""
+    """Choice of the best checkpoint, and early stopping."""
 
     metric: str = "accuracy"
-    """Validation metric that decides; the task says whether higher or lower is better."""
+    """Validation metric to select by; the task defines whether higher or lower is better."""
     patience: int | None = None
-    """Evaluations without a new best after which the run ends early; None never ends it."""
+    """Number of evaluations without improvement before early stopping; None disables it."""
 
     def __post_init__(self):
         if self.patience is not None and self.patience < 1:
             raise UserError(f"patience must be at least 1 or None, got {self.patience}")
 
     def check(self, metrics: Collection[str], task: Task) -> None:
-        """Checks that the metric is computed on validation, and that its direction is known.
+        """Checks that validation computes the metric and that the task defines its direction.
 
         Raises:
-            UserError: if it is not, listing the metrics that are.
+            UserError: if validation does not compute the metric (the message lists those that it
+                computes), or if the task does not define its direction.
         """
         if self.metric not in metrics:
             raise UserError(
-                f"selection.metric is {self.metric!r}, but validation gives {', '.join(metrics)}"
-                f"{did_you_mean(self.metric, metrics)}"
+                f"selection.metric must be a metric of validation ({', '.join(metrics)}), "
+                f"got {self.metric!r}{did_you_mean(self.metric, metrics)}"
             )
         if task.better.get(self.metric) not in ("higher", "lower"):
             raise UserError(
                 f"selection.metric is {self.metric!r}, but {type(task).__name__}.better does not "
-                f'say whether "higher" or "lower" is better, got {dict(task.better)}; set it as in '
+                f'map it to "higher" or "lower", got {dict(task.better)}; add it, for example '
                 f'`better = {{**Task.better, "{self.metric}": "lower"}}`'
             )
 
     def best_step(self, lines: Sequence[dict[str, Any]], task: Task) -> int | None:
-        """The step of the best line, the latest of equals; None without lines.
+        """Returns the step of the best line, the latest in case of a tie; None without lines.
 
         Raises:
-            UserError: if the lines lack the metric, or the task does not say which values of it
-                are better.
+            UserError: if the lines lack the metric, or if the task does not define its direction.
         """
         return lines[self._best(lines, task)]["step"] if lines else None
 
-    def is_over(self, lines: Sequence[dict[str, Any]], task: Task, *, after: int = 0) -> bool:
-        """Whether as many evaluations as `patience` allows have passed since the best.
+    def should_stop(self, lines: Sequence[dict[str, Any]], task: Task, *, after: int = 0) -> bool:
+        """Returns whether `patience` evaluations have passed without improvement.
 
         Args:
-            lines: the evaluations so far.
-            task: the run's task.
-            after: evaluations up to this step do not count, such as those of a frozen network.
+            lines: lines of validation metrics so far.
+            task: task of the run.
+            after: step up to which evaluations are ignored, such as those with frozen parameters.
         """
         lines = [line for line in lines if line["step"] > after]
         if self.patience is None or not lines:
@@ -66,8 +66,8 @@ class Selection:
         self.check([name for name in lines[0] if name not in ("step", "split")], task)
         sign = {"higher": 1.0, "lower": -1.0}[task.better[self.metric]]
 
-        def goodness(index: int) -> tuple[float, int]:
+        def score(index: int) -> tuple[float, int]:
             value = lines[index][self.metric]
             return (float("-inf") if value is None else sign * value, index)
 
-        return max(range(len(lines)), key=goodness)
+        return max(range(len(lines)), key=score)

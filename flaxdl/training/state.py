@@ -1,4 +1,4 @@
-"""All that a training step changes, and so all that a checkpoint holds."""
+"""The training state: everything that a step changes and a checkpoint stores."""
 
 from typing import Any
 
@@ -6,38 +6,53 @@ import jax
 import optax
 from flax import struct
 
+from flaxdl.training.ema import Average
 from flaxdl.training.metrics import MetricSums
 from flaxdl.training.precision import LossScale
 
 
 class TrainState(struct.PyTreeNode):
-    """The state of a run between two steps; data and dropout follow from `step`, `skipped`."""
+    """State of a run between two steps; `step` and `skipped` determine data order and dropout."""
 
     step: jax.Array
-    """int32: batches trained with."""
+    """int32: number of batches trained on."""
     skipped: jax.Array
-    """int32: batches left out after loss spikes, so that the next one is `step + skipped`."""
+    """int32: number of batches skipped after loss spikes; the next one is `step + skipped`."""
     updates: jax.Array
-    """int32: optimizer steps taken, which is `step` less those without an update."""
+    """int32: number of optimizer updates, which is `step` minus the steps without one; the count
+    of the learning-rate schedule."""
     bad_steps: jax.Array
-    """int32: steps skipped in a row, because loss or gradients were not finite."""
+    """int32: consecutive steps skipped because loss or gradients were not finite."""
     params: Any
-    """The master parameters."""
+    """Master parameters."""
     model_state: Any
-    """The other collections of the model by name, such as `batch_stats`."""
+    """Other variable collections of the model by name, such as `batch_stats`."""
     optimizer_state: optax.OptState
-    """The optimizer's running means."""
+    """State of the optimizer, such as its moments, without the count of the schedule."""
+    average: Average | None
+    """Moving averages of `params` and `model_state`; None without EMA."""
     loss_scale: LossScale | None
-    """For float16 only."""
+    """Loss scale; None except for float16."""
     sums: MetricSums
-    """Metrics of the training batches since the last line of metrics."""
+    """Sums of training metrics since the last line of metrics."""
     gradient_norm: jax.Array
     """Global norm of the last gradients, before clipping."""
     learning_rate: jax.Array
     """Learning rate of the last update."""
 
+    @property
+    def averaged(self) -> "TrainState":
+        """State for inference: with EMA, its `params` and `model_state` are the averages."""
+        if self.average is None:
+            return self
+        params, model_state = self.average.params, self.average.model_state
+        return self.replace(params=params, model_state=model_state, average=None)
+
     def has_diverged(self, max_bad_steps: int) -> bool:
-        """Whether so many steps in a row were skipped, and not in search of a loss scale."""
+        """Returns whether `max_bad_steps` consecutive steps were skipped.
+
+        Steps skipped while the loss scale is still being reduced do not count.
+        """
         if int(self.bad_steps) < max_bad_steps:
             return False
         return self.loss_scale is None or float(self.loss_scale.scale) <= LossScale.LOWEST

@@ -1,10 +1,10 @@
 """Training objectives: the loss and the metrics of a batch.
 
-B examples, K classes, T tokens, S target tokens, V vocabulary.
+B: examples, K: classes, T: tokens, S: target tokens, V: vocabulary size.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,49 +17,61 @@ from flaxdl.errors import UserError
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
-"""Metric → its values and their weights, both of one shape."""
+"""Values and weights of each metric, as two arrays of equal shape."""
 Better = Literal["higher", "lower"]
 RESERVED_NAMES = (
     *("step", "split", "learning_rate", "gradient_norm", "skipped_batches"),
     "examples_per_second",
 )
-"""What a line of metrics holds besides the metrics of the task."""
+"""Names in a line of metrics that the metrics of a task cannot have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Base class: turns a batch into arguments of the model, and its outputs into a loss.
+    """Base class of tasks; a task defines the model's arguments, the loss and the metrics.
 
-    A task with other metrics than loss and accuracy declares their direction in `better`, as in
+    A task with metrics other than loss and accuracy declares their direction in `better`, as in
     `better = {**Task.better, "error": "lower"}`.
     """
 
     better: ClassVar[Mapping[str, Better]] = {"loss": "lower", "accuracy": "higher"}
-    """Metric → which values are better; `selection.metric` must be one of these."""
+    """Direction of better values of each metric that `selection.metric` can be."""
+    loss_fields: ClassVar[tuple[str, ...]] = ("label", "label_2", "mix", "weight")
+    """Fields of a batch that only the task uses; all others are arguments of the model."""
 
     def model_arguments(self, batch: Batch) -> tuple[jax.Array, dict[str, Any]]:
-        """The positional argument `inputs`, and by keyword all that is not the task's own."""
-        keywords = {k: v for k, v in batch.items() if k not in ("inputs", "label", "weight")}
+        """Returns the model's arguments: `inputs`, and other fields as keyword arguments.
+
+        By default, the keyword arguments are all fields except those in `loss_fields`.
+        """
+        keywords = {k: v for k, v in batch.items() if k not in ("inputs", *self.loss_fields)}
         return batch["inputs"], keywords
 
     def losses(self, outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """What is minimized in the mean, in at least float32, and its weights, of one shape."""
+        """Returns losses and weights of equal shape; training minimizes the weighted mean loss.
+
+        The losses should be computed in float32 or higher precision.
+        """
         raise NotImplementedError(f"{type(self).__name__}.losses")
 
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
-        """The weighted mean of `losses`."""
+        """Returns the weighted mean of `losses`."""
         losses, weights = self.losses(outputs, batch)
         return jnp.sum(weighted(losses, weights)) / jnp.sum(weights)
 
     def metrics(self, outputs: Any, batch: Batch) -> Metrics:
-        """What is averaged, each by its own weights; `loss` is among the metrics."""
+        """Returns values and weights of each metric, to be averaged; must include `loss`."""
         raise NotImplementedError(f"{type(self).__name__}.metrics")
 
     def check(self, outputs: Any, num_classes: int | None) -> None:
-        """Checks the model's outputs (shapes suffice) against what the data hold.
+        """Checks that the model's outputs fit the task and the data; by default, does nothing.
+
+        Args:
+            outputs: outputs of the model, or their shapes and dtypes.
+            num_classes: number of classes in the data; None if labels are not classes.
 
         Raises:
-            UserError: if the model cannot be trained on the data for this task.
+            UserError: if the outputs do not fit.
         """
 
 
@@ -67,7 +79,7 @@ def check_metrics(task: Task, metrics: Collection[Any]) -> None:
     """Checks the names of a task's metrics.
 
     Raises:
-        UserError: if there is no `loss`, or a name is taken or no text.
+        UserError: if there is no `loss`, or if a name is reserved or not a string.
     """
     owner = f"{type(task).__name__}.metrics"
     if "loss" not in metrics:
@@ -75,33 +87,37 @@ def check_metrics(task: Task, metrics: Collection[Any]) -> None:
     for name in metrics:
         if not isinstance(name, str) or name in RESERVED_NAMES:
             raise UserError(
-                f"{owner} must not name a metric {name!r}: names are texts, and every line of "
-                f"metrics has {', '.join(RESERVED_NAMES)} already"
+                f"{owner} must not name a metric {name!r}: names must be strings other than the "
+                f"reserved {', '.join(RESERVED_NAMES)}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Task):
-    """One of K classes for each example: cross-entropy, and accuracy."""
+    """Classification into K classes, with the cross-entropy loss."""
 
     better: ClassVar[Mapping[str, Better]] = {**Task.better, "top_5_accuracy": "higher"}
 
     label_smoothing: float = 0.0
-    """Share of the target's probability that is spread over all classes while training."""
+    """Label smoothing factor, in [0, 1): fraction of the target probability that is spread
+    uniformly over all classes in training."""
 
     def __post_init__(self):
         _check_smoothing(self.label_smoothing)
 
     def losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Cross-entropy of each example [B], labels smoothed."""
+        """Returns the cross-entropy of each example, with label smoothing, and its weight, [B]."""
         return cross_entropy(outputs, batch["label"], self.label_smoothing), batch["weight"]
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
-        """`loss` (labels as they are), `accuracy`; `top_5_accuracy` of more than ten classes."""
+        """Returns `loss` (without label smoothing), `accuracy` and `top_5_accuracy`.
+
+        `top_5_accuracy` is computed only for more than ten classes.
+        """
         label, weight = batch["label"], batch["weight"]
         metrics = {
             "loss": (cross_entropy(outputs, label), weight),
-            "accuracy": (_is_right(outputs, label), weight),
+            "accuracy": (_is_correct(outputs, label), weight),
         }
         if outputs.shape[-1] > 10:
             best = jax.lax.top_k(outputs, 5)[1]  # [B, 5]
@@ -110,7 +126,7 @@ class Classification(Task):
         return metrics
 
     def check(self, outputs: Any, num_classes: int | None) -> None:
-        """Checks that there is one logit for each class."""
+        """Checks that there is one logit per class."""
         check_shape("the model's outputs", outputs, "B K")
         if num_classes is not None and outputs.shape[-1] != num_classes:
             raise UserError(
@@ -121,31 +137,75 @@ class Classification(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModeling(Task):
-    """Each token from those before it: the model's outputs at a token are for the next one.
+    """Next-token prediction: the model's outputs at a token are logits for the next token.
 
-    Of texts int32[B, T] with `lengths` only the real tokens count, and each as much as any other.
+    Texts are `inputs`, int32[B, T]. Tokens after `lengths`, if given, are padding and have weight
+    0, as do the first `burn_in` tokens of each text, int32[B], if given: they are only context. All
+    other tokens of a batch have equal weight.
     """
 
     better: ClassVar[Mapping[str, Better]] = {**Task.better, "bits_per_token": "lower"}
+    loss_fields = (*Task.loss_fields, "burn_in")
 
     prompt: str | None = None
-    """What `train` has the model continue at its end, as a sample."""
+    """Prompt for the sample text that `train` generates at the end; None for no sample."""
 
     def losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Cross-entropy of each token after the first [B, T - 1]; padding has no weight."""
+        """Returns the cross-entropy of each token except the first, and its weight, [B, T - 1]."""
         return self.metrics(outputs, batch)["loss"]
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
-        """`loss`, the same as `bits_per_token`, and `accuracy`."""
+        """Returns `loss`, `bits_per_token` (the loss in bits) and `accuracy`."""
         logits, following = outputs[:, :-1], batch["inputs"][:, 1:]
         weights = jnp.broadcast_to(batch["weight"][:, None], following.shape)
         if "lengths" in batch:
             weights *= _is_real(following, batch["lengths"] - 1)
+        if "burn_in" in batch:
+            weights *= ~_is_real(following, batch["burn_in"] - 1)
         losses = cross_entropy(logits, following)  # [B, T - 1]
         return {
             "loss": (losses, weights),
             "bits_per_token": (losses / math.log(2), weights),
-            "accuracy": (_is_right(logits, following), weights),
+            "accuracy": (_is_correct(logits, following), weights),
+        }
+
+    def check(self, outputs: Any, num_classes: int | None) -> None:
+        """Checks that there is a row of logits for each token."""
+        check_shape("the model's outputs", outputs, "B T V")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLanguageModeling(Task):
+    """Prediction of masked tokens: the model's outputs at a token are logits for the original one.
+
+    Only the positions `chosen`, bool[B, T], count, with equal weight in a batch; the original
+    tokens are `label`, int32[B, T]. The transform `MaskedText` provides both. A batch without any
+    chosen position, which only happens with a few tokens, has no loss and is skipped.
+    """
+
+    loss_fields = (*Task.loss_fields, "chosen", "words", "burn_in")
+
+    def losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Returns the cross-entropy of each token and its weight, [B, T]."""
+        return self.metrics(outputs, batch)["loss"]
+
+    def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
+        """Returns `loss` and `accuracy` of the chosen tokens.
+
+        Raises:
+            UserError: if the batch does not contain the chosen positions, or if there is not a row
+                of logits for each token.
+        """
+        if "chosen" not in batch:
+            raise UserError(
+                "masked language modeling needs the fields label and chosen in each batch, got "
+                f"{', '.join(sorted(batch))}; use the transform MaskedText"
+            )
+        self.check(outputs, None)
+        label, weights = batch["label"], batch["weight"][:, None] * batch["chosen"]
+        return {
+            "loss": (cross_entropy(outputs, label), weights),
+            "accuracy": (_is_correct(outputs, label), weights),
         }
 
     def check(self, outputs: Any, num_classes: int | None) -> None:
@@ -155,36 +215,38 @@ class LanguageModeling(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceToSequence(Task):
-    """A text for a text: `label` int32[B, S] follows the `targets` that the model reads by a token.
+    """Text-to-text tasks: the model predicts `label` from `inputs` and the decoder input `targets`.
 
-    Both are as long as `target_lengths` say; every real token counts as much as any other.
+    `label`, int32[B, S], is `targets` shifted by one token; both have the lengths `target_lengths`.
+    Padding has weight 0; all other tokens of a batch have equal weight.
     """
 
     better: ClassVar[Mapping[str, Better]] = {**Task.better, "exact_match": "higher"}
 
     label_smoothing: float = 0.0
-    """Share of the target's probability that is spread over all tokens while training."""
+    """Label smoothing factor, in [0, 1): fraction of the target probability that is spread
+    uniformly over all tokens of the vocabulary in training."""
 
     def __post_init__(self):
         _check_smoothing(self.label_smoothing)
 
     def losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Cross-entropy of each token [B, S], labels smoothed; padding has no weight."""
+        """Returns the cross-entropy of each token, with label smoothing, and its weight, [B, S]."""
         losses = cross_entropy(outputs, batch["label"], self.label_smoothing)
         return losses, _token_weights(batch)
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
-        """`loss` and `accuracy` by token, and `exact_match` by text.
+        """Returns `loss` and `accuracy` per token, and `exact_match` per text.
 
-        A text matches where each of its tokens is the most likely one behind those before it,
-        which is where writing the most likely token again and again writes just this text.
+        A text matches if each of its tokens is the most likely one given the preceding tokens, that
+        is, if greedy decoding generates exactly this text.
         """
         label, weights = batch["label"], _token_weights(batch)
-        is_right = _is_right(outputs, label)
-        matches = jnp.min(is_right, axis=-1, where=weights > 0, initial=1.0)  # [B]
+        is_correct = _is_correct(outputs, label)
+        matches = jnp.min(is_correct, axis=-1, where=weights > 0, initial=1.0)  # [B]
         return {
             "loss": (cross_entropy(outputs, label), weights),
-            "accuracy": (is_right, weights),
+            "accuracy": (is_correct, weights),
             "exact_match": (matches, batch["weight"]),
         }
 
@@ -193,22 +255,47 @@ class SequenceToSequence(Task):
         check_shape("the model's outputs", outputs, "B S V")
 
 
+def mixed(
+    losses: Callable[[Any, Batch], tuple[jax.Array, jax.Array]], outputs: Any, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """Returns losses and weights of a batch in which examples may be mixed (mixup or cutmix).
+
+    The loss of a mixed example is `mix * loss(label) + (1 - mix) * loss(label_2)`. For
+    cross-entropy, also with label smoothing, that is the loss for the mixed probabilities. Where
+    weights depend on the label, each of the two losses has its own.
+
+    Args:
+        losses: function of outputs and batch that returns losses and weights of equal shape, such
+            as `Task.losses`.
+        outputs: outputs of the model.
+        batch: examples; without `mix`, they are not mixed.
+    """
+    first, weights = losses(outputs, batch)
+    if "mix" not in batch:
+        return first, weights
+    second, weights_2 = losses(outputs, {**batch, "label": batch["label_2"]})
+    mix = batch["mix"].reshape(-1, *(1,) * (first.ndim - 1))
+    total = weights + (1 - mix) * (weights_2 - weights)  # exact for equal weights
+    summed = mix * weighted(first, weights) + (1 - mix) * weighted(second, weights_2)
+    return summed / jnp.where(total == 0, 1, total), total
+
+
 def weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
-    """Losses times their weights; what has no weight does not count, not even as NaN."""
+    """Returns losses times weights; a weight of 0 yields 0 even if the loss is NaN."""
     return jnp.where(weights == 0, 0, losses * weights)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """The cross-entropy [...] of logits [..., K] with labels int[...], in at least float32.
+    """Returns the cross-entropy [...], computed in float32 or higher precision.
 
     Args:
-        logits: unnormalized log-probabilities.
-        labels: the right classes.
-        smoothing: share of the label's probability that is spread over all classes.
+        logits: unnormalized log-probabilities, [..., K].
+        labels: target classes, int[...].
+        smoothing: label smoothing factor, in [0, 1): fraction of the target probability that is
+            spread uniformly over all classes.
 
     Raises:
-        UserError: if the labels are no integers, or of another shape than one for each row of
-            logits.
+        UserError: if the labels are not integers, or if there is not one label per row of logits.
     """
     if labels.shape != logits.shape[:-1]:
         raise UserError(
@@ -224,17 +311,17 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     return (1 - smoothing) * losses + smoothing * uniform
 
 
-def _is_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
 
 
 def _is_real(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Which of the tokens [B, T] come before int[B] lengths, as bool[B, T]."""
+    """Returns the mask, bool[B, T], of non-padding tokens [B, T], given lengths int[B]."""
     return jnp.arange(tokens.shape[1]) < lengths[:, None]
 
 
 def _token_weights(batch: Batch) -> jax.Array:
-    """The weight of its text for each real target token, float32[B, S]."""
+    """Returns target weights, float32[B, S]: the weight of the example, or 0 for padding."""
     return batch["weight"][:, None] * _is_real(batch["label"], batch["target_lengths"])
 
 

@@ -1,7 +1,7 @@
-"""What the time of a run is spent on, as its first process sees it, over all of its starts.
+"""Time spent on each part of a run, measured in process 0 and summed over restarts.
 
-Devices work while the host prepares what comes next, so that only what the host waits for counts:
-`waiting for data` is time in which the devices may have had nothing to do.
+Only the host's time is measured. Since devices compute while the host prepares the next step, they
+are not necessarily idle while the host is `waiting for data`.
 """
 
 import contextlib
@@ -24,48 +24,56 @@ NAMES: tuple[str, ...] = (
 
 
 class Times:
-    """Seconds by what they were spent on; of parts within parts, each second counts once."""
+    """Time spent on each part of a run, in seconds; nested time counts only for the inner part."""
 
     def __init__(self):
         self._earlier: dict[str, float] = {}
         self._start = time.perf_counter()
         self._seconds: dict[str, float] = dict.fromkeys(NAMES, 0.0)
-        self._within = [0.0]  # seconds measured within each part that is being measured
+        self._nested = [0.0]  # seconds measured in nested parts, for each part being measured
 
     @property
     def seconds(self) -> dict[str, float]:
-        """All of it, in the order of `NAMES`; what nothing else was measured as is setting up."""
+        """Seconds by part, in the order of `NAMES`; unmeasured time counts as `setting up`."""
         rest = time.perf_counter() - self._start - sum(self._seconds.values())
         seconds = self._seconds | {"setting up": rest}
         return {name: self._earlier.get(name, 0.0) + seconds[name] for name in NAMES}
 
-    def go_on(self, earlier: dict[str, float]) -> None:
-        """Adds what earlier starts of the run have spent."""
-        self._earlier = earlier
+    def resume_from(self, seconds: dict[str, float]) -> None:
+        """Adds the seconds measured before the run was resumed."""
+        self._earlier = seconds
 
     @contextlib.contextmanager
-    def spent(self, name: str) -> Iterator[None]:
-        """Counts what happens within as one of `NAMES`; called often, so cheap."""
+    def measure(self, name: str) -> Iterator[None]:
+        """Context manager that measures its time as the part `name`, one of `NAMES`.
+
+        It is cheap, since it is entered in every step.
+        """
         start = time.perf_counter()
-        self._within.append(0.0)
+        self._nested.append(0.0)
         try:
             yield
         finally:
             whole = time.perf_counter() - start
-            self._seconds[name] += whole - self._within.pop()
-            self._within[-1] += whole
+            self._seconds[name] += whole - self._nested.pop()
+            self._nested[-1] += whole
 
     @contextlib.contextmanager
-    def kept(self, path: Path | None, devices: str) -> Iterator[None]:
-        """Writes at the end, however that comes, what `load_times` reads; None writes nothing."""
+    def saved_to(self, path: Path | None, devices: str) -> Iterator[None]:
+        """Context manager that saves the times on exit, even after an error.
+
+        Args:
+            path: file to write, see `load_times`; None to save nothing.
+            devices: description of the devices.
+        """
         try:
             yield
         finally:
             if path is not None:
                 _save(self.seconds, devices, path)
 
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, whose first call counts as `compiling`."""
+    def measure_compilation(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps a function so that its first call is measured as `compiling`."""
         is_first = True
 
         def call(*arguments: Any) -> Any:
@@ -73,15 +81,15 @@ class Times:
             if not is_first:
                 return function(*arguments)
             is_first = False
-            with self.spent("compiling"):
+            with self.measure("compiling"):
                 return function(*arguments)
 
         return call
 
 
 def load_times(path: Path) -> tuple[dict[str, float], str | None]:
-    """Seconds by what they were spent on, and on which devices; nothing where nothing is known."""
-    if not path.is_file():  # a pipe would be waited for
+    """Returns saved seconds by part and a description of the devices; ({}, None) if unreadable."""
+    if not path.is_file():  # reading a pipe would block
         return {}, None
     try:
         record = json.loads(path.read_text())
@@ -93,5 +101,5 @@ def load_times(path: Path) -> tuple[dict[str, float], str | None]:
 
 def _save(seconds: dict[str, float], devices: str, path: Path) -> None:
     text = json.dumps({"devices": devices, "seconds": seconds}, indent=2)
-    with contextlib.suppress(OSError), atomic_write(path) as unfinished:  # the run can do without
+    with contextlib.suppress(OSError), atomic_write(path) as unfinished:  # not essential
         unfinished.write_text(text + "\n")

@@ -1,4 +1,4 @@
-"""Parameters between PyTorch and Flax."""
+"""Conversion of weights between PyTorch and Flax."""
 
 from flaxdl.weights.files import read_weights, write_weights
 from flaxdl.weights.loading import export_weights, load_weights

@@ -1,4 +1,4 @@
-"""Names for the architectures that weights are recognized as, to say so where they do not fit."""
+"""Detection of the architecture that weights belong to, for error messages."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
     (True, (3, 8, 36, 3)): "152",
 }
 _VGGS = {8: "11", 10: "13", 13: "16", 16: "19"}
-# A part of a name that only this architecture has.
+# Pattern in parameter names that only this architecture has → its name.
 _OTHERS = {
     r"transformer\.layer\.\d+\.attention\.q_lin\.": "DistilBERT",
     r"encoder\.albert_layer_groups\.": "ALBERT",
@@ -25,10 +25,12 @@ _OTHERS = {
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def architecture(shapes: Shapes) -> str | None:
-    """The architecture with parameters of these PyTorch names and shapes, such as `ResNet-50`.
+def detect_architecture(shapes: Shapes) -> str | None:
+    """Returns the architecture of weights, such as `ResNet-50`, or None if it is unknown.
 
-    None if it is none of those that are known. Sizes of the last layer do not matter.
+    Args:
+        shapes: shape of each array, by PyTorch parameter name. The shape of the last layer does
+            not matter.
     """
     return _resnet(shapes) or _vgg(shapes) or _bert(shapes) or _other(shapes)
 
@@ -44,7 +46,7 @@ def _resnet(shapes: Shapes) -> str | None:
     is_bottleneck = any(conv == "3" for _, _, conv in blocks)
     depth = _RESNETS.get((is_bottleneck, depths))
     if depth is None:
-        return f"a ResNet of {'-'.join(map(str, depths))} blocks"
+        return f"a ResNet with {'-'.join(map(str, depths))} blocks"
     second = next((shapes[key] for key in shapes if key.endswith("layer1.0.conv2.weight")), ())
     width, inputs = (*second, 64, 64)[:2]
     kind = "ResNeXt" if inputs < width else "Wide ResNet" if width > 64 else "ResNet"
@@ -70,7 +72,7 @@ def _bert(shapes: Shapes) -> str | None:
         return None
     word = key.removesuffix(end).rstrip(".").rpartition(".")[2]
     family = {"roberta": "RoBERTa", "electra": "ELECTRA"}.get(word, "BERT")
-    return f"{family} with {len(layers)} layers of width {shapes[key][1]}"
+    return f"{family} with {len(layers)} layers and hidden size {shapes[key][1]}"
 
 
 def _other(shapes: Shapes) -> str | None:

@@ -1,4 +1,4 @@
-"""Files from the internet: shown while they come, resumed where they stopped, verified, cached."""
+"""File downloads with progress bar, resumption, checksum verification and a cache."""
 
 import hashlib
 import os
@@ -8,12 +8,12 @@ from flaxdl.errors import UserError
 from flaxdl.filesystem.locks import locked
 from flaxdl.filesystem.paths import local_path
 
-TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
-PIECE = 1 << 16  # bytes; less than one is lost when the connection is
+TIMEOUT = (10, 60)  # seconds to connect, and between two chunks
+CHUNK_SIZE = 1 << 16  # bytes; a broken connection loses less than a chunk
 
 
 def cache_folder() -> Path:
-    """The folder of downloads: `$FLAXDL_CACHE`, or `flaxdl` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """Returns the cache folder: `$FLAXDL_CACHE`, or `flaxdl` in `$XDG_CACHE_HOME` or `~/.cache`."""
     own = os.environ.get("FLAXDL_CACHE")
     if own:
         return local_path(own)
@@ -22,64 +22,69 @@ def cache_folder() -> Path:
 
 
 def download(url: str, path: str | Path, sha256: str) -> Path:
-    """Fetches a file, unless it is there, and returns where it is.
+    """Downloads a file unless it exists, and returns its path.
 
-    What has come is kept in `PATH.part`, so that the next call goes on from there. Of several
-    processes one downloads while the others wait. A file that is there is only read, so its folder
-    may be one that cannot be written.
+    A partial download is kept as `PATH.part` and resumed by the next call. If several processes
+    need the file, one downloads it while the others wait. An existing file is only read, so its
+    folder may be read-only.
 
     Args:
-        url: where the file is.
-        path: where it is put.
-        sha256: the SHA-256 of the file in hexadecimal digits, or the first ones of it.
+        url: address of the file.
+        path: path to save the file to.
+        sha256: SHA-256 of the file in hexadecimal, or the first digits of it.
 
     Raises:
-        UserError: if the file cannot be had or has another SHA-256, with the address, the reason
-            and the place to put the file by hand.
+        UserError: if the file cannot be downloaded or its SHA-256 differs; the message states the
+            address, the reason, and the path for a manual download.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
-    by_hand = f"To do it by hand, put the file at {path}"
+    manually = f"To download it manually, save the file as {path}"
     try:
-        if _is_there(path, url, sha256):
+        if _is_downloaded(path, url, sha256):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_name(f"{path.name}.lock")):
-            if _is_there(path, url, sha256):  # another process has downloaded it meanwhile
+            # Another process may have downloaded the file in the meantime.
+            if _is_downloaded(path, url, sha256):
                 return path
             found = _fetch(url, part)
             if not found.startswith(sha256):
                 part.unlink()
                 raise UserError(
-                    f"what came from {url} was thrown away: its SHA-256 is {found}, and should "
-                    f"begin with {sha256}. {by_hand}"
+                    f"the download of {url} was discarded: its SHA-256 is {found}, expected one "
+                    f"that starts with {sha256}. {manually}"
                 )
             part.replace(path)
-    except OSError as error:  # what requests and filelock raise are OSErrors too
+    except OSError as error:  # includes the errors of requests and filelock
         received = part.stat().st_size if part.is_file() else 0
-        again = f"The same command goes on behind the {received:,} bytes that came. "
+        resume = f"Run the same command again to resume after {received:,} bytes. "
         raise UserError(
             f"{url} could not be downloaded: {error or type(error).__name__}. "
-            f"{again if received else ''}{by_hand}"
+            f"{resume if received else ''}{manually}"
         ) from error
     return path
 
 
-def _is_there(path: Path, url: str, sha256: str) -> bool:
-    """Returns whether the file is there; a UserError if it is another one."""
+def _is_downloaded(path: Path, url: str, sha256: str) -> bool:
+    """Returns True if the file exists.
+
+    Raises:
+        UserError: if the file exists but its SHA-256 differs.
+    """
     if not path.is_file():
         return False
     found = _digest(path).hexdigest()
     if not found.startswith(sha256):
         raise UserError(
-            f"{path} is not the file of {url}: its SHA-256 is {found}, and should "
-            f"begin with {sha256}. Delete it to have it downloaded again"
+            f"{path} is not the file at {url}: its SHA-256 is {found}, expected one that starts "
+            f"with {sha256}. Delete it to download it again"
         )
     return True
 
 
 def _fetch(url: str, part: Path) -> str:
-    """Completes the file at `part`, and returns its SHA-256."""
+    """Completes a partial download at `part`, and returns the SHA-256 of the whole file."""
     import requests
     from rich.console import Console
     from rich.progress import (
@@ -92,20 +97,20 @@ def _fetch(url: str, part: Path) -> str:
     )
 
     start = part.stat().st_size if part.is_file() else 0
-    # Compressed on the way, a file could not be resumed by its own bytes.
+    # With compression, byte ranges would refer to the compressed data.
     headers = {"Accept-Encoding": "identity"}
     with requests.Session() as session:
         session.headers.update(headers)
         ranged = {"Range": f"bytes={start}-"} if start else {}
         response = session.get(url, headers=ranged, stream=True, timeout=TIMEOUT)
         if response.status_code == requests.codes.requested_range_not_satisfiable:
-            digest = _digest(part)  # there is nothing behind: it is complete, or another file
+            digest = _digest(part)  # no bytes are left: it is complete, or a different file
             if response.headers.get("Content-Range") == f"bytes */{start}":
                 return digest.hexdigest()
             response = session.get(url, stream=True, timeout=TIMEOUT)
         response.raise_for_status()
         if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            start = 0  # all of it comes, whatever was asked for
+            start = 0  # the server ignored the range and sends the whole file
         digest = _digest(part) if start else hashlib.sha256()
         remaining = int(response.headers.get("Content-Length", 0))
         columns = (
@@ -118,10 +123,10 @@ def _fetch(url: str, part: Path) -> str:
         with Progress(*columns, console=Console(stderr=True)) as progress:
             bar = progress.add_task("", completed=start, total=start + remaining or None)
             with part.open("ab" if start else "wb") as file:
-                for piece in response.iter_content(PIECE):
-                    file.write(piece)
-                    digest.update(piece)
-                    progress.advance(bar, len(piece))
+                for chunk in response.iter_content(CHUNK_SIZE):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    progress.advance(bar, len(chunk))
     return digest.hexdigest()
 
 

@@ -1,17 +1,21 @@
-"""PyTorch's names and layouts for the leaves of a Flax variables tree.
+"""PyTorch names and layouts of the leaves of a Flax variables tree.
 
-Submodules carry their PyTorch names, so the path of a leaf joined with dots is its state-dict key
-up to the last word:
+Submodules have their PyTorch names, so the path of a leaf joined with dots is its state-dict key,
+except for the last component:
 
-| Flax leaf             | PyTorch                       | layout                                  |
-|-----------------------|-------------------------------|-----------------------------------------|
-| `kernel`              | `weight`                      | `[*K, I, O]` here, `[O, I, *K]` there   |
-| `scale`, `embedding`  | `weight`                      | the same                                |
-| `mean`, `var`         | `running_mean`, `running_var` | the same                                |
-| anything else         | the same name                 | the same                                |
+====================  =============================  =====================================
+Flax leaf             PyTorch                        layout
+====================  =============================  =====================================
+`kernel`              `weight`                       `[*K, I, O]` here, `[O, I, *K]` there
+`scale`, `embedding`  `weight`                       the same
+`mean`, `var`         `running_mean`, `running_var`  the same
+anything else         the same name                  the same
+====================  =============================  =====================================
 
-I input features, O output features, K the window of a convolution. Patterns for parameters (what
-is frozen, not decayed, omitted) are `fnmatch` globs over whole PyTorch keys: `layer1.*`, `*.bias`.
+`I` input features, `O` output features, `*K` window of a convolution.
+
+Patterns of parameters (to freeze, to omit, or to exclude from weight decay) are `fnmatch` globs
+that match whole PyTorch keys, such as `layer1.*` or `*.bias`.
 """
 
 import difflib
@@ -35,17 +39,18 @@ _PYTORCH_NAMES = {
     "var": "running_var",
 }
 
-# Keys that PyTorch writes a second time for a shared tensor: duplicate → original.
+# Second keys that PyTorch writes for tied tensors: duplicate → original.
 TIED_KEYS = {
+    "decoder.weight": "encoder.weight",  # RNNLM with tied weights
     "cls.predictions.decoder.bias": "cls.predictions.bias",
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
 }
 
 
 def pytorch_key(path: Path) -> str:
-    """The state-dict key of the leaf at `path` within its collection.
+    """Returns the state-dict key of the leaf at `path` in its collection.
 
-    >>> pytorch_key(("layer1.0", "conv1", "kernel"))
+    >>> flaxdl.weights.pytorch_key(("layer1.0", "conv1", "kernel"))
     'layer1.0.conv1.weight'
     """
     *modules, leaf = path
@@ -53,28 +58,36 @@ def pytorch_key(path: Path) -> str:
 
 
 def to_pytorch(leaf: str, value: Any) -> Any:
-    """The leaf in PyTorch's layout, an array or a `jax.ShapeDtypeStruct` like the one given."""
+    """Returns the value of a leaf in PyTorch's layout.
+
+    Args:
+        leaf: name of the leaf, such as `kernel`.
+        value: array or `jax.ShapeDtypeStruct`; the result has the same type.
+    """
     return _transpose(value, (-1, -2), (0, 1)) if leaf == "kernel" else value
 
 
 def from_pytorch(leaf: str, value: Any) -> Any:
-    """The inverse of `to_pytorch`."""
+    """Returns the value of a leaf in Flax's layout; this is the inverse of `to_pytorch`."""
     return _transpose(value, (0, 1), (-1, -2)) if leaf == "kernel" else value
 
 
 def _transpose(value: Any, source: tuple[int, int], destination: tuple[int, int]) -> Any:
     if isinstance(value, jax.ShapeDtypeStruct):
-        # An array of the shape that takes no memory: all strides are zero.
+        # An array of this shape that takes no memory, since all strides are zero.
         stand_in = np.broadcast_to(np.False_, value.shape)
         return jax.ShapeDtypeStruct(np.moveaxis(stand_in, source, destination).shape, value.dtype)
     return np.moveaxis(np.asarray(value), source, destination)
 
 
 def leaves_by_key(variables: Mapping[str, Any]) -> dict[str, tuple[Path, Any]]:
-    """PyTorch key → (path, leaf) for every leaf of a variables tree, collection name included.
+    """Returns the path, including the collection, and the leaf for each PyTorch key.
+
+    Args:
+        variables: tree of variables by collection.
 
     Raises:
-        UserError: if two leaves would share a key.
+        UserError: if two leaves have the same key.
     """
     found: dict[str, tuple[Path, Any]] = {}
     for path, leaf in flatten_dict(dict(variables)).items():
@@ -86,12 +99,15 @@ def leaves_by_key(variables: Mapping[str, Any]) -> dict[str, tuple[Path, Any]]:
 
 
 def state_dict(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables under PyTorch's names and in its layouts, as NumPy arrays.
+    """Returns the variables as NumPy arrays with PyTorch's names and layouts.
 
-    Keys that PyTorch holds beside the tensors are there too: `num_batches_tracked` (zero) next to
-    running statistics, and both names of tied tensors. Shapes from `jax.eval_shape` give shapes.
+    PyTorch's additional keys are included: `num_batches_tracked` (zero) next to running statistics,
+    and both names of tied tensors. If the variables are shapes from `jax.eval_shape`, the values
+    are shapes, too.
 
-    >>> state_dict(resnet.init(key, images))["layer1.0.conv1.weight"].shape
+    >>> model, images = flaxdl.models.ResNet18(), jnp.zeros((1, 64, 64, 3))
+    >>> shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    >>> flaxdl.state_dict(shapes)["layer1.0.conv1.weight"].shape  # [O, I, H, W]
     (64, 64, 3, 3)
     """
     result: dict[str, Any] = {}
@@ -99,19 +115,33 @@ def state_dict(variables: Mapping[str, Any]) -> dict[str, Any]:
         value = to_pytorch(path[-1], leaf)
         result[key] = value if isinstance(value, jax.ShapeDtypeStruct) else np.asarray(value)
         if path[-1] == "mean":
-            result[key.removesuffix("running_mean") + "num_batches_tracked"] = np.int64(0)
-    if TIED_KEYS["cls.predictions.decoder.bias"] in result:
-        result |= {duplicate: result[original] for duplicate, original in TIED_KEYS.items()}
+            layer = key.removesuffix("running_mean")
+            result[layer + "num_batches_tracked"] = np.zeros((), np.int64)
+    for duplicate, original in TIED_KEYS.items():
+        # A model without the output layer has its embeddings, but not its bias.
+        bias = duplicate.removesuffix("weight") + "bias"
+        if original in result and (bias in result or duplicate.endswith(".bias")):
+            result.setdefault(duplicate, result[original])
     return result
+
+
+def matches_any(name: str, patterns: Iterable[str]) -> bool:
+    """Returns True if a name matches at least one of the patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def matching(
     keys: Collection[str], patterns: Iterable[str], *, field: str = "patterns"
 ) -> set[str]:
-    """The keys that match at least one of the patterns.
+    """Returns the keys that match at least one of the patterns.
+
+    Args:
+        keys: PyTorch keys.
+        patterns: `fnmatch` globs.
+        field: name of the patterns in error messages.
 
     Raises:
-        UserError: if a pattern matches nothing, with the nearest keys; `field` says whose it is.
+        UserError: if a pattern matches no key; the message suggests similar keys.
     """
     if isinstance(patterns, str):
         raise UserError(f"{field} must be a sequence of patterns, got the string {patterns!r}")
@@ -122,19 +152,19 @@ def matching(
             near = difflib.get_close_matches(pattern, keys, n=3, cutoff=0.4) or sorted(keys)[:3]
             raise UserError(
                 f"{field}: the pattern {pattern!r} matches no parameter; "
-                f"parameters are named like {', '.join(near)}"
+                f"parameters have names such as {', '.join(near)}"
             )
         found |= matches
     return found
 
 
 def pattern_mask(params: Mapping[str, Any], patterns: Sequence[str], *, field: str) -> Any:
-    """A tree like `params` that is True where the parameter's PyTorch key matches a pattern.
+    """Returns a tree like `params` that is True for parameters whose PyTorch key matches a pattern.
 
-    A None among the parameters stays None.
+    None leaves stay None.
 
     Raises:
-        UserError: as `matching` does.
+        UserError: if a pattern matches no key, as in `matching`.
     """
     leaves = flatten_dict(dict(params))
     matches = matching({pytorch_key(path) for path in leaves}, patterns, field=field)

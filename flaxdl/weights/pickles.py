@@ -1,9 +1,9 @@
-"""The pickle inside a PyTorch file, read without executing anything.
+"""Safe reader for the pickle in a PyTorch file, without executing code.
 
-A pickle is a program for a small stack machine, and Python's own machine calls whatever the program
-names. This one builds plain values and the descriptions of tensors, and imports and calls nothing.
-An object of any other kind, such as the arguments of a training script beside the weights, becomes
-a `Foreign`, which holds the name of its class and nothing else. Work and memory stay proportional
+A pickle is a program for a small stack machine, and Python's unpickler imports and calls whatever
+the program names. This reader builds only plain values and descriptions of tensors, and imports and
+calls nothing. Any other object, such as the arguments of a training script stored with the weights,
+becomes an `OpaqueObject`, which stores only the name of its class. Time and memory are proportional
 to the length of the pickle.
 """
 
@@ -30,7 +30,7 @@ DTYPES = {
     "torch.BoolStorage": np.dtype(np.bool_),
     "torch.ComplexFloatStorage": np.dtype(np.complex64),
     "torch.ComplexDoubleStorage": np.dtype(np.complex128),
-    "torch.storage.UntypedStorage": np.dtype(np.uint8),  # its size counts bytes
+    "torch.storage.UntypedStorage": np.dtype(np.uint8),  # its size is in bytes
 }
 REBUILD_TENSOR = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 REBUILD_PARAMETER = (
@@ -38,15 +38,15 @@ REBUILD_PARAMETER = (
     "torch._utils._rebuild_parameter_with_state",
 )
 TENSOR_CLASSES = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
-# Functions whose first argument is the class of what they return.
+# Functions whose first argument is the class of their result.
 RECONSTRUCTORS = (
     "copyreg._reconstructor",
-    "copy_reg._reconstructor",  # as Python 2 wrote it
+    "copy_reg._reconstructor",  # Python 2
     "numpy.core.multiarray._reconstruct",
     "numpy._core.multiarray._reconstruct",
 )
-# Instructions that put their argument on the stack.
-PLAIN_VALUES = {
+# Opcodes that push their argument.
+PUSH_OPCODES = {
     "BININT",
     "BININT1",
     "BININT2",
@@ -60,14 +60,14 @@ PLAIN_VALUES = {
     "SHORT_BINBYTES",
     "BYTEARRAY8",
 }
-# A tensor takes about forty instructions, so these are fifty thousand tensors.
-MOST_INSTRUCTIONS = 2_000_000
-LONGEST_LINE = 1000  # of the name of a class or function
-MOST_AXES = 64  # NumPy's limit
+# About fifty thousand tensors, at forty instructions each.
+MAX_INSTRUCTIONS = 2_000_000
+MAX_LINE_LENGTH = 1000  # characters in the name of a class or function
+MAX_AXES = 64  # limit of NumPy
 
 
 class Bytes(Protocol):
-    """What is read: bytes, or a file that is mapped into memory."""
+    """Data to read: bytes or a memory-mapped file."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, item: slice, /) -> bytes: ...
@@ -76,7 +76,7 @@ class Bytes(Protocol):
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of `num_elements` that tensors are views of; it may itself be a part of `key`."""
+    """Elements that tensors are views of: storage `key`, or a part of it starting at `first`."""
 
     key: str
     dtype: np.dtype
@@ -86,7 +86,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A view of a storage; the offset and the strides count elements."""
+    """View of a storage, with offset and strides in elements."""
 
     storage: Storage
     offset: int
@@ -95,24 +95,24 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Name:
-    """A class or function that the pickle asks for."""
+class Global:
+    """Class or function that the pickle refers to by name."""
 
     text: str
 
 
 @dataclass(slots=True)
-class Foreign:
-    """Stands for an object that is neither a plain value nor a tensor; it was not built."""
+class OpaqueObject:
+    """Placeholder for an object that is neither a plain value nor a tensor, and was not built."""
 
     name: str
-    """Its class, or the function that returns it."""
+    """Name of the object's class, or of the function that returns the object."""
     is_module: bool = False
-    """Whether it holds what only a `torch.nn.Module` does."""
+    """True if the object has the attributes of a `torch.nn.Module`."""
 
 
 class Pickle(NamedTuple):
-    """The value of a pickle, the storages it names, each as a whole, and where it ends."""
+    """Value of a pickle, the storages that it refers to by key, and its end position in bytes."""
 
     value: Any
     storages: dict[str, Storage]
@@ -122,17 +122,21 @@ class Pickle(NamedTuple):
 def read_pickle(data: Bytes, start: int) -> Pickle:
     """Reads the pickle that begins at `start`.
 
-    Dictionaries, ordered or not, become `dict`, and their keys text; sets, and objects of other
-    classes, become `Foreign`.
+    Dictionaries, including ordered ones, become `dict` with strings as keys; sets and objects of
+    other classes become `OpaqueObject`.
+
+    Args:
+        data: bytes or memory-mapped file that contains the pickle.
+        start: position of the first byte.
 
     Raises:
-        UserError: if the pickle is broken.
+        UserError: if the pickle is corrupt, or contains instructions that PyTorch does not write.
     """
     stream = _Stream(data, start)
     machine = _Machine()
     for count, (instruction, argument) in enumerate(_instructions(stream)):
-        if count == MOST_INSTRUCTIONS:
-            raise UserError(f"its pickle has more than {MOST_INSTRUCTIONS} instructions")
+        if count == MAX_INSTRUCTIONS:
+            raise UserError(f"its pickle has more than {MAX_INSTRUCTIONS} instructions")
         machine.step(instruction, argument)
     if machine.marked or len(machine.stack) != 1:
         raise UserError("its pickle is broken: it does not end with one value")
@@ -140,22 +144,26 @@ def read_pickle(data: Bytes, start: int) -> Pickle:
 
 
 def describe(value: Any) -> str:
-    """A few words on a value of a pickle: the value if it is short, else what it is."""
+    """Returns a short description of a value: its `repr` if that is short, else its type."""
     if isinstance(value, int) and abs(value) >= 2**64:
         return "a large number"
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
     if isinstance(value, str) and len(value) <= 40:
         return repr(value)
-    if isinstance(value, Name):
+    if isinstance(value, Global):
         return value.text[:100]
-    if isinstance(value, Foreign):
+    if isinstance(value, OpaqueObject):
         return value.name[:100]
     return f"a {type(value).__name__.lower()}"
 
 
 class _Stream:
-    """A file for `pickletools`, which reads lines in names alone: protocol 0 is not spoken."""
+    """Minimal file object for `pickletools.genops`.
+
+    `readline` is allowed only for the module and attribute of a GLOBAL opcode: other text lines
+    occur only in protocol 0, which is not supported.
+    """
 
     def __init__(self, data: Bytes, start: int):
         self._data = data
@@ -168,10 +176,10 @@ class _Stream:
         return self._last
 
     def readline(self) -> bytes:
-        end = self._data.find(b"\n", self.position, self.position + LONGEST_LINE)
+        end = self._data.find(b"\n", self.position, self.position + MAX_LINE_LENGTH)
         line = self._data[self.position : end + 1]
         if self._last != b"c" or end == -1 or b"\\" in line:
-            raise UserError("a line of text where PyTorch writes none")
+            raise UserError("it has a line of text where PyTorch writes none")
         self.position = end + 1
         return line
 
@@ -185,7 +193,7 @@ def _instructions(stream: _Stream) -> Iterator[tuple[str, Any]]:
 
 
 class _Machine:
-    """The stack machine: values on a stack, on stacks below it since marks, and remembered."""
+    """Stack machine with a stack, the stacks below each mark, and the memo."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -206,9 +214,9 @@ class _Machine:
                 self.memo[len(self.memo)] = self.top()
             case "BINGET" | "LONG_BINGET":
                 if argument not in self.memo:
-                    raise _broken(f"it has nothing remembered under {argument}")
+                    raise _broken(f"its memo has no entry {argument}")
                 self.stack.append(self.memo[argument])
-            case _ if instruction in PLAIN_VALUES:
+            case _ if instruction in PUSH_OPCODES:
                 self.stack.append(argument)
             case "TUPLE":
                 values = tuple(self.pop_to_mark())
@@ -239,38 +247,39 @@ class _Machine:
                 self.set_items(self.pop_to_mark())
             case "GLOBAL":
                 # pickletools joins the two lines with a space.
-                self.stack.append(_name(argument.replace(" ", ".", 1)))
+                self.stack.append(_global(argument.replace(" ", ".", 1)))
             case "STACK_GLOBAL":
                 module, name = self.pop(2)
                 if not (isinstance(module, str) and isinstance(name, str)):
-                    raise _broken("it asks for a name that is no text")
-                if len(module) + len(name) > LONGEST_LINE:  # remembered, it could be joined often
-                    raise _broken("it asks for a name that no class has")
-                self.stack.append(_name(f"{module}.{name}"))
+                    raise _broken("it refers to a name that is not a string")
+                # With the memo, long strings could be joined many times.
+                if len(module) + len(name) > MAX_LINE_LENGTH:
+                    raise _broken("it refers to a name that is too long for a class")
+                self.stack.append(_global(f"{module}.{name}"))
             case "BUILD":
                 self.set_attributes(*self.pop(1))
             case _:
-                self.step_of_objects(instruction)
+                self.step_object(instruction)
 
-    def step_of_objects(self, instruction: str) -> None:
-        """Runs one of the instructions that are needed only for what stands beside tensors."""
+    def step_object(self, instruction: str) -> None:
+        """Executes an instruction that occurs only in objects other than tensors."""
         match instruction:
             case "NEWOBJ":
-                self.stack.append(_foreign(self.pop(2)[0]))
+                self.stack.append(_opaque(self.pop(2)[0]))
             case "NEWOBJ_EX":
-                self.stack.append(_foreign(self.pop(3)[0]))
+                self.stack.append(_opaque(self.pop(3)[0]))
             case "OBJ":
                 values = self.pop_to_mark()
-                self.stack.append(_foreign(values[0] if values else None))
+                self.stack.append(_opaque(values[0] if values else None))
             case "EMPTY_SET":
-                self.stack.append(Foreign("builtins.set"))
+                self.stack.append(OpaqueObject("builtins.set"))
             case "ADDITEMS":
                 self.pop_to_mark()
-                self.check_top(Foreign, instruction)
+                self.check_top(OpaqueObject, instruction)
             case "FROZENSET":
                 self.pop_to_mark()
-                self.stack.append(Foreign("builtins.frozenset"))
-            case "POP":  # with the next, written where a value holds itself
+                self.stack.append(OpaqueObject("builtins.frozenset"))
+            case "POP":  # like POP_MARK, written for values that contain themselves
                 self.pop(1)
             case "POP_MARK":
                 self.pop_to_mark()
@@ -281,98 +290,99 @@ class _Machine:
 
     def top(self) -> Any:
         if not self.stack:
-            raise _broken("it takes a value where there is none")
+            raise _broken("it pops from an empty stack")
         return self.stack[-1]
 
     def check_top(self, kind: Any, instruction: str) -> Any:
         if not isinstance(self.top(), kind):
-            raise _broken(f"it asks for {instruction} on {describe(self.top())}")
+            raise _broken(f"it applies {instruction} to {describe(self.top())}")
         return self.stack[-1]
 
     def pop(self, count: int) -> list[Any]:
         if len(self.stack) < count:
-            raise _broken("it takes a value where there is none")
+            raise _broken("it pops from an empty stack")
         values = self.stack[-count:]
         del self.stack[-count:]
         return values
 
     def pop_to_mark(self) -> list[Any]:
         if not self.marked:
-            raise _broken("it goes back to a mark that is not there")
+            raise _broken("it pops to a mark that does not exist")
         values, self.stack = self.stack, self.marked.pop()
         return values
 
     def extend(self, values: list[Any]) -> None:
-        target = self.check_top(list | Foreign, "APPENDS")
+        target = self.check_top(list | OpaqueObject, "APPENDS")
         if isinstance(target, list):
             target.extend(values)
 
     def set_items(self, values: list[Any]) -> None:
         if len(values) % 2:
             raise _broken("a dictionary has a key without a value")
-        target = self.check_top(dict | Foreign, "SETITEMS")
+        target = self.check_top(dict | OpaqueObject, "SETITEMS")
         if isinstance(target, dict):
             _set_items(target, zip(values[::2], values[1::2], strict=True))
 
     def set_attributes(self, state: Any) -> None:
-        """Passes over attributes; PyTorch keeps `_metadata` of modules in those of a dictionary."""
-        target = self.check_top(dict | Foreign | Tensor, "BUILD")
-        if isinstance(target, Foreign) and isinstance(state, dict):
+        """Ignores attributes, such as a state dict's `_metadata`, except to recognize modules."""
+        target = self.check_top(dict | OpaqueObject | Tensor, "BUILD")
+        if isinstance(target, OpaqueObject) and isinstance(state, dict):
             target.is_module |= "_parameters" in state and "_modules" in state
 
     def persistent(self, identity: Any) -> Any:
-        """Reads ("storage", type, key, device, number of elements[, part]), a persistent id.
+        """Returns the storage for an ID ("storage", type, key, device, number of elements[, part]).
 
-        Of a whole model, PyTorch before 1.6 also wrote ("module", class, file, source).
+        PyTorch before 1.6 also wrote ("module", class, file, source), for whole models; the class
+        is returned for it.
         """
         match identity:
-            case ("storage", Name(kind), str(key), str(), num_elements, *part) if kind in DTYPES:
+            case ("storage", Global(kind), str(key), str(), num_elements, *part) if kind in DTYPES:
                 whole = Storage(key, DTYPES[kind], _natural_number(num_elements))
-            case ("storage", Name(kind), *_) if kind not in DTYPES:
-                return Foreign(kind)
-            case ("module", Name() as module, *_):
+            case ("storage", Global(kind), *_) if kind not in DTYPES:
+                return OpaqueObject(kind)
+            case ("module", Global() as module, *_):
                 return module
             case _:
-                raise _broken("it names a storage in another way than PyTorch does")
+                raise _broken("its reference to a storage is not in PyTorch's form")
         if self.storages.setdefault(key, whole) != whole:
-            raise _broken(f"it names the storage {key[:40]!r} twice, with different types or sizes")
+            raise _broken(f"it refers to storage {key[:40]!r} with different types or sizes")
         match part:
             case [] | [None]:
                 return whole
-            case [(str(), first, num_elements)]:  # a part, its first element and its size
+            case [(str(), first, num_elements)]:  # key, first element and size of a part
                 first, num_elements = _natural_number(first), _natural_number(num_elements)
                 if first + num_elements > whole.num_elements:
-                    raise _broken(f"a part of the storage {key[:40]!r} lies outside of it")
+                    raise _broken(f"a part of storage {key[:40]!r} exceeds its size")
                 return Storage(key, whole.dtype, num_elements, first)
             case _:
-                raise _broken("it names a part of a storage in another way than PyTorch does")
+                raise _broken("its reference to a part of a storage is not in PyTorch's form")
 
 
 def _broken(reason: str) -> UserError:
     return UserError(f"its pickle is broken: {reason}")
 
 
-def _name(text: str) -> Name:
-    # __builtin__ is what Python 2 called it.
-    return Name(text.replace("__builtin__.", "builtins.", 1) if text[0] == "_" else text)
+def _global(text: str) -> Global:
+    # Python 2's name is __builtin__.
+    return Global(text.replace("__builtin__.", "builtins.", 1) if text[0] == "_" else text)
 
 
-def _foreign(source: Any) -> Foreign:
-    """What a class or function stands in for, or an object that is called."""
+def _opaque(source: Any) -> OpaqueObject:
+    """Returns the placeholder for the result of a class, a function or a called object."""
     match source:
-        case Name(text):
-            return Foreign(text)
-        case Foreign(text):
-            return Foreign(text)
-    raise _broken("it calls something in another way than PyTorch does")
+        case Global(text):
+            return OpaqueObject(text)
+        case OpaqueObject(text):
+            return OpaqueObject(text)
+    raise _broken("its call of a function is not in PyTorch's form")
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """The few calls that are known, none of which runs any code of PyTorch's."""
+    """Returns the result of calling a known function, without calling it, or an opaque object."""
     if not isinstance(arguments, tuple):
-        raise _broken("it calls something in another way than PyTorch does")
-    if not isinstance(function, Name):
-        return _foreign(function)
+        raise _broken("its call of a function is not in PyTorch's form")
+    if not isinstance(function, Global):
+        return _opaque(function)
     match function.text, arguments:
         case name, _ if name in REBUILD_TENSOR or name in REBUILD_PARAMETER:
             return _tensor(name, arguments)
@@ -380,25 +390,28 @@ def _call(function: Any, arguments: Any) -> Any:
             return {}
         case "collections.defaultdict", () | (_,):
             return {}
-        case "collections.OrderedDict", (list(pairs),):  # as Python 2 wrote it
+        case "collections.OrderedDict", (list(pairs),):  # Python 2
             result: dict[str, Any] = {}
             _set_items(result, map(_pair, pairs))
-            pairs.clear()  # so that one list cannot be made into many dictionaries
+            pairs.clear()  # so that a list cannot be turned into many dictionaries
             return result
         case "torch.Size", (tuple(sizes),):
             return sizes
-        # A tensor with attributes of its own.
-        case "torch._tensor._rebuild_from_type_v2", (Name(name), Name(kind), tuple(inner), _) if (
-            name in REBUILD_TENSOR and kind in TENSOR_CLASSES
-        ):
+        # A tensor with additional attributes.
+        case "torch._tensor._rebuild_from_type_v2", (
+            Global(name),
+            Global(kind),
+            tuple(inner),
+            _,
+        ) if name in REBUILD_TENSOR and kind in TENSOR_CLASSES:
             return _tensor(name, inner)
-        case name, (Name(kind), *_) if name in RECONSTRUCTORS:
-            return Foreign(kind)
-    return Foreign(function.text)
+        case name, (Global(kind), *_) if name in RECONSTRUCTORS:
+            return OpaqueObject(kind)
+    return OpaqueObject(function.text)
 
 
-def _tensor(function: str, arguments: tuple[Any, ...]) -> Tensor | Foreign:
-    """A tensor from what its constructor is called with; `Foreign` if of no supported dtype."""
+def _tensor(function: str, arguments: tuple[Any, ...]) -> Tensor | OpaqueObject:
+    """Returns the tensor that a function of PyTorch builds; an opaque object for other dtypes."""
     match arguments:
         case (Storage() as storage, offset, shape, strides, *_) if function in REBUILD_TENSOR:
             return Tensor(
@@ -409,36 +422,36 @@ def _tensor(function: str, arguments: tuple[Any, ...]) -> Tensor | Foreign:
             )
         case (Tensor() as tensor, *_) if function in REBUILD_PARAMETER:
             return tensor
-        case (Foreign() as other, *_):
+        case (OpaqueObject() as other, *_):
             return other
-    raise _broken(f"it calls {function} with other arguments than PyTorch does")
+    raise _broken(f"its call of {function} does not have PyTorch's arguments")
 
 
 def _pair(pair: Any) -> tuple[Any, Any]:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise _broken("a dictionary has an item that is no pair")
+        raise _broken("a dictionary has an item that is not a pair")
     return pair[0], pair[1]
 
 
 def _set_items(target: dict[str, Any], items: Any) -> None:
-    """Sets items under their keys as text: numbers can be chosen to collide, text cannot.
+    """Sets items with their keys as strings, since numbers can be chosen to have the same hash.
 
-    Under a key that is neither text nor a whole number, no tensor is ever looked for.
+    Keys that are neither strings nor integers never refer to tensors that are read.
     """
     for key, value in items:
         if isinstance(key, str | int):
             target[str(key)] = value
         else:
-            target[describe(key)] = Foreign(f"a value under the key {describe(key)}")
+            target[describe(key)] = OpaqueObject(f"a value under the key {describe(key)}")
 
 
 def _natural_number(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
-        raise _broken(f"{describe(value)} stands for a size, an offset or a stride")
+        raise _broken(f"{describe(value)} is not a valid size, offset or stride")
     return value
 
 
 def _natural_numbers(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, tuple) or len(values) > MOST_AXES:
-        raise _broken(f"{describe(values)} stands for sizes or strides of at most {MOST_AXES} axes")
+    if not isinstance(values, tuple) or len(values) > MAX_AXES:
+        raise _broken(f"{describe(values)} is not a shape or strides of at most {MAX_AXES} axes")
     return tuple(map(_natural_number, values))

@@ -1,13 +1,12 @@
-"""Which of the model's names each key of a file of weights means."""
+"""Mapping of the keys in a weight file to the parameter names of a model."""
 
-import fnmatch
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from flaxdl.errors import UserError
-from flaxdl.weights.names import TIED_KEYS
+from flaxdl.weights.names import TIED_KEYS, matches_any
 
-# What DataParallel, torch.compile, FSDP and trainers insert into keys, at any place.
+# Components that DataParallel, torch.compile, FSDP and trainers insert anywhere in keys.
 WRAPPERS = (
     "module",
     "_orig_mod",
@@ -15,49 +14,50 @@ WRAPPERS = (
     "_checkpoint_wrapped_module",
     "_forward_module",
 )
-# Entries of a state dict that are no weights: counters, and constants of Hugging Face's BERT.
+# State-dict entries that are not weights: counters, and constants of Hugging Face's BERT.
 BUFFERS = ("num_batches_tracked", "n_averaged", "position_ids", "token_type_ids")
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 ENCODER = "bert."
 
 
 class Renaming(NamedTuple):
-    """The model's names for the keys of a file."""
+    """Names in the model for the keys of a file."""
 
     names: dict[str, str]
-    """Key → name; a key that the model has no parameter for keeps what is left of it."""
+    """Name for each key. Keys without a parameter in the model also lose the dropped prefix."""
     changes: list[str]
-    """What was dropped from the keys or added to them, each in a few words."""
+    """Short descriptions of the dropped and added prefixes."""
 
 
 class _Prefix(NamedTuple):
-    """A prefix of keys, and the one that the model has in its place."""
+    """Prefix of keys in a file, and its replacement in the model."""
 
     dropped: str
     added: str
 
 
-def names_in_model(
+def rename_keys(
     keys: Collection[str], targets: Collection[str], omit: Sequence[str] = ()
 ) -> Renaming:
-    """Finds the model's name for every key; buffers without a target are left out.
+    """Returns the model's name for every key, except buffers that the model does not have.
 
-    Words of wrappers, such as `module`, are dropped wherever they stand, and any prefix that makes
-    the keys fit: `model.`, `net.backbone.` and so on. Keys that lack it, such as those of a loss,
-    stay as they are. `bert.` is added where only the model has it, and LayerNorm's parameters were
-    once called gamma and beta.
+    Components inserted by wrappers, such as `module`, are dropped anywhere in a key. A prefix such
+    as `model.` or `net.backbone.` is dropped if the remaining keys match the model. Keys without
+    this prefix, such as those of a loss, stay unchanged. The prefix `bert.` is added if only the
+    model has it, and the old parameter names `gamma` and `beta` of LayerNorm are replaced.
 
-    >>> names_in_model(["net.module.weight", "net.bias", "loss.scale"], ["weight", "bias"]).names
+    >>> from flaxdl.weights.renaming import rename_keys
+    >>> rename_keys(["net.module.weight", "net.bias", "loss.scale"], ["weight", "bias"]).names
     {'net.module.weight': 'weight', 'net.bias': 'bias', 'loss.scale': 'loss.scale'}
 
     Args:
-        keys: those of the file.
-        targets: the names of the model's parameters.
-        omit: patterns; targets that match need not be found, and keys that match are not
-            considered in the search for a prefix.
+        keys: keys in the file.
+        targets: parameter names of the model.
+        omit: patterns of parameter names. Matching targets need not be found, and matching keys are
+            ignored in the search for a prefix.
 
     Raises:
-        UserError: if several prefixes fit, with all of them.
+        UserError: if several prefixes match; the message lists them.
     """
     names = {key: key for key in keys if key in targets or key.rpartition(".")[2] not in BUFFERS}
     for old, new in OLD_NAMES.items():
@@ -87,15 +87,15 @@ def _without(word: str, name: str) -> str:
 
 
 def _prefix(names: Collection[str], targets: Collection[str], omit: Sequence[str]) -> _Prefix:
-    """The prefix under which the keys hold all targets that are needed, or else most of them."""
-    needed = [target for target in targets if not _matches(target, omit)] or list(targets)
+    """Returns the prefix under which the keys contain all needed targets, or else most of them."""
+    needed = [target for target in targets if not matches_any(target, omit)] or list(targets)
     if {*names}.issuperset(needed):
         return _Prefix("", "")
     found: dict[_Prefix, dict[str, str]] = {_Prefix("", ""): {}}
     ends = _ends(needed)
     deepest = max((target.count(".") for target in needed), default=0)
     for name in names:
-        if _matches(name, omit):
+        if matches_any(name, omit):
             continue
         for dropped, end in _splits(name, deepest):
             for added, meant in ends.items():
@@ -109,7 +109,7 @@ def _prefix(names: Collection[str], targets: Collection[str], omit: Sequence[str
     others = [prefix for prefix in fitting if found[prefix] != found[best]]
     if most == len(needed) and others and best.dropped:
         raise UserError(
-            f"hold the model's parameters more than once, under "
+            f"contain the model's parameters more than once, under "
             f"{_listed(sorted({best.dropped, *(prefix.dropped for prefix in others)}))}; "
             f"omit all but one of them, as in omit=({others[-1].dropped + '*'!r},)"
         )
@@ -117,7 +117,7 @@ def _prefix(names: Collection[str], targets: Collection[str], omit: Sequence[str
 
 
 def _ends(needed: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-    """What a prefix is replaced by → ends of keys → the targets that they then mean."""
+    """Returns, for each possible replacement of a prefix, the target for each end of a key."""
     ends = {"": {target: target for target in needed}}
     for duplicate, original in TIED_KEYS.items():
         if original in ends[""]:
@@ -128,7 +128,7 @@ def _ends(needed: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
 
 
 def _splits(name: str, deepest: int) -> Iterator[tuple[str, str]]:
-    """Ways to cut a key into a prefix and an end with at most `deepest` dots."""
+    """Yields all ways to split a key into a prefix and an end with at most `deepest` dots."""
     end = len(name)
     for _ in range(deepest + 1):
         end = name.rfind(".", 0, end)
@@ -140,13 +140,9 @@ def _splits(name: str, deepest: int) -> Iterator[tuple[str, str]]:
 def _replaced(name: str, prefix: _Prefix, targets: Collection[str]) -> str:
     if name.startswith(prefix.dropped):
         name = name.removeprefix(prefix.dropped)
-    else:  # a head beside the encoder
+    else:  # a head next to the encoder
         name = name.removeprefix(prefix.dropped.removesuffix(ENCODER))
     return prefix.added + name if prefix.added + name in targets else name
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _listed(prefixes: Sequence[str]) -> str:

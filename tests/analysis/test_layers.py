@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from flaxdl.analysis.layers import LayerRow, inspect, layer_table
+from flaxdl.analysis.layers import LayerRow, group_layers, inspect, layer_table
 from flaxdl.layers import Conv, Linear, avg_pool
 from flaxdl.models import VGG16, AlexNet, ResNet18, ResNet50, ResNet152, SimpleCNN, TextRNN
 
@@ -23,11 +23,11 @@ def totals(rows):
 def test_simple_cnn_by_hand():
     assert inspect(SimpleCNN(), images(32)) == [
         # 32 * 32 * 32 outputs of 3 * 3 * 3 multiply-adds; 16 * 16 * 64 of 3 * 3 * 32; ...
-        LayerRow("features.0", (1, 32, 32, 32), 896, 2 * 884_736, (3, 3)),
-        LayerRow("features.3", (1, 16, 16, 64), 18_496, 2 * 4_718_592, (8, 8)),
-        LayerRow("features.6", (1, 8, 8, 128), 73_856, 2 * 4_718_592, (18, 18)),
-        LayerRow("classifier.1", (1, 256), 524_544, 2 * 524_288, None),
-        LayerRow("classifier.4", (1, 10), 2_570, 2 * 2_560, None),
+        LayerRow("features.0", (1, 32, 32, 32), 896, 2 * 884_736, (3, 3), 32_768),
+        LayerRow("features.3", (1, 16, 16, 64), 18_496, 2 * 4_718_592, (8, 8), 16_384),
+        LayerRow("features.6", (1, 8, 8, 128), 73_856, 2 * 4_718_592, (18, 18), 8_192),
+        LayerRow("classifier.1", (1, 256), 524_544, 2 * 524_288, None, 256),
+        LayerRow("classifier.4", (1, 10), 2_570, 2 * 2_560, None, 10),
     ]
 
 
@@ -75,7 +75,7 @@ def test_loops_count_every_step():
             return jax.lax.scan(lambda h, _: (h @ kernel, None), x, length=7)[0]
 
     (row,) = inspect(Loop(), jnp.ones((2, 3)))
-    assert row == LayerRow("", (2, 3), 9, 2 * 7 * 2 * 3 * 3, None)
+    assert row == LayerRow("", (2, 3), 9, 2 * 7 * 2 * 3 * 3, None, 6)
 
 
 def test_sequence_models_have_no_receptive_field():
@@ -88,11 +88,37 @@ def test_sequence_models_have_no_receptive_field():
 
 
 def test_table_prints_totals():
-    rows = [LayerRow("fc", (1, 10), 110, 2_000_000, None)]
+    rows = [LayerRow("fc", (1, 10), 110, 2_000_000, None, 2**18)]
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(layer_table(rows + inspect(Linear(2), jnp.ones((1, 4)))))
+        console.print(layer_table(rows + inspect(Linear(2), jnp.ones((1, 4))), (224, 224, 3)))
     text = captured.get()
+    assert "receptive field" in text
+    assert "input: 224×224×3" in text
+    assert "activations: 262,146 values, 1.0 MiB in float32" in text
     assert "fc" in text
     assert "120" in text  # 110 + 4 * 2 + 2 parameters
     assert "2.0" in text
+
+
+@pytest.mark.quick
+def test_layers_are_grouped_by_the_depth_of_their_names():
+    rows = [
+        LayerRow("conv1", (1, 8, 8, 4), 10, 1, (7, 7), 256),
+        LayerRow("layer1.0.conv1", (1, 4, 4, 8), 20, 2, (9, 9), 128),
+        LayerRow("layer1.0.downsample.0", (1, 4, 4, 6), 30, 4, (8, 8), 96),
+        LayerRow("layer1.1.conv1", (1, 4, 4, 5), 40, 8, (15, 15), 80),
+        LayerRow("fc", (1, 3), 50, 16, None, 3),
+    ]
+    assert group_layers(rows, 1) == [
+        rows[0],
+        LayerRow("layer1", (1, 4, 4, 5), 90, 14, (15, 15), 304),
+        rows[4],
+    ]
+    assert group_layers(rows, 2)[1:3] == [
+        LayerRow("layer1.0", (1, 4, 4, 6), 50, 6, (9, 9), 224),
+        LayerRow("layer1.1", (1, 4, 4, 5), 40, 8, (15, 15), 80),
+    ]
+    assert group_layers(rows, 4) == rows
+    with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
+        group_layers(rows, 0)

@@ -1,4 +1,4 @@
-"""The learning-rate sweep."""
+"""The learning-rate range test."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,9 @@ def test_the_steepest_descent_is_where_the_loss_falls_fastest():
     rates = np.geomspace(1e-6, 1, 61)
     losses = 3 - 2 / (1 + np.exp(-4 * (np.log10(rates) + 3)))  # steepest at 1e-3
     losses[rates > 0.1] = 20
-    assert LearningRateCurve(rates, losses).steepest == pytest.approx(1e-3, rel=0.3)
+    curve = LearningRateCurve(rates, losses)
+    assert curve.steepest == pytest.approx(1e-3, rel=0.3)
+    assert 1e-3 < 10 * curve.tenth_of_minimum < 0.1  # before the loss explodes
 
 
 def test_a_loss_that_only_rises_gives_the_lowest_rate():

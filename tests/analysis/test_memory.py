@@ -7,7 +7,7 @@ import pytest
 from helpers.small_runs import small_config
 
 import flaxdl
-from flaxdl.analysis.memory import memory_of, switches
+from flaxdl.analysis.memory import memory_of, memory_savers
 from flaxdl.analysis.trial import dry_run
 from flaxdl.cli import main
 from flaxdl.layers import Linear
@@ -33,7 +33,7 @@ class Terabytes(nn.Module):
 @pytest.mark.parametrize("is_dry", [False, True])
 def test_a_step_that_does_not_fit_says_what_takes_the_memory_and_what_helps(tmp_path, is_dry):
     config = small_config(model=Terabytes())
-    with pytest.raises(ValueError, match="does not fit into the memory of a device") as error:
+    with pytest.raises(ValueError, match="the training step does not fit on a device") as error:
         dry_run(set_up(config)) if is_dry else flaxdl.train(config, tmp_path)
     for words in ("parameters 0.0 MiB", "optimizer", "activations", "--precision bfloat16"):
         assert words in str(error.value)
@@ -60,11 +60,11 @@ def test_fsdp_splits_parameters_and_optimizer():
 
 
 def test_switches_that_are_set_are_not_offered():
-    offered = " ".join(switches(set_up(small_config())))
+    offered = " ".join(memory_savers(set_up(small_config())))
     for flag in ("--precision", "--mesh.fsdp 8", "--optimizer.momentum-dtype", "--freeze"):
         assert flag in offered
     config = small_config(precision="bfloat16", mesh=MeshShape(fsdp=8))
-    offered = " ".join(switches(set_up(config)))
+    offered = " ".join(memory_savers(set_up(config)))
     assert "--precision" not in offered
     assert "--mesh" not in offered
     assert "--model.remat" not in offered  # which SimpleCNN does not have

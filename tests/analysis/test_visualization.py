@@ -1,15 +1,19 @@
-"""`python -m flaxdl visualize`: from a run and an input to a picture, or to what is missing."""
+"""`python -m flaxdl visualize`: figures of a run, and error messages."""
+
+import re
 
 import numpy as np
 import pytest
 from helpers.small_runs import bright_quadrants, small_config
+from matplotlib.figure import Figure
 from PIL import Image
 
 import flaxdl
 from flaxdl.analysis.visualization import visualize
 from flaxdl.cli import main
+from flaxdl.cli.visualize import _save
 from flaxdl.data import Arrays, Dates, Text, TextPairs
-from flaxdl.models import Seq2SeqTransformer, TextRNN, TransformerClassifier
+from flaxdl.models import Seq2SeqRNN, Seq2SeqTransformer, TextRNN, TransformerClassifier
 from flaxdl.training import SequenceToSequence
 
 SMALL = {"hidden_size": 16, "num_heads": 2, "num_layers": 2, "feed_forward_size": 16}
@@ -41,8 +45,8 @@ def texts(folder, model):
         ("filters", (8 * 156, 4 * 156 + 60)),  # 32 in panels of 1.3 inches, 120 pixels an inch
         ("features", (8 * 156, 4 * 156 + 60)),
         ("receptive-field", (3 * 312, 312 + 60)),
-        ("saliency", (3 * 336, 336 + 60)),
-        ("grad-cam", (3 * 336, 336 + 60)),
+        ("saliency", (3 * 348, 348 + 60)),
+        ("grad-cam", (3 * 348, 348 + 60)),
     ],
 )
 def test_images(images, tmp_path, capsys, what, size):
@@ -55,12 +59,48 @@ def test_images(images, tmp_path, capsys, what, size):
     assert np.asarray(picture.convert("L"), float).std() > 20
 
 
+def test_a_single_layer(images):
+    run, image = images / "run", str(images / "one.png")
+    maps = visualize(run, image, "features", layer="features.3")
+    labels = [axes.get_ylabel().partition("\n")[0] for axes in maps.axes if axes.get_ylabel()]
+    assert labels == ["features.3"]
+    (field,) = visualize(run, image, "receptive-field", layer="features.0").axes
+    assert field.get_title() == "features.0: 3 × 3"
+    last, first = (
+        visualize(run, image, "grad-cam", layer=layer).axes[1].images[0].get_array()
+        for layer in ("features.6", "features.0")
+    )
+    assert (last.shape, first.shape) == ((2, 2), (8, 8))
+    default = visualize(run, image, "grad-cam").axes[1].images[0].get_array()
+    np.testing.assert_array_equal(default, last)
+    title = visualize(run, None, "filters", layer="features.3").get_suptitle()
+    assert title.startswith("64 filters of 3 × 3, mean of 32 channels")
+    title = visualize(run, image, "grad-cam", layer="features.0").get_suptitle()
+    assert title.startswith("Grad-CAM of features.0, predicted")
+
+
+def test_another_class_is_explained_on_request(images):
+    run, image = images / "run", str(images / "one.png")
+    predicted = re.search("predicted “(.)”", visualize(run, image, "saliency").get_suptitle())[1]
+    other = str((int(predicted) + 1) % 4)
+    heat = {}
+    for name in (predicted, other):
+        figure = visualize(run, image, "saliency", class_name=name)
+        assert f"for class “{name}”, predicted “{predicted}”" in figure.get_suptitle()
+        heat[name] = figure.axes[1].images[0].get_array()
+    default = visualize(run, image, "saliency").axes[1].images[0].get_array()
+    np.testing.assert_allclose(heat[predicted], default)
+    assert not np.allclose(heat[other], default)
+
+
 def test_texts_read_by_a_recurrent_network(tmp_path):
     model = TextRNN(
         vocab_size=16, embedding_size=4, hidden_size=8, num_classes=2, pooling="final_states"
     )
     run = texts(tmp_path, model)
-    (states,) = visualize(run, "abba", "hidden-state").axes
+    figure = visualize(run, "abba", "hidden-state")
+    assert re.search(r"predicted “[01]” \(\d", figure.get_suptitle())
+    states, _ = figure.axes  # and a color bar
     assert [label.get_text() for label in states.get_xticklabels()] == list("abba")
     assert states.images[0].get_array().shape == (16, 4)  # both directions
     (bars,) = visualize(run, "abba", "saliency").axes
@@ -81,9 +121,17 @@ def test_texts_read_by_a_transformer(tmp_path):
     assert labels == ["c", "d", "d", "c", "␣", "c"]
 
 
-def test_an_encoder_decoder_shows_what_each_written_token_looks_at(tmp_path):
+@pytest.mark.parametrize(
+    ("model", "maps"),
+    [
+        (Seq2SeqTransformer(vocab_size=64, max_length=32, **SMALL), 2 * 2),  # layers and heads
+        (Seq2SeqRNN(vocab_size=64, embedding_size=8, hidden_size=8), 1),
+    ],
+    ids=["transformer", "rnn"],
+)
+def test_an_encoder_decoder_shows_what_each_written_token_looks_at(model, maps, tmp_path):
     config = small_config(
-        model=Seq2SeqTransformer(vocab_size=64, max_length=32, **SMALL),
+        model=model,
         data=Dates(train=64, test=16),
         transform=TextPairs(max_length=32, max_target_length=11),
         task=SequenceToSequence(),
@@ -91,7 +139,7 @@ def test_an_encoder_decoder_shows_what_each_written_token_looks_at(tmp_path):
     )
     flaxdl.train(config, tmp_path, report=False)
     figure = visualize(tmp_path, "May 3, 1985", "attention")
-    assert len(figure.axes) == 2 * 2
+    assert len(figure.axes) == maps
     weights = figure.axes[0].images[0].get_array()
     written = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert written[0] == "<start>"
@@ -102,13 +150,18 @@ def test_an_encoder_decoder_shows_what_each_written_token_looks_at(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--what", "attention", "IMAGE"], "need a layer of attention; SimpleCNN has none"),
+        (["--what", "attention", "IMAGE"], "need an attention layer; SimpleCNN has none"),
         (["--what", "hidden-state", "IMAGE"], "need a recurrent layer; SimpleCNN has none"),
-        (["--what", "grad-cam"], "needs an image file or a text"),
+        (["--what", "grad-cam"], "needs an input: an image file or a text"),
         (["--what", "grad-cam", "nowhere.png"], "nowhere.png"),
         (["--what", "filters", "--to", "/nowhere/a.png"], "cannot be written"),
         (["--what", "filters", "--to", "a.jpg"], "the output must be a .png file, got a.jpg"),
         (["--what", "grad-cat", "IMAGE"], "grad-cam"),
+        (["--what", "features", "--layer", "features.4", "IMAGE"], "did you mean 'features."),
+        (["--what", "grad-cam", "--layer", "fc", "IMAGE"], "choose one of features.0, features.3"),
+        (["--what", "saliency", "--layer", "features.0", "IMAGE"], "does not apply to saliency"),
+        (["--what", "features", "--class", "1", "IMAGE"], "--class applies to saliency and"),
+        (["--what", "saliency", "--class", "cat", "IMAGE"], "there is no class 'cat'; classes are"),
     ],
 )
 def test_mistakes_are_one_message(images, capsys, arguments, message):
@@ -120,3 +173,11 @@ def test_mistakes_are_one_message(images, capsys, arguments, message):
     out, err = capsys.readouterr()
     assert code == 2
     assert message in " ".join((out + err).replace("│", " ").split())
+
+
+def test_characters_that_the_font_lacks_are_one_warning(tmp_path, capsys):
+    figure = Figure()
+    figure.suptitle("ヤマガラ")
+    _save(figure, tmp_path / "a.png")
+    assert capsys.readouterr().err.count("drawn as boxes") == 1
+    assert (tmp_path / "a.png").stat().st_size > 0

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from flaxdl.backend import compilation_cache as compiled
-from flaxdl.backend.compilation_cache import keep_compiled
+from flaxdl.backend.compilation_cache import enable_compilation_cache
 
 NAMES = (
     "jax_compilation_cache_dir",
@@ -31,7 +31,7 @@ def home(tmp_path, monkeypatch):
 
 
 def test_it_is_in_a_private_folder(home):
-    keep_compiled()
+    enable_compilation_cache()
     folder = home / ".cache" / "flaxdl" / "compiled"
     assert jax.config.jax_compilation_cache_dir == str(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -41,28 +41,28 @@ def test_a_folder_that_others_can_read_or_write_is_not_used(home):
     folder = home / ".cache" / "flaxdl" / "compiled"
     folder.mkdir(parents=True)
     folder.chmod(0o755)
-    keep_compiled()
+    enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_nor_is_a_link_to_another_folder(home, tmp_path_factory):
     (home / ".cache" / "flaxdl").mkdir(parents=True)
     (home / ".cache" / "flaxdl" / "compiled").symlink_to(tmp_path_factory.mktemp("elsewhere"))
-    keep_compiled()
+    enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None
 
 
 @pytest.mark.parametrize("chosen", ["", "/somewhere/else"])
 def test_what_the_user_chose_stays(home, monkeypatch, chosen):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", chosen)
-    keep_compiled()
+    enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_a_second_process_compiles_nothing(home):
     code = (
         "import flaxdl.backend.compilation_cache, jax, jax.numpy as jnp\n"
-        "flaxdl.backend.compilation_cache.keep_compiled()\n"
+        "flaxdl.backend.compilation_cache.enable_compilation_cache()\n"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
         "hits = []\n"
         "jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))\n"
@@ -84,10 +84,10 @@ def test_where_others_can_exchange_it_it_is_not_used(home, above, mode, monkeypa
     monkeypatch.setattr(os, "getgid", lambda: 12345)  # no group of one's own
     (home / ".cache" / "flaxdl").mkdir(parents=True)
     (home / above).chmod(mode)
-    keep_compiled()
+    enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None
     (home / above).chmod(0o755)
-    keep_compiled()
+    enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is not None
 
 
@@ -96,10 +96,10 @@ def test_a_link_above_is_followed_and_both_ends_are_looked_at(home, tmp_path_fac
     (elsewhere / "inner").mkdir()
     (home / ".cache").symlink_to(elsewhere / "inner")
     elsewhere.chmod(0o777)
-    keep_compiled()
+    enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None
     elsewhere.chmod(0o700)
-    keep_compiled()
+    enable_compilation_cache()
     folder = home / ".cache" / "flaxdl" / "compiled"
     assert jax.config.jax_compilation_cache_dir == str(folder)
 

@@ -21,9 +21,9 @@ print(faults() - before)
 """
 BYTES = """
 from contextlib import ExitStack
-from flaxdl.backend.malloc import keeping_freed_memory
+from flaxdl.backend.malloc import keep_freed_memory
 stack = ExitStack()
-stack.enter_context(keeping_freed_memory())
+stack.enter_context(keep_freed_memory())
 def do():
     bytearray(2 ** 26)
 """
@@ -32,10 +32,10 @@ STEP = """
 import jax
 import jax.numpy as jnp
 from contextlib import ExitStack
-from flaxdl.backend.malloc import computing_in_calling_thread, keeping_freed_memory
+from flaxdl.backend.malloc import synchronous_dispatch, keep_freed_memory
 stack = ExitStack()
-stack.enter_context(computing_in_calling_thread())
-stack.enter_context(keeping_freed_memory())
+stack.enter_context(synchronous_dispatch())
+stack.enter_context(keep_freed_memory())
 row = jnp.ones((1, 1024))
 f = jax.jit(lambda x: ((x.T @ jnp.ones((1, 12 * 2048))) @ jnp.ones((12 * 2048, 1))).sum())
 def do():
@@ -87,7 +87,7 @@ def test_a_step_uses_its_memory_again_in_the_thread_that_calls(code):
 PIECES = """
 import sys
 from contextlib import ExitStack
-from flaxdl.backend.malloc import keeping_freed_memory, returning_freed_memory
+from flaxdl.backend.malloc import keep_freed_memory, return_freed_memory
 stack = ExitStack()
 for name in sys.argv[1:]:
     if name == "end":
@@ -118,8 +118,8 @@ def left(*names):
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
 def test_freed_memory_is_returned_unless_it_is_to_be_kept():
-    assert left("returning_freed_memory") < 4
-    assert left("keeping_freed_memory", "returning_freed_memory") > 12
+    assert left("return_freed_memory") < 4
+    assert left("keep_freed_memory", "return_freed_memory") > 12
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
@@ -132,11 +132,11 @@ def test_what_a_run_has_kept_is_returned_at_its_end():
 def held(*, kept):
     """MiB that a process holds of 256 MiB it has freed, within a run or after it."""
     code = f"""
-from flaxdl.backend.malloc import keeping_freed_memory
+from flaxdl.backend.malloc import keep_freed_memory
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096 // 2**20
-with keeping_freed_memory():
+with keep_freed_memory():
     before = resident()
     bytearray(b"x") * 2 ** 28
     within = resident() - before

@@ -56,7 +56,7 @@ def test_without_the_flag_faulty_releases_are_reported():
     errors, warnings = canary(JAX_FIRST)
     wrong = [name for name, error in errors.items() if not error < 1e-4]
     assert len(wrong) == {False: 0, True: 2 if RELEASE == (0, 10, 2) else 1}[RELEASE >= (0, 10, 2)]
-    assert ("computes wrong numbers on this CPU" in warnings) == bool(wrong)
+    assert ("computes wrong results on this CPU" in warnings) == bool(wrong)
     assert (FUSION in warnings) == bool(wrong)
 
 

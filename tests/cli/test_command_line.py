@@ -26,6 +26,7 @@ import flaxdl.cli.train
 from flaxdl import Config
 from flaxdl.analysis.profiling import profile
 from flaxdl.cli import COMMANDS, main
+from flaxdl.runs import config_json
 from flaxdl.runs.restored import restore
 from flaxdl.weights import load_weights
 
@@ -180,7 +181,11 @@ def test_a_learning_rate_is_found_and_drawn(project, capsys, monkeypatch):
     code, out, _ = run(capsys, "train", "--config", "quadrants.py", "--find-learning-rate",
                        "--workdir", "sweep")  # fmt: skip
     assert code == 0
-    assert out.startswith("steepest descent at --optimizer.learning-rate ")
+    steepest, tenth, plot = out.splitlines()
+    rate = r"--optimizer\.learning-rate \d\.\de-\d\d"
+    assert re.fullmatch(rf"{rate}  \(steepest descent\)", steepest)
+    assert re.fullmatch(rf"{rate}  \(minimum / 10\)", tenth)
+    assert plot == f"plot: {Path('sweep', 'learning_rate.png')}"
     assert [file.name for file in (project / "sweep").iterdir()] == ["learning_rate.png"]
 
 
@@ -204,7 +209,7 @@ def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(project, capsys, 
     assert "nowhere.safetensors" in err
 
 
-def test_a_profile_names_the_most_expensive_operations(project, capsys, monkeypatch):
+def test_a_profile_names_the_most_expensive_modules(project, capsys, monkeypatch):
     monkeypatch.chdir(project)
     profiles = []
 
@@ -218,10 +223,16 @@ def test_a_profile_names_the_most_expensive_operations(project, capsys, monkeypa
     assert code == 0
     sources = {operation.source for operation in profiles[0].operations}
     assert any(source.startswith("classifier.1/dot_general") for source in sources)
-    shares = [float(share) for share in re.findall(r"(\d+\.\d)%", out)]
-    assert len(shares) == 10
-    assert shares == sorted(shares, reverse=True)
-    assert list((project / "traced").glob("profile/**/*.xplane.pb"))
+    rows = [line.split() for line in out.splitlines() if line.rstrip().endswith("%")]
+    modules = {"features.0", "features.3", "features.6", "classifier.1", "classifier.4"}
+    assert modules < {row[0] for row in rows}
+    fractions = [float(row[-1].removesuffix("%")) for row in rows]
+    assert fractions == sorted(fractions, reverse=True)
+    assert sum(fractions) == pytest.approx(100, abs=0.5)
+    assert re.search(r"a step takes \d+\.\d ms", out)
+    assert "tensorboard --logdir traced/profile" in out
+    for name in ("*.xplane.pb", "*.trace.json.gz"):
+        assert list((project / "traced").glob(f"profile/**/{name}"))
 
 
 def test_help_shows_every_field(project, capsys):
@@ -238,26 +249,45 @@ def test_help_shows_every_field(project, capsys):
         "--freeze-epochs",
     ):
         assert flag in out
-    assert "The peak learning rate. (default: 0.003)" in " ".join(out.replace("│", " ").split())
+    help_text = " ".join(out.replace("│", " ").split())
+    assert "Learning rate at the peak of the schedule. (default: 0.003)" in help_text
     flags = re.findall(r"^ *│? *--([a-z][\w.-]*)", out, re.MULTILINE)
     assert flags[:2] == ["config", "workdir"]
     fields = ["batch-size", "epochs", "precision", "seed", "evaluate-every", "freeze"]
     start = flags.index("batch-size")
     assert flags[start : start + 6] == fields
     assert flags.index("profile") < start  # flags of the command come before those of the config
-    groups = re.findall(r"^(?:╭─)? ([\w.]+) options", out, re.MULTILINE)
+    groups = re.findall(r"^(?:╭─)? ([\w.-]+) options", out, re.MULTILINE)
     assert groups == [
-        *("model", "data", "transform", "task", "init", "optimizer"),
-        *("selection", "rewind", "mesh", "distributed"),
+        *("model", "data", "transform", "task", "init", "optimizer", "optimizer.schedule"),
+        *("ema", "selection", "spike-recovery", "mesh", "distributed"),
     ]
 
 
-def test_help_breaks_lines_only_where_the_terminal_ends(project, capsys, monkeypatch):
+def test_help_has_the_words_that_users_of_pytorch_search_for(project, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     code, out, _ = run(capsys, "train", "--config", project / "quadrants.py", "--help")
     assert code == 0
-    assert "that are not finite after which the run fails; checked at every line of" in out
-    assert "augmented once, and ends when the training accuracy reaches 1 or the loss has" in out
+    for words in ("early stopping", "gradient clipping", "gradient accumulation", "freeze",
+                  "mixed precision", "label smoothing", "num_workers", "range test"):  # fmt: skip
+        assert words in out.lower(), words
+
+
+def test_help_shows_empty_defaults(project, capsys):
+    code, out, _ = run(capsys, "train", "--config", project / "quadrants.py", "--help")
+    assert code == 0
+    assert "(default: none)" in out
+    _, predict, _ = run(capsys, "predict", "--help")
+    assert "(optional with --from-file)" in " ".join(predict.replace("│", " ").split())
+    assert "(default: )" not in out + predict
+
+
+def test_help_breaks_lines_only_where_the_terminal_ends(project, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "129")  # in a wider terminal, groups may be side by side
+    code, out, _ = run(capsys, "train", "--config", project / "quadrants.py", "--help")
+    assert code == 0
+    assert "or gradient before the run aborts; checked at every log line of" in out
+    assert "the run trains on the first N batches only, each augmented once, without" in out
 
 
 def test_the_same_command_finds_its_run_in_a_later_version(project, monkeypatch):
@@ -302,14 +332,14 @@ def test_the_mark_of_a_run_knows_every_field():
         (["train", "--config", "CONFIG", "--workdir", "w", "--seed", "3"], "seed: 0 → 3"),
         (["train", "--config", "CONFIG", "--freeze", "convv.*"], "matches no parameter"),
         (["train", "--config", "CONFIG", "--init.weights", "resnet5"], "did you mean 'resnet50'"),
-        (["evaluate", "--workdir", "nowhere"], "nowhere holds no run"),
+        (["evaluate", "--workdir", "nowhere"], "nowhere has no run"),
         (["evaluate", "--weights", "resnet50"], "either --workdir"),
         (["evaluate", "--workdir", "w", "--batch-size", "8"], "either --workdir"),
         (["evaluate", "--weights", "resnet51", "--data", "."], "did you mean 'resnet5"),
-        (["export", "--workdir", "w", "--to", "model.onnx"], ".safetensors or .stablehlo"),
+        (["export", "--workdir", "w", "--to", "model.onnx"], "a .safetensors file, a .stablehlo"),
         (["export", "--workdir", "w", "--to", "folder"], "a BERT"),
         (["evaluate", "--workdir", "w", "--split", "tets"], "test"),
-        (["predict", "--workdir", "w"], "at least one file"),
+        (["predict", "--workdir", "w"], "at least one image file or text"),
         (["predict", "--workdir", "w", "data.npz"], "data.npz cannot be read as an image"),
         (
             ["predict", "--workdir", "w", "x.png", "--to", "x.xlsx"],
@@ -321,7 +351,7 @@ def test_the_mark_of_a_run_knows_every_field():
             ["predict", "--workdir", "w", "x.png", "--num-tokens", "0"],
             "num_tokens must be at least 1",
         ),
-        (["runs", "nowhere"], "there is no folder nowhere with runs"),
+        (["runs", "nowhere"], "there is no folder nowhere; pass the folder"),
         (["train", "--config", "CONFIG", "--epochs", "inf"], "epochs must be positive and finite"),
         (["inspect", "ResNet51"], "did you mean 'ResNet50'"),
         (["inspect", "generate"], "no model 'generate'"),
@@ -334,6 +364,33 @@ def test_a_mistake_is_one_message_and_exit_code_2(project, capsys, monkeypatch, 
     assert code == 2
     assert message in " ".join((out + err).replace("│", " ").split())
     assert "Traceback" not in out + err
+
+
+def test_a_flag_that_was_renamed_is_an_error_with_the_new_flag(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    fields = {
+        ("flaxdl.Config", "bunch_size"): "batch_size",
+        ("flaxdl.Config", "optimiser"): "optimizer",
+        ("flaxdl.training.AdamW", "rate"): "learning_rate",
+        ("flaxdl.models.SimpleCNN", "drop_out"): "dropout",
+    }
+    monkeypatch.setattr(config_json, "_EARLIER_FIELDS", fields)
+    monkeypatch.setattr(config_json, "_EARLIER_CLASSES", {"flaxdl.models.Old": "flaxdl.models.New"})
+    flags = ("--bunch-size=8", "--optimiser.rate", "0.1", "--model.drop-out", "0", "--epochs", "1")
+    for command in ("train", "inspect"):
+        code, _, err = run(capsys, command, "--config", "quadrants.py", *flags)
+        assert (code, err.splitlines()) == (
+            2,
+            [
+                "--bunch-size has been renamed to --batch-size",
+                "--optimiser.rate has been renamed to --optimizer.learning-rate",
+                "--model.drop-out has been renamed to --model.dropout",
+            ],
+        )
+    code, _, err = run(capsys, "inspect", "SimpleCNN", "--drop-out", "0")
+    assert (code, err) == (2, "--drop-out has been renamed to --dropout\n")
+    code, _, err = run(capsys, "inspect", "Old")
+    assert (code, err) == (2, "the model Old has been renamed to New\n")
 
 
 PHOTOS = """
@@ -392,7 +449,7 @@ def test_terminated_and_started_again_from_the_shell(project):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
-    assert "SIGTERM: saved at step" in output
+    assert "SIGTERM: checkpoint saved at step" in output
     assert "Traceback" not in output
     again = start(project, *line[:-1], "500", "--accept-changes")
     deadline = time.monotonic() + 120
@@ -494,28 +551,100 @@ def test_inspect_prints_layers_and_totals(capsys):
     assert code == 0
     # Embedding, both directions of a GRU, and the linear layer.
     assert f"{50 * 8 + 2 * (3 * 16 * (8 + 16) + 2 * 3 * 16) + 32 * 3 + 3:,}" in out
+    code, out, _ = run(capsys, "inspect", "Seq2SeqRNN", "--vocab-size", "50", "--embedding-size",
+                       "8", "--hidden-size", "16", "--shape", "10")  # fmt: skip
+    assert code == 0
+    decoder = next(line.split() for line in out.splitlines() if line.split()[:1] == ["decoder"])
+    # The decoder reads embedding and context; it runs ten times.
+    assert decoder[2:] == [f"{3 * 16 * (24 + 16) + 2 * 3 * 16:,}", "0.0", "-"]
 
 
 @pytest.mark.quick
-def test_the_list_names_every_config_with_a_summary(capsys, monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
-    code, out, _ = run(capsys, "train", "--list")
+def test_inspect_groups_layers_and_cuts_nothing_when_piped(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    code, out, _ = run(capsys, "inspect", "ResNet18", "--shape", "64", "64", "3", "--depth", "1")
     assert code == 0
-    listed = {line.split()[0] for line in out.splitlines()}
-    assert listed == {f"configs/{path.name}" for path in Path("configs").glob("*.py")}
+    rows = [line.split() for line in out.splitlines() if "×" in line and "input" not in line]
+    assert [row[0] for row in rows] == ["conv1", "bn1", *(f"layer{n}" for n in range(1, 5))]
+    assert rows[2][:3] == ["layer1", "16×16×64", f"{4 * (64 * 64 * 9 + 2 * 64):,}"]
+    assert "input: 64×64×3" in out
+    assert "receptive field" in out
+
+
+@pytest.mark.quick
+def test_the_version_is_printed(capsys):
+    assert run(capsys, "--version") == (0, f"flaxdl {flaxdl.__version__}\n", "")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("command", [("train", "--list"), ("configs",)], ids=" ".join)
+@pytest.mark.parametrize("in_clone", [True, False])
+def test_the_list_names_every_config_with_a_summary(
+    command, in_clone, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(REPOSITORY if in_clone else tmp_path)
+    code, out, _ = run(capsys, *command)
+    assert code == 0
+    listed = [line.split()[0] for line in out.splitlines()]
+    assert listed == sorted(path.stem for path in (REPOSITORY / "configs").glob("*.py"))
     assert all(len(line.split()) > 3 for line in out.splitlines())
 
 
-def test_the_list_goes_on_behind_a_config_that_cannot_be_read(capsys, monkeypatch, tmp_path):
+@pytest.mark.quick
+def test_configs_prints_a_file_to_edit(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for path in (REPOSITORY / "configs").glob("*.py"):
+        assert run(capsys, "configs", path.stem) == (0, path.read_text(), "")
+    Path("mine.py").write_text(run(capsys, "configs", "digits_cnn")[1])
+    assert flaxdl.load_config("mine.py") == flaxdl.load_config("digits_cnn")
+    code, out, err = run(capsys, "configs", "digit_cnn")
+    assert (code, out) == (2, "")
+    assert "no config file digit_cnn; did you mean 'digits_cnn'?" in err
+
+
+def test_configs_are_utf_8_in_every_locale(tmp_path):
+    for name in ("digits_cnn", "dates_seq2seq"):
+        done = subprocess.run(
+            [sys.executable, "-m", "flaxdl", "configs", name],
+            env=os.environ | {"PYTHONIOENCODING": "cp1252"},  # as on Windows
+            capture_output=True,
+            check=True,
+            timeout=120,
+        )
+        assert done.stdout == (REPOSITORY / f"configs/{name}.py").read_bytes()
+        assert "±".encode() in done.stdout
+
+
+@pytest.mark.quick
+def test_every_command_takes_configs_by_name(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    workdirs = []
+    monkeypatch.setattr(flaxdl.cli.train, "command", lambda _, workdir: workdirs.append(workdir))
+    for config in ("digits_cnn", str(REPOSITORY / "configs" / "digits_cnn.py")):
+        for flags in ((), ("--epochs", "3")):
+            assert run(capsys, "train", "--config", config, *flags)[0] == 0
+    assert workdirs[0] == Path("runs/digits_cnn")
+    assert workdirs[:2] == workdirs[2:]  # and the same hash
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    code, out, _ = run(capsys, "inspect", "--config=digits_cnn")
+    assert code == 0
+    assert "input: 8×8×1" in out
+    code, out, _ = run(capsys, "completion", "fish", "languages_lstm")
+    assert code == 0
+    assert "--model.embedding-size" in out
+
+
+def test_the_list_continues_after_a_config_that_cannot_be_read(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("configs").mkdir()
     for name, text in (("a", "config = ("), ("b", '"""Something.\n\nMore."""'), ("c", "x = 1")):
         Path(f"configs/{name}.py").write_text(text)
     code, out, _ = run(capsys, "train", "--list")
     assert code == 0
-    first, *others = [line.split(maxsplit=1)[1] for line in out.splitlines()]
-    assert first.startswith("(cannot be read: ")
-    assert others == ["Something.", "(says nothing of itself)"]
+    names, lines = zip(*(line.split(maxsplit=1) for line in out.splitlines()[:3]), strict=True)
+    assert names == ("configs/a.py", "configs/b.py", "configs/c.py")
+    assert lines[0].startswith("(cannot be read: ")
+    assert lines[1:] == ("Something.", "(no docstring)")
 
 
 @pytest.mark.quick

@@ -97,7 +97,9 @@ def test_test_may_be_left_out():
 
 
 def test_wrong_arrays_are_refused_by_name():
-    refused(r"lacks train_label; it has test_inputs, test_label, train_inputs", train_label=None)
+    refused(
+        r"lacks train_label; it contains test_inputs, test_label, train_inputs", train_label=None
+    )
     refused(r"lacks test_inputs", test_inputs=None)
     refused(r"got 'trian_inputs'; did you mean 'train_inputs'\?", trian_inputs=np.zeros(3))
     refused(
@@ -125,5 +127,5 @@ def test_missing_and_broken_files_are_named(tmp_path):
     np.savez(tmp_path / "objects.npz", train_inputs=np.array([{}, []], dtype=object))
     with pytest.raises(ValueError, match=r"objects\.npz cannot be read"):
         Arrays(str(tmp_path / "objects.npz")).load(seed=0)
-    with pytest.raises(ValueError, match=r"memory:0123 was in memory"):
+    with pytest.raises(ValueError, match=r"memory:0123: the arrays of this run were in memory"):
         Arrays("memory:0123").load(seed=0)

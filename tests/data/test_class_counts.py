@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flaxdl.data import Splits
-from flaxdl.data.class_counts import describe, warn_of_few_examples
+from flaxdl.data.class_counts import describe, warn_about_few_examples
 from flaxdl.data.dataset import ArrayDataset
 
 pytestmark = pytest.mark.quick
@@ -25,13 +25,15 @@ def test_counts_by_class_are_one_line():
 
 
 def test_a_split_large_enough_is_not_worth_a_word(caplog):
-    warn_of_few_examples(
+    warn_about_few_examples(
         Splits(dataset(90, 90), dataset(50, 50), dataset(1, 0), ("cat", "dog")), by_class=True
     )
-    warn_of_few_examples(Splits(dataset(9, 9), None, dataset(1, 0), ("cat", "dog")), by_class=True)
-    warn_of_few_examples(Splits(dataset(90, 90), dataset(50, 50), None, None), by_class=True)
+    warn_about_few_examples(
+        Splits(dataset(9, 9), None, dataset(1, 0), ("cat", "dog")), by_class=True
+    )
+    warn_about_few_examples(Splits(dataset(90, 90), dataset(50, 50), None, None), by_class=True)
     targets = Splits(dataset(0, 9), dataset(100, 0), None, ("0", "1"))
-    warn_of_few_examples(targets, by_class=False)
+    warn_about_few_examples(targets, by_class=False)
     assert caplog.text == ""
 
 
@@ -44,17 +46,17 @@ def test_a_split_large_enough_is_not_worth_a_word(caplog):
     ],
 )
 def test_a_split_too_small_to_choose_by_is_named(validation, message, caplog):
-    warn_of_few_examples(
+    warn_about_few_examples(
         Splits(dataset(90, 90), dataset(*validation), None, ("cat", "dog")), by_class=True
     )
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"the validation split {message}so the choice of")
+    assert record.getMessage().startswith(f"the validation split {message}so model selection")
 
 
 def test_classes_without_training_examples_are_named_together(caplog):
     train = dataset(5, *[0] * 14, 7)
     names = tuple(map(str, range(16)))
-    warn_of_few_examples(Splits(train, dataset(60, *[0] * 14, 60), None, names), by_class=True)
+    warn_about_few_examples(Splits(train, dataset(60, *[0] * 14, 60), None, names), by_class=True)
     (record,) = caplog.records
     assert record.getMessage() == (
         "14 of 16 classes (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 4 more) have no training examples: label "

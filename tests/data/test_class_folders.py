@@ -146,7 +146,7 @@ def test_what_is_not_used_is_named_once_for_each_class(pets, caplog):
     assert load_all(pets).classes == ("cat", "dog")
     (record,) = caplog.records
     assert record.getMessage().split("\n") == [
-        f"not used in {pets}:",
+        f"unused in {pets}:",
         "  cat: .heic: 3, .txt: 1",
         "  dog: .pdf: 1, hidden images: 1",
         "  empty: empty",
@@ -238,7 +238,9 @@ def test_an_empty_class_folder_is_as_if_it_were_missing(pets, caplog):
     assert load(pets).classes == ("cat", "dog")
     assert "train/bird: empty" in caplog.text
     save(pets / "val" / "bird" / "1.png")
-    with pytest.raises(ValueError, match="val has classes that the training folder lacks: bird"):
+    with pytest.raises(
+        ValueError, match="val has classes that are not in the training folder: bird"
+    ):
         load(pets)
 
 
@@ -252,7 +254,7 @@ def test_folders_beside_the_splits_are_named(pets, caplog):
     save(pets / "val" / "loose.png")
     assert counts(load(pets)) == [40, 1, 0]
     for line in (
-        "test: no class folders in it",
+        "test: no class folders inside",
         "unlabeled: images: 3",
         "annotations: .xml: 1",
         "val: images outside class folders: 1",
@@ -315,19 +317,19 @@ def only_other_kinds(pets):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (two_trains, "one folder for the train split, got Training and train"),
-        (two_validations, "one folder for the validation split, got dev and val"),
+        (two_trains, "one folder for the train split, has Training and train"),
+        (two_validations, "one folder for the validation split, has dev and val"),
         (a_class_called_train, r"train contains folders \(diesel, steam\).* images in cat, dog"),
         (copies_beside_train, r"train contains folders \(cat, dog\).* images in cat, dog"),
-        (splits_without_classes, "folders test, train of .* are named like splits, but there"),
-        (a_test_beside_classes, r"test contains folders .* like those next to it \(cat, dog\)"),
+        (splits_without_classes, "folders test, train in .* are named like splits, but there"),
+        (a_test_beside_classes, r"test contains folders .* as those next to it \(cat, dog\)"),
         (splits_below_classes, "cat contains test, train, which are named like splits"),
         (one_level_too_high, "has only 'images'; images contains the folders cat, dog"),
         (
             nothing_to_validate_on,
             "val has no class folders with images .images outside class folders: 4.",
         ),
-        (only_other_kinds, r"bird holds no images .* \(\.heic: 1\); convert them, or move"),
+        (only_other_kinds, r"bird contains no images .* \(\.heic: 1\); convert them or move"),
     ],
 )
 def test_what_may_be_meant_otherwise_is_refused(pets, change, message):
@@ -399,7 +401,9 @@ def test_all_classes_without_training_images_are_named(tmp_path):
         fill(tmp_path / f"c{number:02}", 1)
     lost = ["01", "08", "11", "12", "18", "23", "25", "26", "27"]
     listed = ", ".join(f"c{number} (1)" for number in lost)
-    with pytest.raises(ValueError, match=re.escape(f"validation or test: {listed}; add some")) as e:
+    with pytest.raises(
+        ValueError, match=re.escape(f"validation or test: {listed}; add images")
+    ) as e:
         load(tmp_path)
     assert "9 of 30 classes have too few images" in str(e.value)
 

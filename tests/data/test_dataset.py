@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flaxdl.data.dataset import ArrayDataset, RecordDataset, Subset, class_labels
-from flaxdl.data.source import Splits, hold_out, share_of
+from flaxdl.data.source import Splits, hold_out, take_fraction
 
 
 class Records:
@@ -146,34 +146,36 @@ def test_hold_out_of_nothing_and_of_too_much():
 @pytest.mark.parametrize(
     ("fraction", "count"), [(0.01, 14), (15 / 1437, 15), (0.05, 72), (0.5, 718)]
 )
-def test_a_share_has_every_class_in_proportion(fraction, count):
+def test_a_fraction_has_every_class_in_proportion(fraction, count):
     labels = np.random.default_rng(0).permutation(np.arange(1437) % 10).astype(np.int32)
     dataset = ArrayDataset({"inputs": np.arange(1437), "label": labels})
     for seed in range(5):
-        share = share_of(dataset, fraction, seed).arrays()
-        assert len(share["inputs"]) == count
-        counts = np.bincount(share["label"], minlength=10)
+        part = take_fraction(dataset, fraction, seed).arrays()
+        assert len(part["inputs"]) == count
+        counts = np.bincount(part["label"], minlength=10)
         assert np.abs(counts - count * np.bincount(labels) / 1437).max() <= 1
-        assert (np.diff(share["inputs"]) > 0).all()
-        np.testing.assert_array_equal(share["label"], labels[share["inputs"]])
+        assert (np.diff(part["inputs"]) > 0).all()
+        np.testing.assert_array_equal(part["label"], labels[part["inputs"]])
 
 
-def test_a_share_depends_on_the_seed_alone_and_the_whole_is_the_whole():
+def test_a_fraction_depends_on_the_seed_alone_and_the_whole_is_the_whole():
     dataset = ArrayDataset({"inputs": np.arange(200), "label": np.zeros(200, np.int32)})
-    chosen = [set(share_of(dataset, 0.1, seed).arrays()["inputs"]) for seed in (0, 0, 1)]
+    chosen = [set(take_fraction(dataset, 0.1, seed).arrays()["inputs"]) for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
-    assert share_of(dataset, 1.0, 0) is dataset
+    assert take_fraction(dataset, 1.0, 0) is dataset
     train, _ = hold_out(dataset, fraction=0.1, seed=0)
-    assert len(share_of(train, 0.1, 0)) == 18
+    assert len(take_fraction(train, 0.1, 0)) == 18
 
 
-def test_an_impossible_share_is_refused():
+def test_an_impossible_fraction_is_refused():
     dataset = ArrayDataset({"inputs": np.arange(3)})
     for fraction in (0.0, -0.1, 1.1):
         with pytest.raises(ValueError, match=rf"above 0 and at most 1, got {fraction}"):
-            share_of(dataset, fraction, 0)
-    with pytest.raises(ValueError, match="train_fraction must leave an example, got 0.1 of 3"):
-        share_of(dataset, 0.1, 0)
+            take_fraction(dataset, fraction, 0)
+    with pytest.raises(
+        ValueError, match="train_fraction must leave at least one example, got 0.1 of 3"
+    ):
+        take_fraction(dataset, 0.1, 0)
 
 
 class Labelled(ArrayDataset):
@@ -188,6 +190,6 @@ def test_labels_that_are_known_without_reading_divide_classes_evenly():
     train, validation = hold_out(dataset, fraction=0.2, seed=0)
     np.testing.assert_array_equal(np.bincount(validation.gather(np.arange(20))["label"]), [5] * 4)
     np.testing.assert_array_equal(np.bincount(train.labels()), [20] * 4)
-    share = share_of(train, 0.1, 0)
-    np.testing.assert_array_equal(np.bincount(share.labels()), [2] * 4)
+    part = take_fraction(train, 0.1, 0)
+    np.testing.assert_array_equal(np.bincount(part.labels()), [2] * 4)
     assert ArrayDataset({"inputs": np.arange(3)}).labels() is None

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from flaxdl.data import Dates
-from flaxdl.data.dates import STYLES, write
+from flaxdl.data.dates import STYLES, format_date
 
 
 def test_styles():
-    assert [write(date(1985, 5, 3), style) for style in STYLES] == [
+    assert [format_date(date(1985, 5, 3), style) for style in STYLES] == [
         "3 May 1985",
         "3 May 1985",
         "May 3, 1985",
@@ -23,7 +23,9 @@ def test_styles():
 
 
 def test_ordinals():
-    days = [write(date(2001, 9, day), "{dth}") for day in (1, 2, 3, 4, 11, 12, 13, 21, 22, 30)]
+    days = [
+        format_date(date(2001, 9, day), "{dth}") for day in (1, 2, 3, 4, 11, 12, 13, 21, 22, 30)
+    ]
     assert days == ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "30th"]
 
 

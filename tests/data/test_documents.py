@@ -3,7 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flaxdl.data import Documents, Text
+from flaxdl.data import ArrayDataset, Documents, Text
+from flaxdl.data.vocabulary import tokens_before
+from flaxdl.errors import UserError
 
 
 @pytest.fixture
@@ -30,6 +32,68 @@ def test_parts_follow_each_other_and_windows_overlap_by_one(story):
     assert splits.classes is None
 
 
+def test_a_burn_in_predicts_each_character_once(story):
+    source = Documents(story, window=11, validation_fraction=0.1, test_fraction=0.2, burn_in=4)
+    splits, text = source.load(seed=0), Path(story).read_text()
+    for dataset, start, end in [
+        (splits.train, 0, 700),
+        (splits.validation, 700, 800),
+        (splits.test, 800, 1000),
+    ]:
+        arrays = dataset.arrays()
+        assert len(dataset) == (end - start - 11) // 7 + 1
+        np.testing.assert_array_equal(arrays["burn_in"], [1] + [4] * (len(dataset) - 1))
+        predicted = [w[b:] for w, b in zip(arrays["inputs"], arrays["burn_in"], strict=True)]
+        assert "".join(predicted) == text[start + 1 : start + 11 + 7 * (len(dataset) - 1)]
+
+
+def test_without_a_burn_in_the_examples_are_those_of_earlier_versions(story):
+    train = Documents(story, window=11).load(seed=0).train
+    assert list(train.arrays()) == ["inputs"]
+
+
+def test_a_burn_in_is_counted_in_tokens(tmp_path):
+    """Windows of 12 characters, of which 6 are context: a token that starts in it is context."""
+    path = tmp_path / "words.txt"
+    path.write_text("one two three, " * 40)
+    train = Documents(str(path), window=12, burn_in=6).load(seed=0).train
+    windows = list(train.arrays()["inputs"][:3])
+    assert windows == ["one two thre", "o three, one", "e, one two t"]
+    characters = Text("characters", max_length=12).fit(train).apply(train).arrays()
+    np.testing.assert_array_equal(characters["burn_in"][:3], [1, 6, 6])
+    # one | two thre; o three , | one (a comma is a token); e , one | two t
+    words = Text("words", max_length=12).fit(train).apply(train).arrays()
+    np.testing.assert_array_equal(words["burn_in"][:3], [1, 2, 3])
+
+
+def test_a_burn_in_that_leaves_nothing_to_predict_is_named(story):
+    train = Documents(story, window=30, burn_in=12).load(seed=0).train
+    message = "the burn-in leaves no token .* max_length = 10 tokens; .*--transform.max-length"
+    fitted = Text("characters", max_length=10).fit(train)
+    with pytest.raises(UserError, match=message):
+        fitted.apply(train)
+
+
+@pytest.mark.parametrize("windows", [0, 1, 2])
+def test_a_burn_in_asks_for_a_target_only_where_there_are_texts(story, windows):
+    train = Documents(story, window=30, burn_in=12).load(seed=0).train
+    few = ArrayDataset({name: values[:windows] for name, values in train.arrays().items()})
+    encoded = Text("characters", max_length=30).fit(train).apply(few).arrays()
+    np.testing.assert_array_equal(encoded["burn_in"], [1, 12][:windows])
+
+
+def test_special_tokens_before_a_text_belong_to_the_burn_in():
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3}, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    found = tokens_before(words, ["a b a b"] * 4, np.array([0, 1, 4, 7]))
+    np.testing.assert_array_equal(found, [1, 2, 3, 6])
+
+
 def test_the_documentation_of_python_is_the_default():
     splits = Documents(window=128).load(seed=0)
     counts = [len(part) for part in (splits.train, splits.validation, splits.test)]
@@ -48,8 +112,10 @@ def test_windows_become_tokens_without_padding(story):
     ("settings", "message"),
     [
         ({"path": "absent.txt"}, "absent.txt cannot be read: No such file or directory"),
-        ({"window": 60}, "a window of 60 characters, got 50 in .*story.txt"),
+        ({"window": 60}, "one window of 60 characters, got a split of 50 from .*story.txt"),
         ({"window": 1}, "window must be at least 2, got 1"),
+        ({"burn_in": 0}, "burn_in must be at least 1 and below window = 256, got 0"),
+        ({"window": 9, "burn_in": 9}, "burn_in must be at least 1 and below window = 9, got 9"),
         ({"test_fraction": 0.5}, "test_fraction must be above 0 and below 0.5, got 0.5"),
     ],
 )
@@ -76,7 +142,7 @@ def test_encodings_and_line_endings(tmp_path, monkeypatch):
     ):
         path.write_bytes(content)
         assert windows(**settings) == expected
-    with pytest.raises(ValueError, match='t.txt is not in UTF-8: .* set encoding="cp1252"'):
+    with pytest.raises(ValueError, match='t.txt is not valid UTF-8: .* set encoding="cp1252"'):
         windows()
     path.write_bytes(b"%PDF-1.7\n")
     with pytest.raises(ValueError, match=r"t.txt is a PDF document; save its text"):

@@ -9,7 +9,7 @@ from flaxdl.data import ArrayDataset, Dataset, facts, fingerprint
 from flaxdl.data.dataset import RecordDataset, Subset
 from flaxdl.data.fingerprint import may_be_equal, of_arrays, of_texts
 from flaxdl.data.image_folder import FileDataset
-from flaxdl.data.unreadable import Unreadable
+from flaxdl.data.skipped_examples import SkippedExamples
 
 IMAGES = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
 TEXTS = np.array(["a", "bc", "d"], object)
@@ -57,7 +57,7 @@ def test_blocks_do_not_count_and_large_arrays_are_sampled(monkeypatch):
     whole = of_arrays({"x": IMAGES})
     monkeypatch.setattr(fingerprint, "_BLOCK_BYTES", 7)
     assert of_arrays({"x": IMAGES}) == whole
-    monkeypatch.setattr(fingerprint, "_MOST_BYTES", 12)  # every other row
+    monkeypatch.setattr(fingerprint, "_MAX_BYTES", 12)  # every other row
     sampled = of_arrays({"x": IMAGES})
     others = [IMAGES + (np.arange(4) == row)[:, None, None].astype(np.uint8) for row in range(4)]
     assert [of_arrays({"x": other}) == sampled for other in others] == [False, True, False, True]
@@ -106,8 +106,8 @@ def test_of_datasets():
 def test_of_files_the_folder_does_not_count():
     def of(folder, *names):
         files = [[Path(folder) / name for name in names]]
-        unreadable = Unreadable(0, "images")
-        return FileDataset(files, Path(folder), channels=3, unreadable=unreadable).fingerprint
+        skipped = SkippedExamples(0, "images")
+        return FileDataset(files, Path(folder), channels=3, skipped=skipped).fingerprint
 
     assert of("a", "a/1.png", "b/2.png") == of("/data/b", "a/1.png", "b/2.png")
     assert of("a", "a/aa/2.png") != of("a", "a/a/a2.png")

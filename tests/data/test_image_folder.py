@@ -50,8 +50,8 @@ def test_images_are_read_when_asked_for(folder):
         np.testing.assert_array_equal(image, np.full((4, 5 + number % 3, 3), 4 * number))
     assert batch["label"].dtype == np.int32
     np.testing.assert_array_equal(batch["weight"], [1, 1])
-    grey = ImageFolder(str(folder), channels=1).load(seed=0).train.gather(np.arange(1))
-    assert grey["inputs"][0].shape[-1] == 1
+    gray = ImageFolder(str(folder), channels=1).load(seed=0).train.gather(np.arange(1))
+    assert gray["inputs"][0].shape[-1] == 1
     np.testing.assert_array_equal(np.bincount(splits.train.labels()) > 40, [True] * 3)
 
 
@@ -195,11 +195,14 @@ def broken(folder, kind):
     [
         (
             "unknown class",
-            r"test has classes that the training folder lacks: dogs; did you mean 'dog'",
+            r"test has classes that are not in the training folder: dogs; did you mean 'dog'",
         ),
-        ("two validations", r"must have one folder for the validation split, got val and valid"),
-        ("empty class", r"ape holds no images .* but other files \(\.heic: 1\)"),
-        ("one class", r"train must hold a folder for each of two classes or more, has only 'owl'"),
+        (
+            "two validations",
+            r"must have only one folder for the validation split, has val and valid",
+        ),
+        ("empty class", r"ape contains no images .* only other files \(\.heic: 1\)"),
+        ("one class", r"train must contain folders for at least two classes, has only 'owl'"),
     ],
 )
 def test_folders_at_odds_are_named(folder, kind, message):
@@ -209,9 +212,9 @@ def test_folders_at_odds_are_named(folder, kind, message):
 
 
 def test_folders_with_nothing_in_them(tmp_path):
-    with pytest.raises(ValueError, match="no such folder of images: .*absent"):
+    with pytest.raises(ValueError, match="no such image folder or file: .*absent"):
         ImageFolder(str(tmp_path / "absent")).load(seed=0)
-    with pytest.raises(ValueError, match="two classes or more, has none"):
+    with pytest.raises(ValueError, match="at least two classes, has none"):
         ImageFolder(str(tmp_path)).load(seed=0)
     for name in ("a", "b"):
         save(tmp_path / name / "1.png")
@@ -239,7 +242,7 @@ def test_folders_without_permission_are_named(folder, monkeypatch):
     [
         ({"validation_fraction": -0.1}, "validation_fraction must be at least 0 .* got -0.1"),
         ({"test_fraction": 1.0}, "test_fraction must be at least 0 and below 1, got 1.0"),
-        ({"validation_fraction": 0.5, "test_fraction": 0.5}, "must leave something to train on"),
+        ({"validation_fraction": 0.5, "test_fraction": 0.5}, "must sum to less than 1"),
         ({"channels": 4}, "channels must be 1 or 3, got 4"),
     ],
 )

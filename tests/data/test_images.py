@@ -11,8 +11,8 @@ from flaxdl.data import ImageRows, Images, Transform
 from flaxdl.data.augmentation import crop, flip, rotate
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.image_files import read_image
-from flaxdl.data.images import grey, normalize
-from flaxdl.data.sizing import ATTEMPTS, centre, covering, random_part, resize
+from flaxdl.data.images import grayscale, normalize
+from flaxdl.data.resizing import ATTEMPTS, center_crop, random_resized_crop, resize, resize_to_cover
 
 batches = st.tuples(
     st.integers(1, 3), st.integers(2, 6), st.integers(2, 6), st.sampled_from([1, 3])
@@ -132,9 +132,7 @@ def test_normalize_takes_floats_as_they_are():
 
 
 def test_normalize_refuses_another_number_of_channels():
-    with pytest.raises(
-        ValueError, match="mean must have 1 value or one for each of the 1 channels"
-    ):
+    with pytest.raises(ValueError, match=r"mean must have 1 value or one per channel \(1\)"):
         Images(mean=(0.4, 0.5, 0.6)).normalize(jnp.zeros((1, 2, 2, 1)))
 
 
@@ -155,10 +153,10 @@ def test_read_distorts_nothing(tmp_path):
         np.testing.assert_allclose(read, np.full((1, 4, 4, 1), 100), atol=35)
         assert (read[0, 1:3, 1:3] == 100).all()
     same = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(covering(same, 4, 4), same)
-    assert covering(gradient(30, 47), 15, 11).shape == (15, 11, 3)
+    np.testing.assert_array_equal(resize_to_cover(same, 4, 4), same)
+    assert resize_to_cover(gradient(30, 47), 15, 11).shape == (15, 11, 3)
     np.testing.assert_array_equal(
-        covering(gradient(30, 40), 15, 20), resize(gradient(30, 40), 15, 20)
+        resize_to_cover(gradient(30, 40), 15, 20), resize(gradient(30, 40), 15, 20)
     )
 
 
@@ -233,7 +231,7 @@ def test_floats_without_black_and_white_are_named(caplog):
     fitted = Images().fit(ArrayDataset({"inputs": images}, {"inputs": "train_inputs"}))
     assert fitted.levels is None
     assert "train_inputs (float64, -" in caplog.text
-    assert "unknown scale, so predictions for image files assume 0 to 1" in caplog.text
+    assert "unknown scale; predictions for image files assume 0 to 1" in caplog.text
 
 
 def test_damaged_levels_are_named(tmp_path):
@@ -274,8 +272,8 @@ def test_read_converts_to_the_channels_asked_for(tmp_path):
     Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "red.png")
     batch = Images().read([str(tmp_path / "red.png")] * 2, {"inputs": (4, 4, 3)})
     np.testing.assert_array_equal(batch["inputs"], np.full((2, 4, 4, 3), [255, 0, 0]))
-    grey = Images().read([str(tmp_path / "red.png")], {"inputs": (4, 4, 1)})
-    np.testing.assert_array_equal(grey["inputs"], np.full((1, 4, 4, 1), 76))  # 0.299 * 255
+    gray = Images().read([str(tmp_path / "red.png")], {"inputs": (4, 4, 1)})
+    np.testing.assert_array_equal(gray["inputs"], np.full((1, 4, 4, 1), 76))  # 0.299 * 255
 
 
 def test_read_turns_a_photograph_upright(tmp_path):
@@ -298,7 +296,7 @@ def test_broken_and_missing_images_are_named(tmp_path):
     ]:
         with pytest.raises(ValueError, match=reason):
             Images().read([str(tmp_path / name)], {"inputs": (8, 8, 1)})
-    with pytest.raises(ValueError, match="1 or 3 channels, the model takes 2"):
+    with pytest.raises(ValueError, match="1 or 3 channels, but the model takes 2"):
         read_image(tmp_path / "cut.png", 2)
 
 
@@ -306,7 +304,7 @@ def test_the_plain_transform_reads_arrays(tmp_path):
     np.save(tmp_path / "series.npy", np.arange(6.0).reshape(3, 2))
     batch = Transform().read([str(tmp_path / "series.npy")], {"inputs": (3, 2)})
     np.testing.assert_array_equal(batch["inputs"], np.arange(6.0).reshape(1, 3, 2))
-    with pytest.raises(ValueError, match=r"series.npy must hold .* \(4, 2\), got \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"series.npy must contain .* \(4, 2\), got \(3, 2\)"):
         Transform().read([str(tmp_path / "series.npy")], {"inputs": (4, 2)})
     with pytest.raises(ValueError, match=r"absent.npy cannot be read as a .npy file"):
         Transform().read([str(tmp_path / "absent.npy")], {"inputs": (4, 2)})
@@ -329,18 +327,18 @@ def test_the_centre_is_that_of_torchvision(height, width):
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     top, left = (round((side - 16) / 2) for side in resized.shape[:2])
     np.testing.assert_array_equal(
-        centre(image, size=16, shorter_side=24), resized[top : top + 16, left : left + 16]
+        center_crop(image, size=16, shorter_side=24), resized[top : top + 16, left : left + 16]
     )
 
 
 def part(image, areas, ratios, place, size=8):
     pad = [1.0] * (ATTEMPTS - len(areas))
-    return random_part(
+    return random_resized_crop(
         image, np.array(areas + pad), np.array(ratios + pad), np.array(place), size=size
     )
 
 
-def test_a_random_part_has_the_area_ratio_and_place_that_were_drawn():
+def test_a_random_resized_crop_has_the_area_ratio_and_place_that_were_drawn():
     image = gradient(32, 32)
     # A quarter of 1024 pixels with ratio 1 is 16 x 16; there are 17 places each way.
     expected = resize(image[16:32, 8:24], 8, 8)
@@ -369,7 +367,7 @@ def images_of_sizes(*sizes, channels=3):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_of_any_size_become_squares(channels):
-    transform = Images(size=16, shorter_side=20, smallest_area=0.1, flip=True)
+    transform = Images(size=16, resize=20, min_scale=0.1, flip=True)
     images = images_of_sizes((20, 30), (64, 25), (9, 9), channels=channels)
     draws = transform.draw(np.random.default_rng(0), 3)
     trained = transform.prepare({"inputs": images}, draws)["inputs"]
@@ -377,17 +375,15 @@ def test_images_of_any_size_become_squares(channels):
     evaluated = transform.prepare({"inputs": images}, {})["inputs"]
     assert trained.shape == evaluated.shape == (3, 16, 16, channels)
     np.testing.assert_array_equal(trained, again)
-    np.testing.assert_array_equal(evaluated[1], centre(images[1], size=16, shorter_side=20))
+    np.testing.assert_array_equal(evaluated[1], center_crop(images[1], size=16, shorter_side=20))
     assert (trained != evaluated).any()
 
 
 def test_prediction_crops_as_evaluation_does(tmp_path):
     image = gradient(30, 50)
     Image.fromarray(image).save(tmp_path / "one.png")
-    read = Images(size=16, shorter_side=20).read(
-        [str(tmp_path / "one.png")], {"inputs": (16, 16, 3)}
-    )
-    np.testing.assert_array_equal(read["inputs"][0], centre(image, size=16, shorter_side=20))
+    read = Images(size=16, resize=20).read([str(tmp_path / "one.png")], {"inputs": (16, 16, 3)})
+    np.testing.assert_array_equal(read["inputs"][0], center_crop(image, size=16, shorter_side=20))
 
 
 def test_rows_are_sequences_of_vectors():
@@ -400,10 +396,10 @@ def test_rows_are_sequences_of_vectors():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shorter_side": 8}, "shorter_side and smallest_area need a size"),
-        ({"size": 8, "shorter_side": 7}, "shorter_side must be at least size = 8, got 7"),
-        ({"size": 8, "smallest_area": 0.0}, r"smallest_area must be in \(0, 1\], got 0.0"),
-        ({}, r"of different sizes need one; set --transform.size \(the .* 4 x 4 and 5 x 5\)"),
+        ({"resize": 8}, "resize and min_scale require size"),
+        ({"size": 8, "resize": 7}, "resize must be at least size = 8, got 7"),
+        ({"size": 8, "min_scale": 0.0}, r"min_scale must be in \(0, 1\], got 0.0"),
+        ({}, r"images differ in size \(4 x 4, 5 x 5\); set --transform.size"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(settings, message):
@@ -412,36 +408,38 @@ def test_sizes_that_do_not_fit_are_named(settings, message):
 
 
 def test_only_bytes_can_be_resized():
-    with pytest.raises(ValueError, match=r"only images uint8.* got float32\[1, 4, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"images to resize must be uint8.* got float32\[1, 4, 4\]"
+    ):
         Images(size=8).prepare({"inputs": np.zeros((2, 1, 4, 4), np.float32)}, {})
 
 
-def test_grey_is_that_of_pillow():
-    colours = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    expected = np.asarray(Image.fromarray(colours).convert("L"))
-    np.testing.assert_array_equal(grey(colours)[..., 0], expected)
-    floats = grey(colours.astype(np.float32))
+def test_grayscale_is_that_of_pillow():
+    colors = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(colors).convert("L"))
+    np.testing.assert_array_equal(grayscale(colors)[..., 0], expected)
+    floats = grayscale(colors.astype(np.float32))
     np.testing.assert_allclose(floats[..., 0], expected, atol=1)
     assert floats.dtype == np.float32
 
 
-def test_colour_becomes_grey_on_the_host(tmp_path):
+def test_color_becomes_grayscale_on_the_host(tmp_path):
     transform = Images(size=8, channels=1)
-    colours = np.random.default_rng(0).integers(0, 256, (2, 12, 16, 3), dtype=np.uint8)
-    batch = transform.prepare({"inputs": colours}, {})
+    colors = np.random.default_rng(0).integers(0, 256, (2, 12, 16, 3), dtype=np.uint8)
+    batch = transform.prepare({"inputs": colors}, {})
     assert batch["inputs"].shape == (2, 8, 8, 1)
-    expected = np.asarray(Image.fromarray(colours[1]).convert("L"))[..., None]
-    np.testing.assert_array_equal(batch["inputs"][1], centre(expected, size=8, shorter_side=8))
+    expected = np.asarray(Image.fromarray(colors[1]).convert("L"))[..., None]
+    np.testing.assert_array_equal(batch["inputs"][1], center_crop(expected, size=8, shorter_side=8))
     mixed = np.empty(2, object)
-    mixed[:] = [colours[0], colours[1][:9, :, :1]]
+    mixed[:] = [colors[0], colors[1][:9, :, :1]]
     assert transform.prepare({"inputs": mixed}, {})["inputs"].shape == (2, 8, 8, 1)
-    Image.fromarray(colours[1]).save(tmp_path / "one.png")
+    Image.fromarray(colors[1]).save(tmp_path / "one.png")
     read = transform.read([str(tmp_path / "one.png")], {"inputs": (8, 8, 1)})
     np.testing.assert_array_equal(read["inputs"][0], batch["inputs"][1])
     assert transform.normalize(jnp.asarray(read["inputs"])).shape == (1, 8, 8, 1)
 
 
-def test_grey_is_repeated_for_a_model_of_colour(tmp_path):
+def test_grayscale_is_repeated_for_a_model_of_color(tmp_path):
     transform = Images(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0), size=32, channels=3)
     digits = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
     batch = transform.prepare({"inputs": digits}, {})
@@ -450,9 +448,9 @@ def test_grey_is_repeated_for_a_model_of_colour(tmp_path):
     levels = batch["inputs"][..., 0] / 255
     for channel, (mean, std) in enumerate([(0.1, 1), (0.2, 2), (0.3, 4)]):
         np.testing.assert_allclose(seen[..., channel], (levels - mean) / std, rtol=1e-5, atol=1e-6)
-    # A picture in colour is read as what the run was trained on: grey.
-    colours = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(colours).save(tmp_path / "one.png")
+    # A picture in color is read as what the run was trained on: gray.
+    colors = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(colors).save(tmp_path / "one.png")
     read = transform.read([str(tmp_path / "one.png")], {"inputs": batch["inputs"].shape[1:]})
     seen = np.asarray(transform.normalize(jnp.asarray(read["inputs"])))[0]
     np.testing.assert_allclose(seen[..., 0] + 0.1, 2 * seen[..., 1] + 0.2, atol=1e-6)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flaxdl.data import Arrays, Splits, share_of
+from flaxdl.data import Arrays, Splits, take_fraction
 from flaxdl.data.labels import check_class_labels
 
 pytestmark = pytest.mark.quick
@@ -36,9 +36,11 @@ def test_texts_are_classes_by_name(dtype):
     splits = load(texts, classes=names, validation_fraction=0.0)
     assert splits.classes == ("dog", "cat", "bee", "ant")
     np.testing.assert_array_equal(splits.train.labels()[:4], [1, 3, 2, 0])
-    with pytest.raises(ValueError, match="test_label holds classes .* lacks: ants; did you mean"):
+    with pytest.raises(
+        ValueError, match="test_label has classes .* not in train_label: ants; did you mean"
+    ):
         load(texts, np.array(["ants"]))
-    with pytest.raises(ValueError, match="train_label holds classes that classes lacks: dog"):
+    with pytest.raises(ValueError, match="train_label has classes that are not in classes: dog"):
         load(texts, classes=names[1:])
 
 
@@ -51,10 +53,10 @@ def test_texts_are_classes_by_name(dtype):
         ),
         (
             10 * (1 + NUMBERS % 3),
-            r"3 distinct values from 10 to 30, .*: numpy.unique\(train_label, return_inv",
+            r"3 distinct values from 10 to 30, .*: renumber them with numpy.unique\(train_label",
         ),
-        (NUMBERS * 10**9, "4 different labels from 0 to 3,000,000,000, which are too few"),
-        (2 * (NUMBERS % 2) - 1, r"labels must be classes from 0 on in train_label, got -1 at"),
+        (NUMBERS * 10**9, "only 4 distinct values from 0 to 3,000,000,000, too few"),
+        (2 * (NUMBERS % 2) - 1, r"class labels in train_label must start at 0, got -1 at"),
     ],
 )
 def test_labels_that_do_not_count_from_0_are_refused(label, message):
@@ -66,11 +68,11 @@ def test_labels_that_do_not_count_from_0_are_refused(label, message):
 def test_a_label_that_training_lacks_is_refused(split):
     other = {f"{split}_inputs": INPUTS[:5] + 1, f"{split}_label": np.array([0, 4, 4, 5, 4])}
     with pytest.raises(
-        ValueError, match=rf"{split}_label holds .* which train_label has none: 4 \(3\), 5 \(1\)"
+        ValueError, match=rf"{split}_label has .* that are not in train_label: 4 \(3\), 5 \(1\)"
     ):
         check_class_labels(load(NUMBERS, **other))
     named = {"classes": np.array(list("abcdef")), **other}
-    with pytest.raises(ValueError, match=r"which train_label has none: e \(3\), f \(1\)"):
+    with pytest.raises(ValueError, match=r"that are not in train_label: e \(3\), f \(1\)"):
         check_class_labels(load(NUMBERS, **named))
 
 
@@ -85,7 +87,7 @@ def test_a_label_that_training_lacks_is_refused(split):
         (np.eye(4, dtype=int)[NUMBERS], r"one-hot; use train_label.argmax\(1\)"),
         (
             NUMBERS + 0.5,
-            r"float64 \[54\], with [0-3].5 at example 0; other numbers .*flaxdl.training.Task",
+            r"float64 \[54\], with [0-3].5 at example 0; targets .*flaxdl.training.Task",
         ),
         (np.ones((60, 2)), r"got float64 \[54, 2\]$"),
         (np.ones((60, 2), "M8[s]"), r"got datetime64\[s\] \[54, 2\]$"),
@@ -94,7 +96,9 @@ def test_a_label_that_training_lacks_is_refused(split):
 def test_what_is_no_class_is_refused_with_the_remedy(label, message):
     splits = load(label)
     assert splits.classes is None  # a task of one's own may take it
-    with pytest.raises(ValueError, match=f"train_label must be one whole number .*{message}"):
+    with pytest.raises(
+        ValueError, match=f"train_label must be one integer class number .*{message}"
+    ):
         check_class_labels(splits)
 
 
@@ -105,12 +109,14 @@ def test_whole_numbers_may_be_the_targets_of_a_regression():
     splits = load(incomes, validation_fraction=0.0)
     assert splits.classes is None
     np.testing.assert_array_equal(splits.train.labels(), incomes)
-    assert splits.train.class_fault is not None
-    assert share_of(splits.train, 0.5, seed=0).class_fault == splits.train.class_fault
+    assert splits.train.label_error is not None
+    assert take_fraction(splits.train, 0.5, seed=0).label_error == splits.train.label_error
 
 
 def test_labels_of_every_split_are_checked():
-    with pytest.raises(ValueError, match=r"test_label must be one whole .* got float64 \[5\]; use"):
+    with pytest.raises(
+        ValueError, match=r"test_label must be one integer .* got float64 \[5\]; use"
+    ):
         check_class_labels(load(NUMBERS, np.zeros(5)))
 
 

@@ -9,10 +9,12 @@ from flaxdl.data import (
     ArrayDataset,
     Images,
     Transform,
+    TrivialAugmentWide,
     evaluation_batches,
     steps_per_epoch,
     training_batches,
 )
+from flaxdl.data.pipeline import evaluation_order
 
 pytestmark = pytest.mark.quick
 
@@ -52,6 +54,22 @@ def test_the_order_is_the_permutation_of_seed_and_epoch():
     labels = np.concatenate([batch["label"] for batch in batches])
     orders = [np.random.default_rng((9, epoch, 0)).permutation(8) for epoch in (0, 1)]
     np.testing.assert_array_equal(labels, np.concatenate(orders))
+
+
+class OfLengths(ArrayDataset):
+    """Examples that are evaluated by length."""
+
+    def lengths(self):
+        return np.array([3, 1, 2, 1, 3])
+
+
+def test_the_order_of_evaluation_is_known():
+    dataset = OfLengths({"inputs": np.arange(5), "label": np.arange(5)})
+    batches = list(evaluation_batches(dataset, Transform(), batch_size=2))
+    found = np.concatenate([batch["inputs"][batch["weight"] > 0] for batch in batches])
+    np.testing.assert_array_equal(found, [1, 3, 2, 0, 4])
+    np.testing.assert_array_equal(evaluation_order(dataset), found)
+    np.testing.assert_array_equal(evaluation_order(images(3)), [0, 1, 2])
 
 
 def test_the_first_batches_come_over_and_over_with_the_same_draws():
@@ -161,7 +179,7 @@ def test_steps_per_epoch():
     assert [steps_per_epoch(n, 4) for n in (4, 7, 8)] == [1, 1, 2]
     for batch_size in (0, 11):
         with pytest.raises(
-            ValueError, match=rf"batch_size .* 10 training examples, got {batch_size}"
+            ValueError, match=rf"batch_size .* 10, .* training examples, got {batch_size}"
         ):
             steps_per_epoch(10, batch_size)
 
@@ -194,3 +212,92 @@ def test_inputs_without_weight_are_finite():
     np.testing.assert_array_equal(np.delete(batch["inputs"], 2, 0), np.delete(inputs, 2, 0))
     np.testing.assert_array_equal(batch["weight"], weight)
     assert np.isnan(inputs[2, 0])  # the dataset's own array is as it was
+
+
+def sampled_by_torchvision(order, replicas, copies):
+    """The global batches' order of the `RASampler` in torchvision's references/classification."""
+    indices = [index for index in order for _ in range(copies)]
+    count = -(-len(order) * copies // replicas)
+    indices += indices[: count * replicas - len(indices)]
+    selected = len(order) // 256 * 256 // replicas
+    return [indices[rank::replicas][:selected] for rank in range(replicas)]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "copies", "replicas"), [(32, 4, 8), (64, 2, 4), (128, 4, 1)]
+)
+def test_repeated_augmentation_draws_the_examples_of_torchvisions_sampler(
+    batch_size, copies, replicas
+):
+    per_epoch, share = 600 // batch_size, batch_size // replicas
+    settings = {"batch_size": batch_size, "seed": 9, "copies": copies}
+    batches = first(2 * per_epoch, images(600), Transform(), **settings)
+    for epoch in (0, 1):
+        order = np.random.default_rng((9, epoch, 0)).permutation(600)
+        ranks = sampled_by_torchvision(order, replicas, copies)
+        for step in range(512 // batch_size):  # the sampler leaves out what does not fill 256
+            theirs = np.concatenate([rank[step * share :][:share] for rank in ranks])
+            ours = batches[epoch * per_epoch + step]["label"]
+            np.testing.assert_array_equal(sorted(ours), sorted(theirs))
+
+
+def test_copies_of_an_example_are_in_one_batch_on_different_devices_and_augmented_differently():
+    batches = first(6, images(50), AUGMENT, batch_size=16, seed=2, copies=4)  # three steps an epoch
+    for batch in batches:
+        np.testing.assert_array_equal(batch["label"], np.tile(batch["label"][:4], 4))
+        assert len(set(batch["label"])) == 4
+        assert len({image.tobytes() for image in batch["inputs"]}) > 12
+        np.testing.assert_array_equal(batch["weight"], np.ones(16))
+    epochs = [np.concatenate([b["label"][:4] for b in batches[e : e + 3]]) for e in (0, 3)]
+    assert [len(set(epoch)) for epoch in epochs] == [12, 12]
+    assert set(epochs[0]) != set(epochs[1])
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 7])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_repeated_augmentation_is_the_same_after_resuming_and_in_several_processes(
+    start, processes
+):
+    augment = Images(crop_padding=1, flip=True, augment=TrivialAugmentWide())
+    settings = {"batch_size": 8, "seed": 1, "copies": 2}
+    whole = first(9, images(20), augment, **settings)[start:]
+    for rows in np.arange(8).reshape(-1, processes).T:
+        part = first(9 - start, images(20), augment, **settings, start_step=start, rows=rows)
+        assert_same(part, [{name: x[rows] for name, x in batch.items()} for batch in whole])
+
+
+def test_copies_are_read_once():
+    gathered = []
+
+    class Watched(ArrayDataset):
+        def gather(self, indices):
+            gathered.append(list(indices))
+            return super().gather(indices)
+
+    dataset = Watched(images(32).arrays())
+    for rows, examples in ((np.arange(16), 4), (np.arange(3), 3), (np.array([0, 5, 8]), 2)):
+        gathered.clear()
+        (batch,) = first(1, dataset, AUGMENT, batch_size=16, seed=0, copies=4, rows=rows)
+        assert len(gathered[0]) == examples
+        assert len(batch["label"]) == len(rows)
+
+
+def test_copies_have_the_length_of_their_example():
+    lengths = np.random.default_rng(0).integers(1, 9, 64)
+
+    class Texts(ArrayDataset):
+        def lengths(self):
+            return lengths
+
+    dataset = Texts({"inputs": lengths, "label": np.arange(64)})
+    batches = first(8, dataset, Transform(), batch_size=8, seed=0, copies=2)
+    for batch in batches:
+        np.testing.assert_array_equal(batch["label"][:4], batch["label"][4:])
+        np.testing.assert_array_equal(batch["inputs"], lengths[batch["label"]])
+    assert len({label for batch in batches for label in batch["label"]}) == 32
+
+
+@pytest.mark.parametrize("copies", [0, 3])
+def test_copies_that_do_not_fill_a_batch_are_named(copies):
+    with pytest.raises(ValueError, match=f"copies must divide batch_size 8, got {copies}"):
+        training_batches(images(20), Transform(), batch_size=8, seed=0, copies=copies)

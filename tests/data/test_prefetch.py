@@ -14,13 +14,21 @@ from helpers.deadly import Deadly
 from PIL import Image
 
 from flaxdl.config_files import load_config
-from flaxdl.data import ImageFolder, Images, Tfds, evaluation_batches, prefetch, training_batches
+from flaxdl.data import (
+    ImageFolder,
+    Images,
+    RandAugment,
+    Tfds,
+    evaluation_batches,
+    prefetch,
+    training_batches,
+)
 from flaxdl.data import tfds as tfds_module
 from flaxdl.data.dataset import ArrayDataset, RecordDataset, Subset
-from flaxdl.data.unreadable import Unreadable
-from flaxdl.data.watch import watched
+from flaxdl.data.skipped_examples import SkippedExamples
+from flaxdl.data.watchdog import with_watchdog
 
-TRANSFORM = Images(size=8, smallest_area=0.3, flip=True, crop_padding=1)
+TRANSFORM = Images(size=8, min_scale=0.3, flip=True, crop_padding=1)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +89,25 @@ def test_processes_make_the_same_batches_as_threads(photos, monkeypatch, caplog)
     ]
 
 
+def test_two_processes_augment_as_one_does(photos, monkeypatch):
+    transform = Images(
+        size=8,
+        min_scale=0.3,
+        flip=True,
+        train_size=6,
+        augment=RandAugment(interpolation="bilinear", fill=(124, 116, 104)),
+    )
+    found = []
+    for workers in (0, 2):
+        monkeypatch.setattr(prefetch, "num_workers", lambda dataset, count=workers: count)
+        settings = {"batch_size": 8, "seed": 1, "start_step": 2, "copies": 2}
+        stream = training_batches(load(photos), transform, **settings)
+        found.append(list(itertools.islice(stream, 6)))
+        stream.close()
+    assert found[0][0]["inputs"].shape == (8, 6, 6, 3)
+    assert_same(found[1], found[0])
+
+
 def test_an_error_in_a_process_is_the_same_error(photos, in_a_process):
     with pytest.raises(ValueError, match=r"(?s)1 images cannot be read.*0:.*(12|33).png"):
         evaluate(load(photos, max_unreadable=0))
@@ -104,8 +131,8 @@ def test_an_error_keeps_its_frames_on_the_way_from_a_process(monkeypatch):
     assert (found.filename, found.lineno, found.name, found.line) == tuple(frame)
 
 
-def test_processes_that_die_or_hang_are_started_anew(photos, in_a_process, caplog, monkeypatch):
-    monkeypatch.setattr(prefetch, "_HUNG_AFTER", 8.0)
+def test_processes_that_die_or_hang_are_restarted(photos, in_a_process, caplog, monkeypatch):
+    monkeypatch.setattr(prefetch, "_HANG_AFTER", 8.0)
     stream = training_batches(load(photos), TRANSFORM, batch_size=8, seed=1, start_step=2)
     batches = list(itertools.islice(stream, 1))
     for number, count in ((signal.SIGKILL, 8), (signal.SIGSTOP, 8)):  # more than lie ready
@@ -115,28 +142,28 @@ def test_processes_that_die_or_hang_are_started_anew(photos, in_a_process, caplo
     stream.close()
     assert multiprocessing.active_children() == []
     assert_same(batches, train(load(photos), 17))
-    assert caplog.text.count("a data worker died; batch ") == 2
-    assert caplog.text.count("what prepares it hangs, and is ended") == 1
+    assert caplog.text.count("a data worker died; retrying batch ") == 2
+    assert caplog.text.count("the data worker seems to hang; restarting it") == 1
 
 
 def test_a_batch_that_kills_its_process_is_an_error(photos, in_a_process, monkeypatch):
-    monkeypatch.setattr(prefetch, "_MOST_DEATHS", 1)
+    monkeypatch.setattr(prefetch, "_MAX_DEATHS", 1)
     batches = training_batches(load(photos), Deadly(), batch_size=8, seed=0)
     with pytest.raises(RuntimeError, match="terminated unexpectedly"):
         next(batches)
     assert multiprocessing.active_children() == []
 
 
-def test_waiting_long_is_told_again_and_again(caplog):
+def test_waiting_long_is_warned_about_repeatedly(caplog):
     def slow():
         yield 1
         time.sleep(0.7)
         yield 2
 
-    assert list(watched(slow(), every=0.2)) == [1, 2]
-    told = [m for m in caplog.messages if m.endswith("a slow disk, or something that hangs")]
-    assert len(told) == 3
-    assert "watch" not in [thread.name for thread in threading.enumerate()]
+    assert list(with_watchdog(slow(), warn_every=0.2)) == [1, 2]
+    warnings = [m for m in caplog.messages if m.startswith("still waiting for a batch after")]
+    assert len(warnings) == 3
+    assert "watchdog" not in [thread.name for thread in threading.enumerate()]
 
 
 CONFIG = """
@@ -213,14 +240,14 @@ def test_processes_are_for_many_files_and_cores(monkeypatch):
 def test_a_copy_only_collects(caplog):
     import pickle
 
-    original = Unreadable(2, "images")
+    original = SkippedExamples(2, "images")
     original.add("a", "a is broken")
     copy = pickle.loads(pickle.dumps(original))
     caplog.clear()
     copy.add("b", "b is broken")
     assert not caplog.records
-    assert copy.taken() == {"b": "b is broken"}
-    assert copy.taken() == {}
+    assert copy.pop_reasons() == {"b": "b is broken"}
+    assert copy.pop_reasons() == {}
     original.add("b", "b is broken")
     with pytest.raises(ValueError, match="3 images cannot be read, more than max_unreadable = 2"):
         original.add("c", "c is broken")

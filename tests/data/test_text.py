@@ -90,14 +90,16 @@ def test_decoding_undoes_encoding(texts):
 
 
 def test_texts_without_tokens_are_refused():
-    with pytest.raises(ValueError, match=r"texts must have tokens, got '' as number 2 of"):
+    with pytest.raises(
+        ValueError, match=r"each text must have at least one token, but text 2 of \d+ has none: ''"
+    ):
         Text().fit(dataset()).encode(["a", ""])
 
 
 def test_texts_that_are_cut_are_told(caplog):
     text = Text(max_length=4).fit(dataset())
     assert text.encode(["ban", "bana", "banan", "banana"])["lengths"].tolist() == [3, 4, 4, 4]
-    assert caplog.messages == ["2 of 4 texts are longer than max_length 4, and are cut"]
+    assert caplog.messages == ["2 of 4 texts are longer than max_length = 4 and are truncated"]
     text.encode(["bana"])
     assert len(caplog.messages) == 1
 
@@ -117,14 +119,16 @@ def test_many_texts_are_encoded_in_chunks(monkeypatch, caplog):
     assert text.decode(batch["inputs"]) == [one[:8] for one in texts]
     np.testing.assert_array_equal(batch["lengths"], [min(len(one), 8) for one in texts])
     cut = sum(len(one) > 8 for one in texts)
-    assert caplog.messages == [f"{cut:,} of 2,500 texts are longer than max_length 8, and are cut"]
+    assert caplog.messages == [
+        f"{cut:,} of 2,500 texts are longer than max_length = 8 and are truncated"
+    ]
     pairs = text.encode(texts[::-1], texts)
     np.testing.assert_array_equal(
         pairs["inputs"][1500], text.encode([texts[999]], [texts[1500]])["inputs"][0]
     )
-    with pytest.raises(ValueError, match=r"got '' as number 2001 of 2500"):
+    with pytest.raises(ValueError, match=r"text 2001 of 2500 has none: ''"):
         text.encode([*texts[:2000], "", *texts[2001:]])
-    with pytest.raises(ValueError, match="as many pairs as texts, got 1 and 2"):
+    with pytest.raises(ValueError, match="as many texts as the first texts, got 1 and 2"):
         text.encode(["a", "b"], ["a"])
 
 

@@ -207,7 +207,7 @@ def test_a_half_copied_dataset_is_redone(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "digit"}, r"no TFDS dataset is called 'digit'; did you mean 'digits'\?"),
+        ({"name": "digit"}, r"no TFDS dataset is named 'digit'; did you mean 'digits'\?"),
         ({"name": "digits:7.0.0"}, r"TFDS cannot open 'digits:7\.0\.0'.*only: 1\.0\.0"),
         ({"train": "tarin[:5]"}, r"splits train, test, got 'tarin\[:5\]'; did you mean 'train'\?"),
         ({"validation": "valid"}, r"digits has the splits train, test, got 'valid'"),
@@ -268,7 +268,7 @@ def test_without_array_record_the_error_says_what_to_do(
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, method, missing)
     folder = data_dir if method == "as_data_source" else str(tmp_path)
-    message = "digits cannot be read without .* array_record, .*pip install array-record.*WSL"
+    message = "digits cannot be read without .* array_record: .*pip install array-record.*WSL"
     with pytest.raises(ValueError, match=message):
         Tfds("digits", data_dir=folder).load(seed=0)
 

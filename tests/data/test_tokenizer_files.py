@@ -117,7 +117,7 @@ def test_added_tokens_are_counted_and_saved(tmp_path):
     [
         ({"added_tokens.json": {"<e>": 50}}, "its added token '<e>' must have id 50, got 19"),
         ({"added_tokens.json": {"run": 6}}, r"its added token 'run' must have id 6, got 5"),
-        ({"added_tokens.json": ["run"]}, "vocab.txt cannot .* added_tokens.json must hold an obj"),
+        ({"added_tokens.json": ["run"]}, "vocab.txt cannot .*must be a JSON object, got a list"),
         ({"tokenizer_config.json": {"added_tokens_decoder": {"19": {"special": True}}}},
          "cannot be read as a tokenizer: 'content'"),
         ({"tokenizer_config.json": {"cls_token": "<s>"}}, "the word pieces lack <s>"),
@@ -132,9 +132,7 @@ def test_pieces_with_capitals_that_no_text_can_reach_are_told(tmp_path, caplog):
     folder = make(tmp_path / "bert", {})
     read_tokenizer(folder)
     (message,) = caplog.messages
-    assert (
-        "has 2 word pieces with capital letters, such as É, but texts are read in lower" in message
-    )
+    assert "has 2 word pieces with capital letters, such as É, but texts are lowercased" in message
     caplog.clear()
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     read_tokenizer(folder)
@@ -169,17 +167,17 @@ CHARSMAP = base64.b64encode((4).to_bytes(4, "little") + bytes(4) + b"a" * 200 + 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"normalizer": sequence(*[TENFOLD] * 9)}, "its normalizer may make a text 1,000,000,000"),
-        ({"normalizer": sequence(sequence(TENFOLD, TENFOLD), TENFOLD)}, "1,000 times as long"),
-        ({"normalizer": replace({"Regex": "x*"}, "y" * 200)}, "201 times as long, more than 100"),
-        ({"normalizer": {"type": "Prepend", "prepend": "z" * 200}}, "201 times as long"),
+        ({"normalizer": sequence(*[TENFOLD] * 9)}, "its normalizer may make texts 1,000,000,000"),
+        ({"normalizer": sequence(sequence(TENFOLD, TENFOLD), TENFOLD)}, "1,000 times longer"),
+        ({"normalizer": replace({"Regex": "x*"}, "y" * 200)}, "201 times longer, the limit is 100"),
+        ({"normalizer": {"type": "Prepend", "prepend": "z" * 200}}, "201 times longer"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": CHARSMAP}}, "200 times"),
         ({"decoder": {"type": "Sequence", "decoders": [TENFOLD] * 3}}, "its decoder may .* 1,000"),
         ({"post_processor": {"type": "TemplateProcessing", "single": TEMPLATE * 200, "pair": [],
-                             "special_tokens": {}}}, "its post_processor may make a text 200"),
+                             "special_tokens": {}}}, "its post_processor may make texts 200"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "precompiled"),
         ({"model": {"type": "WordLevel", "vocab": {"a": 2**32 - 1}, "unk_token": "a"}},
-         "its ids go up to 4294967295"),
+         "ids must be below 2..31, got 4294967295"),
         ({"normalizer": {"type": "Unheard of"}}, ""),
         ({"normalizer": 3}, ""),
     ],
@@ -216,7 +214,7 @@ def test_texts_that_a_tokenizer_cannot_encode_are_an_error(tmp_path, capfd):
 
 
 def test_other_interruptions_pass():
-    from flaxdl.data.tokenizer_files import errors_named
+    from flaxdl.data.tokenizer_files import tokenizer_errors
 
-    with pytest.raises(KeyboardInterrupt), errors_named("reading"):
+    with pytest.raises(KeyboardInterrupt), tokenizer_errors("reading"):
         raise KeyboardInterrupt

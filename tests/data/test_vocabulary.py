@@ -82,7 +82,7 @@ def test_a_dataset_of_pairs(bert):
     read = text.read(["un\té e"], shapes)
     for name, array in read.items():
         np.testing.assert_array_equal(array[0], encoded[name][1])
-    with pytest.raises(ValueError, match=r"two texts with a tab between, got 'un'"):
+    with pytest.raises(ValueError, match=r"two texts separated by a tab, got 'un'"):
         text.read(["un"], shapes)
     single = text.read(["un\te"], {"inputs": (12,), "lengths": ()})
     assert sorted(single) == ["inputs", "lengths"]
@@ -111,11 +111,11 @@ def test_what_is_no_tokenizer_is_named(bert, tmp_path):
     (bert / "vocab.txt").write_bytes(b"[UNK]\n[SEP]\n")
     (tmp_path / "latin.txt").write_bytes("[UNK]\né".encode("latin-1"))
     for source, message in [
-        (tmp_path / "empty", "empty holds neither tokenizer.json nor vocab.txt"),
+        (tmp_path / "empty", "empty contains neither tokenizer.json nor vocab.txt"),
         (bert, r"vocab.txt cannot be read as a tokenizer: the word pieces lack \[CLS\]"),
         (tmp_path / "latin.txt", "latin.txt cannot be read as a tokenizer: 'utf-8'"),
         (tmp_path / "absent.json", "no such tokenizer: .*absent.json"),
-        ("charcters", "a published model, got 'charcters'; did you mean 'characters'"),
+        ("charcters", "a pretrained model, got 'charcters'; did you mean 'characters'"),
     ]:
         with pytest.raises(ValueError, match=message):
             fitted(source)
@@ -123,11 +123,13 @@ def test_what_is_no_tokenizer_is_named(bert, tmp_path):
 
 def test_settings_without_effect_are_told(bert, caplog):
     fitted(bert, lowercase=True)
-    assert f"lowercase has no effect: the tokenizer {bert} decides" in caplog.messages
+    assert f"lowercase is ignored: the tokenizer {bert} has its own setting" in caplog.messages
 
 
 def test_max_length_leaves_room_for_the_special_tokens(bert):
-    with pytest.raises(ValueError, match="max_length must be above the 3 special tokens, got 3"):
+    with pytest.raises(
+        ValueError, match="max_length must be above 3, the number of special tokens, got 3"
+    ):
         fitted(bert, max_length=3)
 
 

@@ -1,4 +1,4 @@
-"""Exports: what other programs load computes what the run computes."""
+"""Exports: other programs compute the same results as the run."""
 
 import json
 from functools import partial
@@ -15,9 +15,10 @@ from flaxdl import Config
 from flaxdl.data import Arrays, Text
 from flaxdl.exporters.exporting import _example, export
 from flaxdl.exporters.hugging_face import export_hugging_face
-from flaxdl.exporters.stablehlo import PLATFORMS, _check_same, export_program, write_program
+from flaxdl.exporters.stablehlo import PLATFORMS, _check_same, export_stablehlo, write_stablehlo
 from flaxdl.layers import MultiHeadAttention
 from flaxdl.models import (
+    RNNLM,
     VGG11,
     AlexNet,
     Bert,
@@ -26,6 +27,7 @@ from flaxdl.models import (
     BertForSequenceClassification,
     LeNet5,
     ResNet,
+    Seq2SeqRNN,
     Seq2SeqTransformer,
     SimpleCNN,
     SimpleRNN,
@@ -47,7 +49,7 @@ CLASSES = ("calm", "wild")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run in bfloat16, on images of bytes."""
+    """A finished run in bfloat16, on uint8 images."""
     folder = tmp_path_factory.mktemp("run")
     config = small_config(epochs=1, evaluate_every=1, precision="bfloat16")
     train(config, folder)
@@ -135,7 +137,15 @@ FAMILIES = {
         TEXT,
     ),
     "TransformerClassifier": (TransformerClassifier(num_classes=4, **WORDS), TEXT),
+    "RNNLM": (RNNLM(vocab_size=20, embedding_size=8, hidden_size=8, tie_weights=True), TEXT),
     "TransformerLM": (TransformerLM(**WORDS), TEXT),
+    **{
+        f"Seq2SeqRNN of {attention}": (
+            Seq2SeqRNN(vocab_size=20, embedding_size=6, hidden_size=8, attention=attention),
+            PAIR,
+        )
+        for attention in ("additive", "dot", None)
+    },
     "Seq2SeqTransformer": (Seq2SeqTransformer(**WORDS), PAIR),
     "Bert": (Bert(**WORDS), TEXT),
     "BertForMaskedLM": (BertForMaskedLM(**WORDS), TEXT),
@@ -153,7 +163,7 @@ def variable_shapes(model, example):
 
 
 def initialized(model, example):
-    """Variables of normal numbers, without compiling the initialization."""
+    """Variables from a normal distribution, without compiling the initialization."""
     rng = np.random.default_rng(0)
 
     def draw(leaf):
@@ -198,13 +208,21 @@ def test_the_example_that_a_run_is_checked_on():
 
 
 @pytest.mark.parametrize(
-    "name", ["ResNet", "SimpleRNN", "Seq2SeqTransformer", "BertForPreTraining"]
+    "name",
+    [
+        "ResNet",
+        "SimpleRNN",
+        "RNNLM",
+        "Seq2SeqRNN of additive",
+        "Seq2SeqTransformer",
+        "BertForPreTraining",
+    ],
 )
 def test_an_exported_program_computes_what_the_model_does(name, tmp_path):
     model, example = FAMILIES[name]
     variables = initialized(model, example)
     path = tmp_path / "model.stablehlo"
-    export_program(model, variables, example, path)
+    export_stablehlo(model, variables, example, path)
     program = jax.export.deserialize(bytearray(path.read_bytes()))
     batch = {name: np.concatenate([array, array[:1]]) for name, array in example.items()}
     inputs, others = batch.pop("inputs"), batch
@@ -217,7 +235,7 @@ def test_an_exported_program_computes_what_the_model_does(name, tmp_path):
 
 
 def test_a_program_holds_nothing_of_cudnn(tmp_path, monkeypatch):
-    """Written on a machine with an NVIDIA GPU, where attention in 16 bits is cuDNN's."""
+    """As exported on a machine with an NVIDIA GPU, where 16-bit attention uses cuDNN."""
     monkeypatch.setattr(cudnn_attention, "has_ampere", lambda: True)
     layer = MultiHeadAttention(16, 2)
     x = np.zeros((2, 4, 16), np.float32)
@@ -229,7 +247,7 @@ def test_a_program_holds_nothing_of_cudnn(tmp_path, monkeypatch):
 
     with pytest.raises(RuntimeError, match="cuDNN is not detected"):
         jax.eval_shape(predict, variables, {"inputs": x})
-    write_program(predict, variables, {"inputs": x}, tmp_path / "program")
+    write_stablehlo(predict, variables, {"inputs": x}, tmp_path / "program")
 
 
 def test_a_program_that_computes_something_else_is_no_export():
@@ -245,7 +263,7 @@ def test_a_program_that_computes_something_else_is_no_export():
 
 
 def bert_tokenizer():
-    """A small WordPiece tokenizer with BERT's normalization and marks."""
+    """A small WordPiece tokenizer with BERT's normalization and special tokens."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -427,15 +445,15 @@ def test_a_folder_is_replaced_only_if_it_is_an_export(bert_folder, bert_run, tmp
     assert [file.name for file in tmp_path.iterdir()] == ["empty"]
 
     (tmp_path / "empty" / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match="holds something else .* such as notes.txt"):
+    with pytest.raises(ValueError, match="not from an earlier export, such as notes.txt"):
         export_hugging_face(model, variables, tmp_path / "empty")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="such as config.json; name a new one"):
+    with pytest.raises(ValueError, match="such as config.json; choose a new folder"):
         export_hugging_face(model, variables, foreign)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file is no folder"):
+    with pytest.raises(ValueError, match="file is not a folder"):
         export_hugging_face(model, variables, tmp_path / "file")
     with pytest.raises(ValueError, match="cannot be written"):
         export_hugging_face(model, variables, tmp_path / "file" / "bert")
@@ -444,11 +462,11 @@ def test_a_folder_is_replaced_only_if_it_is_an_export(bert_folder, bert_run, tmp
 def test_what_cannot_be_exported(run, tmp_path):
     folder, config = run
     for name in ("model.pth", "model.onnx", "model.bin"):
-        with pytest.raises(ValueError, match="must be the name of a .safetensors or .stablehlo"):
+        with pytest.raises(ValueError, match="must be a .safetensors file, a .stablehlo file"):
             export(folder, tmp_path / name, config=config)
-    with pytest.raises(ValueError, match="a folder is for a BERT .* transform is Images"):
+    with pytest.raises(ValueError, match="to a folder needs a BERT .* transform is Images"):
         export(folder, tmp_path / "bert", config=config)
-    with pytest.raises(ValueError, match="holds no run"):
+    with pytest.raises(ValueError, match="has no run"):
         export(tmp_path, tmp_path / "model.safetensors")
     (tmp_path / "model.stablehlo").mkdir()
     with pytest.raises(ValueError, match="it is a folder"):

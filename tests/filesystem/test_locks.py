@@ -27,7 +27,7 @@ def test_without_locks_a_run_goes_on_with_a_warning(tmp_path, monkeypatch, caplo
         assert (tmp_path / "run").is_dir()
         assert not Workdir(tmp_path / "run").is_in_use
     (message,) = caplog.messages
-    assert message.startswith(f"the file system of {tmp_path / 'run'} has no locks (")
+    assert message.startswith(f"the file system of {tmp_path / 'run'} does not support locks (")
     assert not list(tmp_path.iterdir())  # nothing had claimed it
 
 

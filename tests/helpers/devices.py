@@ -4,9 +4,9 @@
 
 runs all cases of 2, 4 or 8 devices, which takes long, and prints a table: for each model and mesh
 the largest difference from one device, of the gradients of one step in float32 (by the largest
-gradient), and of the parameters after fifty steps in float64. Under `jit` dropout is on, since its
-masks do not depend on the mesh; `pmap` draws other masks, and is compared without. The table is
-recorded in benchmarks/results/devices.md.
+gradient), and of the parameters after fifty steps in float64. Under `jit` dropout is on, and drop
+path in the Transformer, since their masks do not depend on the mesh; `pmap` draws other masks, and
+is compared without. The table is recorded in benchmarks/results/devices.md.
 """
 
 import os
@@ -65,7 +65,7 @@ def texts(rng):
     }
 
 
-def transformer(dropout):
+def transformer(dropout, drop_path_rate=0.0):
     return TransformerClassifier(
         vocab_size=64,
         num_classes=4,
@@ -75,6 +75,7 @@ def transformer(dropout):
         feed_forward_size=128,
         max_length=12,
         dropout=dropout,
+        drop_path_rate=drop_path_rate,
     )
 
 
@@ -86,7 +87,7 @@ MODELS = {
         SimpleRNN(num_classes=4, hidden_size=64, cell="lstm", num_layers=2, dropout=0.3),
         sequences,
     ),
-    "Transformer": (transformer(dropout=0.0), transformer(dropout=0.3), texts),
+    "Transformer": (transformer(dropout=0.0), transformer(dropout=0.3, drop_path_rate=0.3), texts),
 }
 
 
@@ -145,7 +146,7 @@ def train(case, optimizer, *, count, wide):
         model=model, task=Classification(), optimizer=optimizer, total_steps=STEPS, mesh=mesh
     )
     first = batch_of(case, 0)
-    state = create_on(Placement.of(model, mesh), partial(steps.initial_state, first))
+    state = create_on(Placement.for_model(model, mesh), partial(steps.initial_state, first))
     if wide:
         values = (state.params, state.model_state, state.optimizer_state)
         values = put_like(values, widened(jax.device_get(values)))

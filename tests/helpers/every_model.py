@@ -22,6 +22,8 @@ _SIZES = {
     "BertForMaskedLM": _BERT,
     "BertForPreTraining": _BERT,
     "BertForSequenceClassification": _BERT | {"num_classes": 8},
+    "RNNLM": {"vocab_size": 128, "embedding_size": 64, "hidden_size": 64},
+    "Seq2SeqRNN": {"hidden_size": 64, "vocab_size": 128, "embedding_size": 64},
     "Seq2SeqTransformer": _TRANSFORMER,
     "SimpleRNN": _RECURRENT,
     "TextRNN": _RECURRENT | {"vocab_size": 128, "embedding_size": 64},
@@ -51,4 +53,4 @@ def inputs_of(name):
         size = 32 if name == "LeNet5" else 224
         return jax.ShapeDtypeStruct((2, size, size, 1 if size == 32 else 3), np.float32), {}
     tokens = jax.ShapeDtypeStruct((2, 16), np.int32)
-    return tokens, {"targets": tokens} if name == "Seq2SeqTransformer" else {}
+    return tokens, {"targets": tokens} if name.startswith("Seq2Seq") else {}

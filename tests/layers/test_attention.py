@@ -1,4 +1,4 @@
-"""Attention: the numbers of PyTorch and of the document, masks, and steps read from a cache."""
+"""Attention: results of PyTorch and of the course, masks, and decoding with a cache."""
 
 import math
 
@@ -80,8 +80,8 @@ def test_names_and_shapes(name):
     assert names_and_shapes(variables) == reference.STATE_DICTS[name]
 
 
-def document_attention(torch, hidden_size, num_heads):
-    """The document's class, as it does its sums: masked scores are minus infinity."""
+def course_attention(torch, hidden_size, num_heads):
+    """The course's class, which sets masked scores to minus infinity."""
 
     class Attention(torch.nn.Module):
         def __init__(self):
@@ -129,7 +129,7 @@ def test_live_parity(case):
     mask[..., 0] |= ~mask.any(-1)
 
     if case["name"] == "MultiHeadAttention":
-        theirs = document_attention(torch, D, N).double()
+        theirs = course_attention(torch, D, N).double()
         there = theirs(*map(torch.tensor, (query, key, value, mask)))
     else:
         theirs = torch.nn.MultiheadAttention(D, N, batch_first=True).double()

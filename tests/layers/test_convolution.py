@@ -1,7 +1,5 @@
 """Conv against PyTorch's, and its errors."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,17 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxdl.layers import Conv
-from flaxdl.ops import reference
-from flaxdl.ops.convolution import convolve
 
 IMAGES = jnp.ones((2, 8, 8, 4))
-
-convolve_2d = partial(convolve, strides=(1, 1), padding=(1, 1), dilation=(1, 1), groups=1)
-
-
-def convolve_by_definition(*arrays, **settings):
-    with reference():
-        return convolve_2d(*arrays, **settings)
 
 
 @st.composite
@@ -116,87 +105,3 @@ def test_refuses_inputs_it_was_not_made_for(inputs, message):
 def test_refuses_options_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
         Conv(2, 3, **options).init(jax.random.key(0), IMAGES)
-
-
-@pytest.mark.parametrize(
-    ("images", "kernel", "strides", "padding"),
-    [
-        ((2, 6, 7, 1), (3, 3, 1, 16), (1, 1), (1, 1)),  # one channel
-        ((2, 6, 7, 1), (3, 3, 1, 5), (1, 1), (1, 1)),  # and few outputs
-        ((2, 2, 3, 9), (3, 3, 9, 4), (1, 1), (1, 1)),  # no larger than the window
-        ((2, 7, 7, 3), (3, 3, 3, 4), (2, 1), (1, 0)),  # few channels
-        ((2, 5, 6, 9), (1, 1, 9, 4), (2, 2), (0, 0)),  # one position
-        ((2, 5, 6, 9), (1, 1, 9, 4), (1, 1), (1, 1)),
-        ((2, 9, 11, 4), (5, 5, 4, 3), (1, 1), (0, 2)),  # four side by side
-        ((2, 9, 11, 4), (3, 2, 4, 3), (1, 3), (1, 1)),
-        ((2, 9, 11, 4), (1, 3, 4, 1), (1, 1), (1, 1)),  # of which zeros are cut off again
-        ((2, 9, 11, 6), (5, 5, 6, 16), (1, 1), (0, 0)),  # two side by side
-        ((2, 9, 11, 16), (3, 3, 16, 12), (2, 2), (1, 1)),
-        ((2, 8, 9, 3), (2, 2, 3, 16), (2, 2), (0, 0)),  # windows that do not overlap
-        ((2, 5, 6, 9), (3, 3, 9, 32), (1, 1), (1, 1)),  # XLA's own
-        ((1, 16, 17, 64), (3, 3, 64, 65), (1, 1), (1, 1)),  # tiles
-        ((2, 13, 12, 33), (3, 3, 33, 32), (1, 1), (1, 1)),  # tiles in the gradient
-    ],
-)
-def test_all_lowerings_are_the_definition(images, kernel, strides, padding):
-    rng = np.random.default_rng(0)
-    with jax.enable_x64(True):
-        x, k = (jnp.asarray(rng.standard_normal(shape)) for shape in (images, kernel))
-
-        def value_and_gradients(convolution):
-            outputs, pull_back = jax.vjp(
-                partial(convolution, strides=strides, padding=padding), x, k
-            )
-            return outputs, pull_back(jnp.sin(outputs))
-
-        ours = jax.jit(lambda: value_and_gradients(convolve_2d))()
-        plain = jax.jit(lambda: value_and_gradients(convolve_by_definition))()
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10), ours, plain)
-
-
-@pytest.mark.parametrize("kernel", [(3, 3, 64, 64), (3, 3, 4, 4), (3, 3, 1, 16), (3, 3, 9, 32)])
-def test_an_empty_batch_has_empty_outputs(kernel):
-    x, k = jnp.ones((0, 8, 8, kernel[2])), jnp.ones(kernel)
-    outputs, pull_back = jax.vjp(convolve_2d, x, k)
-    assert outputs.shape == (0, 8, 8, kernel[3])
-    d_inputs, d_kernel = pull_back(outputs)
-    assert d_inputs.shape == x.shape
-    np.testing.assert_array_equal(d_kernel, np.zeros(kernel))
-
-
-def errors_in_float32():
-    """Errors of outputs and gradients in float32, of tiles and of the plain convolution."""
-    rng = np.random.default_rng(0)
-    # Inputs as behind a ReLU: with a mean, which sums of tiles take away and add again.
-    x = np.abs(rng.standard_normal((2, 14, 15, 128)))
-    k = rng.standard_normal((3, 3, 128, 64)) / np.sqrt(9 * 128)
-    gradient = rng.standard_normal((2, 14, 15, 64))
-
-    def results(convolution, dtype):
-        outputs, pull_back = jax.vjp(convolution, x.astype(dtype), k.astype(dtype))
-        return outputs, *pull_back(gradient.astype(dtype))
-
-    with jax.enable_x64(True):
-        exact = jax.jit(lambda: results(convolve_by_definition, np.float64))()
-        exact = [np.asarray(x) for x in exact]
-    found = (
-        jax.jit(partial(results, convolution, np.float32))()
-        for convolution in (convolve_2d, convolve_by_definition)
-    )
-    return [
-        [np.abs(a - e).max() / np.abs(e).max() for a, e in zip(arrays, exact, strict=True)]
-        for arrays in found
-    ]
-
-
-def test_tiles_are_as_exact_as_the_plain_convolution():
-    for ours, plain in zip(*errors_in_float32(), strict=True):
-        assert 0 < ours < 1.2 * plain < 1e-5
-
-
-@pytest.mark.usefixtures("own_cache")
-@pytest.mark.parametrize(("dtype", "convolves"), [(jnp.float32, False), (jnp.bfloat16, True)])
-def test_tiles_are_for_32_bits(dtype, convolves):
-    x, k = jnp.ones((1, 16, 16, 64), dtype), jnp.ones((3, 3, 64, 64), dtype)
-    compiled = jax.jit(convolve_2d).lower(x, k).compile().as_text()
-    assert (" convolution(" in compiled) == convolves

@@ -43,5 +43,5 @@ def test_the_ends_of_the_range():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5])
 def test_refuses_other_rates(rate):
-    with pytest.raises(ValueError, match="rate of dropout must be between 0 and 1"):
+    with pytest.raises(ValueError, match="dropout rate must be between 0 and 1"):
         drop(rate, ONES)

@@ -126,23 +126,6 @@ def test_statistics_are_those_of_the_global_batch(way):
     jax.tree.map(lambda ours, theirs: assert_close(ours, theirs, 1e-6), updates, expected_updates)
 
 
-def test_gradients_are_those_of_the_global_batch():
-    batch_norm = BatchNorm()
-    variables = batch_norm.init(jax.random.key(0), BATCH)
-
-    def loss(x):
-        return jnp.sum(jnp.sin(normalize(batch_norm, variables, x)[0]))
-
-    spread = PartitionSpec("data")
-    share = jax.shard_map(
-        lambda x: jax.lax.psum(loss(x), "data"),
-        mesh=mesh(),
-        in_specs=spread,
-        out_specs=PartitionSpec(),
-    )
-    assert_close(jax.jit(jax.grad(share))(BATCH), jax.grad(loss)(jnp.asarray(BATCH)), 1e-5)
-
-
 @pytest.mark.parametrize("layer", [BatchNorm(), LayerNorm()])
 def test_refuses_another_number_of_channels(layer):
     variables = layer.init(jax.random.key(0), jnp.ones((2, 4)))

@@ -1,4 +1,4 @@
-"""The residual block of the document against PyTorch's, stored and live."""
+"""The course's residual block against PyTorch, stored and live."""
 
 import jax
 import jax.numpy as jnp

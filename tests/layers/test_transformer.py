@@ -1,4 +1,4 @@
-"""Transformer blocks: the numbers of PyTorch and of the document, in both orders of the norm."""
+"""Transformer blocks: results of PyTorch and of the course, with pre-norm and post-norm."""
 
 import functools
 
@@ -57,7 +57,7 @@ def test_golden_encoder_and_decoder_layers(order, activation, dtype, tolerance):
 
 @pytest.mark.quick
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
-def test_golden_document_block(dtype, tolerance):
+def test_golden_course_block(dtype, tolerance):
     block = TransformerBlock(**SIZES)
     with jax.enable_x64(True):
         x, _ = reference_inputs(dtype)

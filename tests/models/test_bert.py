@@ -1,4 +1,4 @@
-"""BERT: the numbers of Hugging Face's, its names, and its configurations, read or refused."""
+"""BERT: results, parameter names and configurations of Hugging Face."""
 
 import json
 import math
@@ -99,7 +99,7 @@ def test_parameter_counts():
 
 
 def torch_bert(torch, weights, tokens, token_types, keep, num_layers, num_heads):
-    """Both logits of BertForPreTraining, written out from the state dict."""
+    """Both logits of BertForPreTraining, computed in PyTorch from the state dict."""
     functional = torch.nn.functional
 
     def linear(name, x):
@@ -138,7 +138,7 @@ def torch_bert(torch, weights, tokens, token_types, keep, num_layers, num_heads)
 @settings(max_examples=2, deadline=None, derandomize=True)
 @given(st.integers(1, 2), st.integers(1, 3), st.integers(0, 1000))
 def test_live_parity(num_layers, num_heads, seed):
-    """Both logits and all gradients; that of the word embeddings gathers both their uses."""
+    """Both logits and all gradients; that of the tied word embeddings is the sum of both uses."""
     torch = pytest.importorskip("torch")
     sizes = {"num_layers": num_layers, "num_heads": num_heads, "hidden_size": 4 * num_heads}
     random = np.random.default_rng(seed)
@@ -308,7 +308,7 @@ def test_all_refusals_come_at_once():
     [
         (TOKENS[0], {}, r"tokens must have shape \[B, T\], got \[11\]"),
         (TOKENS * 1.0, {}, "tokens must be integers, got float"),
-        (TOKENS.repeat(2, 1), {}, "at most max_length = 11 a text, got 22"),
+        (TOKENS.repeat(2, 1), {}, "at most max_length = 11 tokens, got 22"),
         (TOKENS, {"token_types": TOKEN_TYPES[:1]}, r"token_types .*B=2, T=11\], got \[1, 11\]"),
         (TOKENS, {"mask": np.ones((2, 4))}, r"mask .*T=11\], got \[2, 4\]"),
     ],
@@ -322,7 +322,7 @@ def test_wrong_arguments_are_named(tokens, inputs, message):
 def test_an_unknown_keyword_is_refused(kind):
     model = kind.from_hugging_face(CONFIG)
     keywords = "token_types, mask, lengths, train"
-    message = f"^{kind.__name__} takes the keywords {keywords}, got 'token_type_ids'; did you mean"
+    message = f"^{kind.__name__} takes the keyword arguments {keywords}, got 'token_type_ids'; did"
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(partial(model.init, jax.random.key(0)), TOKENS, token_type_ids=TOKENS)
 

@@ -1,4 +1,4 @@
-"""SimpleCNN against the document's, stored and live, and what every model must show."""
+"""SimpleCNN against the course's, stored and live, and properties required of every model."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
-"""Second derivatives of every kind of model, and forward mode within `flaxdl.ops.reference()`.
+"""Second derivatives of every kind of model, and forward mode in `flaxdl.ops.reference()`.
 
-The loss is looked at along two directions through its parameters, where its Hessian has four
-numbers that finite differences of its gradient give as well.
+The loss is restricted to two directions in parameter space, so its Hessian has four entries, which
+are compared with finite differences of the gradient.
 """
 
 import jax
@@ -85,23 +85,33 @@ LARGE = ("alexnet", "vgg")
         pytest.param(name, marks=pytest.mark.whole if name in LARGE else ()) for name in MODELS
     ],
 )
-def loss(request):
-    """A loss in training mode, as a function of how far to go along two directions."""
+def evaluate(request):
+    """Compiles a transformation of the loss in training mode, such as `jax.grad`.
+
+    The loss is a function of the distances along two random directions. They move the parameters of
+    at most a million numbers: the large matrices of AlexNet and VGG are linear maps as any other.
+    """
     model, inputs, keywords = MODELS[request.param]
     with jax.enable_x64(True):
         variables = dict(model.init(jax.random.key(0), jnp.asarray(inputs), **keywords))
         wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables)
-        params = wide.pop("params")
-        leaves, tree = jax.tree.flatten(params)
+        leaves, tree = jax.tree.flatten(wide.pop("params"))
         rng = np.random.default_rng(1)
-        directions = [[rng.standard_normal(leaf.shape) for leaf in leaves] for _ in range(2)]
-        norms = [np.sqrt(sum(np.sum(x * x) for x in direction)) for direction in directions]
+        directions = [
+            {n: rng.standard_normal(x.shape) for n, x in enumerate(leaves) if x.size <= 2**20}
+            for _ in range(2)
+        ]
+        norms = [np.sqrt(sum(np.sum(x * x) for x in way.values())) for way in directions]
+        directions = [
+            {n: x / norm for n, x in way.items()}
+            for way, norm in zip(directions, norms, strict=True)
+        ]
 
-        def loss(along):
-            moved = [
-                leaf + sum(a * d[i] / n for a, d, n in zip(along, directions, norms, strict=True))
-                for i, leaf in enumerate(leaves)
-            ]
+        def loss(along, leaves, directions):
+            moved = list(leaves)
+            for distance, way in zip(along, directions, strict=True):
+                for n, x in way.items():
+                    moved[n] += distance * x
             outputs, _ = model.apply(
                 {"params": jax.tree.unflatten(tree, moved), **wide},
                 jnp.asarray(inputs),
@@ -112,11 +122,18 @@ def loss(request):
             )
             return jnp.sum(jnp.sin(jnp.asarray(outputs) + 1.0))
 
-        yield loss
+        def evaluate(transform):
+            # Parameters are arguments, since a program with millions of constants compiles slowly.
+            function = jax.jit(
+                lambda along, *given: transform(lambda along: loss(along, *given))(along)
+            )
+            return lambda along: function(along, leaves, directions)
+
+        yield evaluate
 
 
 def differences(function, step=1e-6):
-    """The derivative of a function of two numbers by central differences, one row each."""
+    """Derivatives of a function of two numbers by central differences, one row per number."""
     rows = []
     for number in range(2):
         move = np.zeros(2)
@@ -130,24 +147,28 @@ def close_to(expected):
     return pytest.approx(np.asarray(expected), abs=1e-5 * scale)
 
 
-def test_hessian_and_products_with_it(loss):
-    gradient = jax.jit(jax.grad(loss))
-    expected = differences(gradient)
+def test_hessian_and_products_with_it(evaluate):
+    expected = differences(evaluate(jax.grad))
     here = jnp.zeros(2)
-    assert np.asarray(jax.jit(jax.hessian(loss))(here)) == close_to(expected)
+    assert np.asarray(evaluate(jax.hessian)(here)) == close_to(expected)
     vector = jnp.asarray([0.3, -1.2])
-    product = jax.jit(jax.grad(lambda along: jax.grad(loss)(along) @ vector))(here)
-    assert np.asarray(product) == close_to(expected @ vector)
+    product = evaluate(lambda loss: jax.grad(lambda along: jax.grad(loss)(along) @ vector))
+    assert np.asarray(product(here)) == close_to(expected @ vector)
 
 
-def test_forward_mode_works_by_definitions_alone(loss):
+def test_forward_mode_works_by_definitions_alone(evaluate):
     here, vector = jnp.zeros(2), jnp.asarray([0.3, -1.2])
-    expected = differences(jax.jit(loss))
+
+    def jvp(loss):
+        return lambda along: jax.jvp(loss, (along,), (vector,))
+
+    value = evaluate(lambda loss: loss)
+    expected = differences(value)
     with pytest.raises(TypeError, match=r"can't apply forward-mode .*custom_vjp function"):
-        jax.jvp(loss, (here,), (vector,))
+        evaluate(jvp)(here)
     with flaxdl.ops.reference():
-        value, tangent = jax.jit(lambda x, v: jax.jvp(loss, (x,), (v,)))(here, vector)
-        jacobian = jax.jit(jax.jacfwd(loss))(here)
-    assert float(value) == pytest.approx(float(loss(here)), rel=1e-9)
+        plain, tangent = evaluate(jvp)(here)
+        jacobian = evaluate(jax.jacfwd)(here)
+    assert float(plain) == pytest.approx(float(value(here)), rel=1e-9)
     assert np.asarray(jacobian) == close_to(expected)
     assert float(tangent) == close_to(expected @ np.asarray(vector))

@@ -1,4 +1,4 @@
-"""LeNet-5: its published number of parameters, and PyTorch's values for the same layers."""
+"""LeNet-5: the paper's number of parameters, and PyTorch's values for the same layers."""
 
 import jax
 import jax.numpy as jnp

@@ -31,11 +31,19 @@ TRANSFORMER = {
     ("build", "inputs", "keywords"),
     [
         (
-            lambda **kw: ResNet(num_classes=4, depths=(1, 1, 1, 1), small_images=True, **kw),
+            lambda **kw: ResNet(
+                num_classes=4, depths=(1, 1, 1, 1), small_images=True, drop_path_rate=0.5, **kw
+            ),
             np.random.default_rng(0).standard_normal((8, 32, 32, 3)).astype(np.float32),
             {},
         ),
-        (lambda **kw: TransformerClassifier(num_classes=4, **TRANSFORMER, **kw), texts(), {}),
+        (
+            lambda **kw: TransformerClassifier(
+                num_classes=4, **TRANSFORMER | {"num_layers": 2}, drop_path_rate=0.5, **kw
+            ),
+            texts(),
+            {},
+        ),
         (lambda **kw: Seq2SeqTransformer(**TRANSFORMER, **kw), texts(), {"targets": texts()}),
         (
             lambda **kw: BertForSequenceClassification(num_classes=4, **TRANSFORMER, **kw),

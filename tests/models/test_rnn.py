@@ -1,4 +1,4 @@
-"""SimpleRNN and TextRNN: the document's numbers, and the reading that padding cannot change."""
+"""SimpleRNN and TextRNN: the course's results, and results that do not depend on padding."""
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +47,8 @@ def test_golden_values(dtype, tolerance):
             assert names_and_shapes(variables) == reference.STATE_DICTS[name]
 
 
-def document_text_rnn(torch, cell, **sizes):
-    """The document's class, in which the cell, the directions and the layers can be chosen."""
+def course_text_rnn(torch, cell, **sizes):
+    """The course's class, with options for the cell, the directions and the number of layers."""
 
     class Text(torch.nn.Module):
         def __init__(self):
@@ -83,7 +83,7 @@ def test_live_parity(cell, bidirectional, num_layers, seed):
     torch = pytest.importorskip("torch")
     torch.manual_seed(seed)
     options = {**SMALL, "num_layers": num_layers, "bidirectional": bidirectional}
-    theirs = document_text_rnn(torch, cell, **options).double()
+    theirs = course_text_rnn(torch, cell, **options).double()
     tokens = np.random.default_rng(seed).integers(0, 9, (3, 5))
     there = theirs(torch.tensor(tokens))
     torch.sin(there).sum().backward()

@@ -1,4 +1,4 @@
-"""Transformers: PyTorch's numbers, sight of no padding and no future, generation from a cache."""
+"""Transformers: PyTorch's results, padding and causal masks, generation with a cache."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from flaxdl.models import (
     generate,
     translate,
 )
-from flaxdl.models.generation import empty_cache, sample
+from flaxdl.models.generation import init_cache, sample
 
 SMALL = {
     "vocab_size": 11,
@@ -55,7 +55,7 @@ def initial(model, *args, **kwargs):
 
 
 def torch_stack(torch, kind, vocab_size, positions, norm_first, activation):
-    """PyTorch's encoder or decoder with embeddings and positions before it."""
+    """PyTorch's encoder or decoder, preceded by embeddings and positional encodings."""
     layer = getattr(torch.nn, f"Transformer{kind}Layer")(
         8, 2, 12, 0.0, activation, norm_first=norm_first, batch_first=True
     )
@@ -82,7 +82,7 @@ def randomize(torch, module):
 
 
 def compare_with_torch(ours, theirs, there, *inputs, **options):
-    """Logits and all gradients, in float64; `there` are the logits of `theirs`."""
+    """Compares logits and all gradients in float64; `there` computes the logits of `theirs`."""
     there.sin().sum().backward()
     with jax.enable_x64(True):
         variables = torch_variables(ours, theirs, *inputs, **options)
@@ -204,10 +204,10 @@ def test_generation_from_the_cache_equals_reading_all_again(positions):
 
 @pytest.mark.parametrize(("length", "beyond"), [(16, (15, 16, -1)), (8, (7, 8))])
 def test_a_position_that_there_is_not_is_noticed(length, beyond):
-    """Two tokens are read: at the end of 16 positions, or of a cache of 8."""
+    """Two tokens are read at the end of 16 positions, or of a cache of 8."""
     model = LM.clone(num_layers=1)
     variables = initial(model, TOKENS[:, :2])
-    variables |= {"cache": {"encoder": empty_cache(model, variables, len(TOKENS), length)}}
+    variables |= {"cache": {"encoder": init_cache(model, variables, len(TOKENS), length)}}
 
     def read(position):
         tokens = TOKENS[:, :2]
@@ -257,7 +257,7 @@ def test_generation_draws_from_the_options():
 
 
 def test_samples_follow_the_probabilities():
-    """Of 1/2, 1/4, 1/8, 1/8: two best in proportion 2 to 1; 0.6 takes in the second as well."""
+    """Probabilities 1/2, 1/4, 1/8, 1/8: the top two are sampled 2 to 1; top_p 0.6 keeps both."""
     logits = jnp.log(jnp.tile(jnp.array([[0.125, 0.5, 0.125, 0.25]]), (4000, 1)))
     key = jax.random.key(0)
     for options, expected in (
@@ -319,7 +319,12 @@ def test_a_text_without_tokens_is_finite():
         (CLASSIFIER, TOKENS.repeat(3, 1), {}, "at most max_length = 16 steps, got 18"),
         (CLASSIFIER, TOKENS, {"lengths": LENGTHS[:2]}, r"lengths .*B=3\], got \[2\]"),
         (CLASSIFIER, TOKENS, {"mask": TOKENS[:, :2]}, r"mask .*T=6\], got \[3, 2\]"),
-        (CLASSIFIER, TOKENS, {"mask": TOKENS, "lengths": LENGTHS}, "give one of them, got both"),
+        (
+            CLASSIFIER,
+            TOKENS,
+            {"mask": TOKENS, "lengths": LENGTHS},
+            "only one of lengths and mask can be given",
+        ),
         (CLASSIFIER.clone(num_heads=3), TOKENS, {}, "num_heads must divide the 8 features, got 3"),
         (CLASSIFIER.clone(pooling="max"), TOKENS, {}, "pooling must be .* got 'max'"),
         (LM.clone(positions="none"), TOKENS, {}, "positions must be .* got 'none'"),
@@ -336,9 +341,9 @@ def test_wrong_arguments_are_named(model, tokens, options, message):
     ("options", "message"),
     [
         ({"num_tokens": 11}, "at most max_length = 16, got 17"),
-        ({"temperature": -1.0}, "temperature must be 0 or more, got -1"),
-        ({"temperature": 1.0}, "key must be given"),
-        ({"top_k": 0}, "top_k must be 1 or more, got 0"),
+        ({"temperature": -1.0}, "temperature must be at least 0, got -1"),
+        ({"temperature": 1.0}, "key is required"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5"),
     ],
 )

@@ -127,7 +127,7 @@ def test_a_run_without_metrics_has_no_scores(tmp_path):
     assert (run.state, run.step, run.split, run.scores) == ("stopped", 0, None, {})
 
 
-@pytest.mark.parametrize(("name", "message"), [("no", "no folder .*no with"), ("", "no run in")])
+@pytest.mark.parametrize(("name", "message"), [("no", "no folder .*no;"), ("", "no runs in")])
 def test_without_runs_there_is_an_error(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         list_runs(tmp_path / name)
@@ -147,4 +147,4 @@ def test_the_list_is_printed_as_a_table_or_as_json(runs, capsys, monkeypatch):
     assert records[0]["scores"] == {"loss": 0.25, "accuracy": 0.75}
     assert records[1]["differing"]["epochs"] == "50"
     assert main(["runs"]) == 2  # there is no folder called runs
-    assert "there is no folder runs with runs" in capsys.readouterr().err
+    assert "there is no folder runs" in capsys.readouterr().err

@@ -13,7 +13,7 @@ PREDICTED = np.array([0, 0, 0, 1, 1, 0, 2, 0])
 CLASSES = ("cat", "dog", "owl", "yak")
 
 
-def test_rows_are_classes_and_columns_answers():
+def test_rows_are_true_and_columns_predicted_classes():
     expected = [[3, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
     np.testing.assert_array_equal(confusion_matrix(LABEL, PREDICTED, 4), expected)
 
@@ -43,8 +43,8 @@ def test_calibration_by_hand():
 def test_calibration_is_scikit_learns():
     random = np.random.default_rng(0)
     confidence = random.uniform(0.1, 1, 500)
-    is_right = random.uniform(size=500) < confidence**2
-    found = calibrate(confidence, is_right)
-    accuracy, mean = calibration_curve(is_right, confidence, n_bins=10)
+    is_correct = random.uniform(size=500) < confidence**2
+    found = calibrate(confidence, is_correct)
+    accuracy, mean = calibration_curve(is_correct, confidence, n_bins=10)
     np.testing.assert_allclose(found.accuracy, accuracy)
     np.testing.assert_allclose(found.confidence, mean)

@@ -147,12 +147,12 @@ def rename_image(images):
     [
         (rename_class, "classes: cat, dog → dog, zebra"),
         (remove_image, "examples: [0-9]+ → [0-9]+"),
-        (rename_image, "train examples: others, as many as before"),
+        (rename_image, "train examples: content differs, same number"),
     ],
 )
 def test_other_images_are_refused(images, run, caplog, change, message):
     change(images)
-    assert_refused(run, f"holds a run of other data:\n.*{message}(.|\n)*--accept-changes")
+    assert_refused(run, f"has a run of other data:\n.*{message}(.|\n)*--accept-changes")
     train(config("images"), run, accept_changes=True)
     assert "resuming a run of other data:\n  " in caplog.text
     train(config("images"), run)  # the new data are now those of the run
@@ -192,9 +192,9 @@ def test_evaluation_refuses_other_classes_and_warns_of_other_images(images, run,
     write_image(images / "dog" / "more2.png", 1001)
     write_image(images / "dog" / "more3.png", 1002)
     assert flaxdl.evaluate(run, "train", config=config("images")) != before
-    assert "run are not those of the run:\n  " in caplog.text
+    assert "run was trained on:\n  " in caplog.text
     rename_class(images)
-    with pytest.raises(ValueError, match="not those of the run:\n  classes: cat, dog → dog, zebra"):
+    with pytest.raises(ValueError, match="run was trained on:\n  classes: cat, dog → dog, zebra"):
         flaxdl.evaluate(run, "train", config=config("images"))
 
 
@@ -206,7 +206,9 @@ def test_another_file_of_arrays_under_the_same_name_is_refused(tmp_path):
     train(of_arrays, tmp_path / "run")
     inputs[0, 0, 0, 0] ^= 1
     np.savez(tmp_path / "data.npz", **arrays)
-    with pytest.raises(ValueError, match="other data:(.|\n)* examples: others, as many as before"):
+    with pytest.raises(
+        ValueError, match="other data:(.|\n)* examples: content differs, same number"
+    ):
         train(of_arrays, tmp_path / "run")
 
 
@@ -229,7 +231,7 @@ def test_without_fingerprints_classes_and_steps_are_compared(images, run):
 
 def test_settings_that_a_run_did_not_have_yet_are_at_their_defaults(run):
     record = json.loads((run / "config.json").read_text())
-    del record["config"]["rewind"], record["config"]["transform"]["smallest_area"]
+    del record["config"]["spike_recovery"], record["config"]["transform"]["min_scale"]
     (run / "config.json").write_text(json.dumps(record))
     train(config("images"), run)
     changed = Images(size=8, crop_padding=1)
@@ -243,7 +245,7 @@ def test_a_run_made_shorter_ends_at_once_and_keeps_its_test_line(run, capsys):
     before = (run / "metrics.jsonl").read_bytes()
     steps = sorted(path.name for path in (run / "checkpoints").iterdir())
     result = train(config("images", epochs=2.0), run, accept_changes=True)
-    assert "the newest checkpoint is of step 12, after the last step 8" in capsys.readouterr().err
+    assert "the latest checkpoint, of step 12, is past the last step 8" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == before
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == steps
     assert result.metrics["split"] == "test"
@@ -278,9 +280,7 @@ def test_a_run_made_shorter_before_its_first_line_is_evaluated(images, tmp_path)
 
 def test_checkpoints_without_a_config_are_refused(run, caplog):
     (run / "config.json").unlink()
-    assert_refused(
-        run, "a run of unknown origin:\n  no config.json, which says what it is a run of"
-    )
+    assert_refused(run, "a run of unknown origin:\n  no config.json, which would record its config")
     train(config("images"), run, accept_changes=True)
     assert (run / "config.json").exists()
 
@@ -318,9 +318,11 @@ def test_other_versions_are_mentioned_where_training_continues(run, caplog, monk
     record["versions"]["jax"] = "0.1.0"
     (run / "config.json").write_text(json.dumps(record))
     train(config("images"), run)
-    assert "other versions" not in caplog.text  # nothing was computed
+    assert "versions have changed" not in caplog.text  # nothing was computed
     flaxdl.train(config("images", epochs=3.5), run, accept_changes=True, report=False)
-    assert f"this run began with other versions: jax 0.1.0 → {jax.__version__};" in caplog.text
+    assert (
+        f"versions have changed since this run began: jax 0.1.0 → {jax.__version__};" in caplog.text
+    )
     assert json.loads((run / "config.json").read_text())["versions"]["jax"] == "0.1.0"
 
 
@@ -331,12 +333,10 @@ def test_metrics_that_were_lost_are_noticed(run, caplog, kept_bytes):
         metrics.unlink()
     else:
         metrics.write_bytes(metrics.read_bytes()[:kept_bytes])
-    message = (
-        "metrics.jsonl ends at step [0-4], but lines up to step 12 were written: some are lost"
-    )
-    assert_refused(run, f"{message}.* Restore the file, or --accept-changes")
+    message = "metrics.jsonl ends at step [0-4], but lines up to step 12 were written"
+    assert_refused(run, f"{message}.* Restore the file, or pass --accept-changes")
     train(config("images"), run, accept_changes=True)
-    assert "and with them which checkpoint is the best; resuming without them" in caplog.text
+    assert "the best checkpoint is unknown; resuming without them" in caplog.text
     assert MetricsFile(metrics).of_split("test")
 
 
@@ -345,8 +345,8 @@ def test_a_checkpoint_under_another_name_is_set_aside(run, caplog):
     shutil.copytree(checkpoints / "8", checkpoints / "99999")
     (checkpoints / "10").symlink_to(checkpoints / "8")
     train(config("images"), run)
-    assert "that of step 10: it is the checkpoint of step 8, renamed" in caplog.text
-    assert "that of step 99999: it is the checkpoint of step 8, renamed" in caplog.text
+    assert "step 10: it is a renamed checkpoint of step 8" in caplog.text
+    assert "step 99999: it is a renamed checkpoint of step 8" in caplog.text
     assert {"8", "12", "damaged"} == {path.name for path in checkpoints.iterdir()}
     assert {"10", "99999"} == {path.name for path in (checkpoints / "damaged").iterdir()}
 
@@ -366,7 +366,7 @@ def test_a_checkpoint_that_does_not_state_its_step_is_valid_under_its_own_name_a
     train(config("images"), run)
     assert (run / "metrics.jsonl").read_bytes() == before
     (run / "checkpoints" / "12").rename(run / "checkpoints" / "11")
-    assert_refused(run, "checkpoints/11 holds the state of step 12; rename or remove it")
+    assert_refused(run, "checkpoints/11 contains the state of step 12; rename or remove it")
 
 
 def test_names_that_are_no_steps_are_no_checkpoints(run):
@@ -380,7 +380,7 @@ def test_names_that_are_no_steps_are_no_checkpoints(run):
 
 @pytest.mark.parametrize("name", ["run [1]", "[a-z]", "a\\b"])
 def test_a_path_that_orbax_cannot_read_back_is_refused(images, name):
-    with pytest.raises(ValueError, match="checkpoints cannot be kept in .* folder called '"):
+    with pytest.raises(ValueError, match="checkpoints cannot be saved in .* with the folder '"):
         train(config("images"), images.parent / name)
     assert not (images.parent / name).exists()
 
@@ -454,7 +454,7 @@ def test_facts_that_do_not_fit_the_config_are_named(run, damage):
     record = json.loads((run / "config.json").read_text())
     record["data"] = damage(record["data"])
     (run / "config.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="config.json in .* describes do not fit its config: "):
+    with pytest.raises(ValueError, match="config.json in .* is inconsistent: "):
         flaxdl.evaluate(run, config=config("images"))
 
 
@@ -464,6 +464,6 @@ def test_long_lists_of_classes_are_shortened():
     old, new = ({"classes": c, **others} for c in (names, [*names[:50], *names[51:], "zebra"]))
     assert facts.differences(old, new) == ["classes: 100 → 100 (missing: c050; new: zebra)"]
     (line,) = facts.differences(old, {"classes": names[::-1], **others})
-    assert line == "classes: 100 → 100 (the same in another order)"
+    assert line == "classes: 100 → 100 (in a different order)"
     (line,) = facts.differences(old, {"classes": names[:20], **others})
     assert line.endswith("c028, c029, 70 more)")

@@ -53,7 +53,8 @@ EARLIER = {
     "flaxdl.models.vgg.VGG16": "flaxdl.models.VGG16",
     "flaxdl.training.optimizers.AdamW": "flaxdl.training.AdamW",
     "flaxdl.training.optimizers.Cosine": "flaxdl.training.Cosine",
-    "flaxdl.training.rewind.Rewind": "flaxdl.training.Rewind",
+    "flaxdl.training.Rewind": "flaxdl.training.SpikeRecovery",
+    "flaxdl.training.rewind.Rewind": "flaxdl.training.SpikeRecovery",
     "flaxdl.training.selection.Selection": "flaxdl.training.Selection",
     "flaxdl.training.tasks.LanguageModeling": "flaxdl.training.LanguageModeling",
 }
@@ -93,6 +94,13 @@ def test_every_module_of_earlier_names_leads_to_a_public_package():
         assert module.startswith(f"{package}.")
 
 
+def test_every_earlier_name_of_a_field_leads_to_a_field():
+    for (name, earlier), field in config_json._EARLIER_FIELDS.items():
+        fields = {found.name for found in dataclasses.fields(public_dataclasses()[name])}
+        assert field in fields
+        assert earlier not in fields
+
+
 def test_a_renamed_class_and_field_are_read(monkeypatch):
     monkeypatch.setitem(config_json._EARLIER_CLASSES, "flaxdl.data.Pictures", "flaxdl.data.Images")
     monkeypatch.setitem(config_json._EARLIER_FIELDS, ("flaxdl.data.Images", "turning"), "rotation")
@@ -100,6 +108,15 @@ def test_a_renamed_class_and_field_are_read(monkeypatch):
         record = {"class": stored, "turning": 5.0}
         assert from_json(upgraded(record)) == Images(rotation=5.0)
     assert from_json(upgraded({"class": "flaxdl.data.Images", "rotation": 4.0})).rotation == 4.0
+
+
+def test_spike_recovery_is_read_under_its_earlier_names():
+    recovery = training.SpikeRecovery(factor=4.0)
+    config = flaxdl.Config(model=SimpleCNN(), data=Arrays("data.npz"), spike_recovery=recovery)
+    for name in ("flaxdl.training.Rewind", "flaxdl.training.rewind.Rewind"):
+        record = json.loads(json.dumps(to_json(config)))
+        record["rewind"] = record.pop("spike_recovery") | {"class": name}
+        assert from_json(upgraded(record)) == config
 
 
 def test_a_renamed_field_of_a_nested_value_is_read(monkeypatch):
@@ -116,7 +133,7 @@ def test_a_renamed_field_of_a_nested_value_is_read(monkeypatch):
 def test_parts_that_are_not_public_keep_their_name_and_need_the_config_file(name):
     record = upgraded({"class": name})
     assert record == {"class": name}
-    with pytest.raises(flaxdl.UserError, match=f"'{name}', which is no public class of flaxdl"):
+    with pytest.raises(flaxdl.UserError, match=f"'{name}', which is not a public class of flaxdl"):
         from_json(record)
 
 
@@ -128,7 +145,7 @@ def test_a_part_that_is_not_public_is_the_same_as_in_the_config_file():
 
 @pytest.mark.parametrize("name", [[], {}, None, 3])
 def test_a_class_whose_name_is_no_text_is_named(name):
-    with pytest.raises(flaxdl.UserError, match="no public class of flaxdl"):
+    with pytest.raises(flaxdl.UserError, match="not a public class of flaxdl"):
         from_json(upgraded({"class": name}))
 
 

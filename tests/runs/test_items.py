@@ -14,8 +14,8 @@ from PIL import Image
 
 from flaxdl.data import Images, Text, TextPairs, Transform
 from flaxdl.runs import prediction
-from flaxdl.runs.items import Unreadable, expand_items, read_items, summary
-from flaxdl.runs.prediction import Prediction, Sampling, predict_each, predict_with
+from flaxdl.runs.items import SkippedItem, expand_items, read_items, summary
+from flaxdl.runs.prediction import BeamSearch, Prediction, Sampling, predict_each, predict_with_run
 from flaxdl.runs.restored import RestoredRun
 from flaxdl.runs.setup import set_up
 
@@ -49,7 +49,7 @@ class Counted(Images):
 
 @pytest.fixture(scope="module")
 def classifier():
-    """A network that was not trained, with data of 8 x 8 grey pixels."""
+    """A network that was not trained, with data of 8 x 8 gray pixels."""
     setup = set_up(small_config(model=Linear(), transform=Counted()))
     state = jax.jit(setup.create_state)()
     classes = tuple("abcd")
@@ -66,11 +66,11 @@ def files(tmp_path):
 
 
 def test_items_are_predicted_in_batches_by_one_program(classifier, files, monkeypatch):
-    whole = predict_with(classifier, files)
-    monkeypatch.setattr(prediction, "_MOST_AT_ONCE", 4)
+    whole = predict_with_run(classifier, files)
+    monkeypatch.setattr(prediction, "_MAX_BATCH_SIZE", 4)
     Counted.reads.clear()
     traced.clear()
-    found = predict_with(classifier, files)
+    found = predict_with_run(classifier, files)
     assert Counted.reads == [4, 4, 2]
     assert traced == [(4, 8, 8, 1)]
     assert [one.item for one in found] == files
@@ -83,13 +83,13 @@ def test_items_are_predicted_in_batches_by_one_program(classifier, files, monkey
 def test_no_more_than_the_batch_size_of_the_run_is_computed_together(classifier, files):
     small = replace(classifier, config=replace(classifier.config, batch_size=3))
     Counted.reads.clear()
-    predict_with(small, files)
-    predict_with(small, files[:2])
+    predict_with_run(small, files)
+    predict_with_run(small, files[:2])
     assert Counted.reads == [3, 3, 3, 1, 2]
 
 
 def test_predictions_come_before_the_last_item_is_read(classifier, files, monkeypatch):
-    monkeypatch.setattr(prediction, "_MOST_AT_ONCE", 2)
+    monkeypatch.setattr(prediction, "_MAX_BATCH_SIZE", 2)
     Counted.reads.clear()
     each = predict_each(classifier, files)
     next(each)
@@ -108,39 +108,39 @@ class Refusing(Images):
 
 def test_an_item_that_a_users_transform_refuses_does_not_cost_the_others_theirs(classifier, files):
     found = list(predict_each(replace(classifier, transform=Refusing()), files))
-    assert found[3] == Unreadable(files[3], "not this one")
+    assert found[3] == SkippedItem(files[3], "not this one")
     assert [one.item for one in found if isinstance(one, Prediction)] == files[:3] + files[4:]
 
 
 def test_bad_items_do_not_cost_the_others_theirs(classifier, files, monkeypatch, tmp_path):
-    monkeypatch.setattr(prediction, "_MOST_AT_ONCE", 4)
+    monkeypatch.setattr(prediction, "_MAX_BATCH_SIZE", 4)
     (tmp_path / "broken.png").write_bytes(b"nothing")
     bad = [str(tmp_path / "broken.png"), str(tmp_path / "gone.png"), "https://a.org/x.png", "-", ""]
     items = [bad[0], *files[:4], *bad[1:], files[4]]
     found = list(predict_each(classifier, items))
     assert [one.item for one in found] == items
     good = [one for one in found if isinstance(one, Prediction)]
-    assert good == predict_with(classifier, files[:5])
-    errors = {one.item: one.error for one in found if isinstance(one, Unreadable)}
+    assert good == predict_with_run(classifier, files[:5])
+    errors = {one.item: one.error for one in found if isinstance(one, SkippedItem)}
     assert list(errors) == bad
     assert f"{bad[0]} cannot be read as an image" in errors[bad[0]]
     assert errors[bad[1]] == f"no such image file: {bad[1]}"
-    assert "is a URL, which is not downloaded" in errors[bad[2]]
+    assert "is a URL; URLs are not downloaded" in errors[bad[2]]
     assert "from stdin, use --from-file -" in errors["-"]
     message = "^5 of 10 items have no prediction:\n  .*broken.png cannot be.*\n  no such.*gone.png"
     with pytest.raises(ValueError, match=message):
-        predict_with(classifier, items)
-    assert list(predict_each(classifier, bad[:1])) == [Unreadable(bad[0], errors[bad[0]])]
-    assert predict_with(classifier, []) == []
+        predict_with_run(classifier, items)
+    assert list(predict_each(classifier, bad[:1])) == [SkippedItem(bad[0], errors[bad[0]])]
+    assert predict_with_run(classifier, []) == []
 
 
 def test_a_summary_names_the_first_reasons():
-    unreadable = [Unreadable(f"text {number}", "too long") for number in range(25)]
+    unreadable = [SkippedItem(f"text {number}", "too long") for number in range(25)]
     lines = summary(unreadable, 1_000).splitlines()
     assert lines[0] == "25 of 1,000 items have no prediction:"
     assert lines[1] == "  'text 0': too long"
     assert (len(lines), lines[-1]) == (22, "  and 5 more")
-    assert summary([Unreadable("x.png", "no such file: x.png")], 1) == "no such file: x.png"
+    assert summary([SkippedItem("x.png", "no such file: x.png")], 1) == "no such file: x.png"
 
 
 def test_a_folder_stands_for_its_images_at_any_depth(files, tmp_path, caplog):
@@ -157,7 +157,7 @@ def test_a_folder_stands_for_its_images_at_any_depth(files, tmp_path, caplog):
     expected = sorted([*files, *images])
     assert expand_items([files[3], str(tmp_path)], Images()) == [files[3], *expected]
     (message,) = caplog.messages
-    assert message.startswith(f"{tmp_path}: 3 files are not used: ")
+    assert message.startswith(f"{tmp_path}: skipped 3 files: ")
     kinds = set(message.rpartition(": ")[2].split(", "))
     assert kinds == {"1 hidden", "1 .txt", "1 without suffix"}
 
@@ -165,9 +165,9 @@ def test_a_folder_stands_for_its_images_at_any_depth(files, tmp_path, caplog):
 def test_a_folder_without_images_is_named(tmp_path):
     (tmp_path / "x.csv").touch()
     (found,) = expand_items([str(tmp_path)], Images())
-    assert isinstance(found, Unreadable)
-    assert f"{tmp_path} holds no files to predict (.jpg, " in found.error
-    assert found.error.endswith("; it holds 1 .csv")
+    assert isinstance(found, SkippedItem)
+    assert f"{tmp_path} contains no supported files (.jpg, " in found.error
+    assert found.error.endswith("; found 1 .csv")
     np.save(tmp_path / "x.npy", np.zeros(3))
     assert expand_items([str(tmp_path)], Transform()) == [str(tmp_path / "x.npy")]
 
@@ -181,8 +181,8 @@ def test_texts_are_not_taken_for_files(transform, tmp_path):
 def test_the_home_folder_is_found(files, tmp_path, monkeypatch, classifier):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert expand_items(["~"], Images()) == sorted(files)
-    (found,) = predict_with(classifier, ["~/3.png"])
-    assert found.probabilities == predict_with(classifier, files[3:4])[0].probabilities
+    (found,) = predict_with_run(classifier, ["~/3.png"])
+    assert found.probabilities == predict_with_run(classifier, files[3:4])[0].probabilities
 
 
 def test_items_are_read_from_a_file_line_by_line(tmp_path, monkeypatch, caplog):
@@ -200,7 +200,7 @@ def test_items_are_read_from_a_file_line_by_line(tmp_path, monkeypatch, caplog):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No such file"), (b"\xff\xfe", "lines of UTF-8"), (b"\n \n", "has no lines with a")],
+    [(None, "No such file"), (b"\xff\xfe", "as UTF-8 text"), (b"\n \n", "contains no texts")],
 )
 def test_a_list_that_cannot_be_read_is_named(tmp_path, content, message):
     path = tmp_path / "items.txt"
@@ -217,3 +217,9 @@ def test_a_list_that_cannot_be_read_is_named(tmp_path, content, message):
 def test_impossible_ways_to_sample_are_named(field, value):
     with pytest.raises(ValueError, match=f"{field} must .*, got {value}"):
         Sampling(**{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), [("beams", 0), ("length_penalty", -1.0)])
+def test_impossible_beams_are_named(field, value):
+    with pytest.raises(ValueError, match=f"{field} must .*, got {value}"):
+        BeamSearch(**{field: value})

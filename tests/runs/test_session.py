@@ -42,7 +42,7 @@ def test_another_config_is_refused_before_data_are_loaded_and_files_are_touched(
     (workdir / "checkpoints" / "999.partial").mkdir()
     before = everything_in(workdir)
     other = small_config(data=Unloadable("nowhere.npz"), init=Init(weights="resnet50"))
-    with pytest.raises(flaxdl.UserError, match="holds a run of another config"):
+    with pytest.raises(flaxdl.UserError, match="has a run of another config"):
         train(other, workdir)
     assert everything_in(workdir) == before
     assert (workdir / "checkpoints" / "999.partial").is_dir()
@@ -56,7 +56,7 @@ def test_other_data_are_refused_before_checkpoints_are_touched(workdir):
     (workdir / "config.json").write_text(json.dumps(changed))
     (workdir / "checkpoints" / "1000.partial").mkdir()
     before = everything_in(workdir)
-    with pytest.raises(flaxdl.UserError, match="holds a run of other data"):
+    with pytest.raises(flaxdl.UserError, match="has a run of other data"):
         train(config, workdir)
     assert everything_in(workdir) == before
     assert (workdir / "checkpoints" / "1000.partial").is_dir()
@@ -105,7 +105,7 @@ def test_the_best_state_is_handed_on(workdir, tmp_path, monkeypatch):
 
 
 def test_something_else_than_a_writer_is_refused_before_training(tmp_path):
-    with pytest.raises(flaxdl.UserError, match=r"writers must be of subclasses of flaxdl\.Writer"):
+    with pytest.raises(flaxdl.UserError, match=r"writers must be instances of flaxdl\.Writer"):
         train(small_config(), tmp_path / "run", writers=[print])
     assert not (tmp_path / "run").exists()
 
@@ -118,7 +118,7 @@ def test_the_mode_of_operations_is_recorded_and_a_change_is_named(tmp_path, capl
     assert record["versions"]["flaxdl.ops"] == "reference"
     longer = replace(config, epochs=2.0)
     train(longer, tmp_path, accept_changes=True)
-    assert "this run began with other versions: flaxdl.ops reference → fast" in caplog.text
+    assert "versions have changed since this run began: flaxdl.ops reference → fast" in caplog.text
     caplog.clear()
     del record["versions"]["flaxdl.ops"]  # as earlier versions wrote it
     (tmp_path / "config.json").write_text(json.dumps(record))
@@ -131,7 +131,7 @@ def test_a_run_without_its_config_is_resumed_where_that_is_accepted(workdir, tmp
     shutil.copytree(workdir, tmp_path / "run")
     (tmp_path / "run" / "config.json").unlink()
     longer = small_config(epochs=2.0)
-    with pytest.raises(flaxdl.UserError, match="holds a run of unknown origin"):
+    with pytest.raises(flaxdl.UserError, match="has a run of unknown origin"):
         train(longer, tmp_path / "run")
     result = train(longer, tmp_path / "run", accept_changes=True)
     assert result.metrics["step"] > 0

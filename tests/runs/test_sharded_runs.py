@@ -171,7 +171,7 @@ def test_the_mesh_is_recorded_and_follows_the_last_session(tmp_path):
 def test_a_damaged_record_of_the_mesh_is_named(workdir, tmp_path, mesh):
     record = json.loads((workdir / "config.json").read_text()) | {"mesh": mesh}
     (tmp_path / "config.json").write_text(json.dumps(record))
-    with pytest.raises(flaxdl.UserError, match=r"config\.json cannot be read: mesh"):
+    with pytest.raises(flaxdl.UserError, match=r"config\.json has an invalid mesh"):
         flaxdl.restore(tmp_path, config())
 
 
@@ -185,5 +185,5 @@ def test_a_damaged_record_of_the_mesh_is_named(workdir, tmp_path, mesh):
     ],
 )
 def test_a_shape_fits_any_number_of_devices(shape, count, expected):
-    mesh = make_mesh(shape.fitted_to(count), devices=jax.devices()[:count])
+    mesh = make_mesh(shape.fit_to(count), devices=jax.devices()[:count])
     assert tuple(mesh.shape.values()) == expected

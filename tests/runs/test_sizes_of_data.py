@@ -15,6 +15,7 @@ from flaxdl import Config
 from flaxdl.cli import main
 from flaxdl.data import Arrays, Source, Text, TextTable
 from flaxdl.models import (
+    RNNLM,
     VGG11,
     AlexNet,
     Bert,
@@ -22,6 +23,7 @@ from flaxdl.models import (
     BertForSequenceClassification,
     LeNet5,
     ResNet18,
+    Seq2SeqRNN,
     Seq2SeqTransformer,
     SimpleCNN,
     SimpleRNN,
@@ -45,6 +47,8 @@ UNKNOWN = [
     (TextRNN(None, 4, 4, 2), TOKENS),
     (TransformerClassifier(vocab_size=9, num_classes=None, **TINY), TOKENS),
     (TransformerLM(vocab_size=None, **TINY), TOKENS),
+    (RNNLM(None, 4, 4), TOKENS),
+    (Seq2SeqRNN(None, 4, 4), TOKENS),
     (Seq2SeqTransformer(vocab_size=None, **TINY), TOKENS),
     (Seq2SeqTransformer(vocab_size=None, target_vocab_size=9, **TINY), TOKENS),
     (Bert(vocab_size=None, **TINY), TOKENS),
@@ -56,8 +60,8 @@ UNKNOWN = [
 @pytest.mark.parametrize(("model", "inputs"), UNKNOWN, ids=lambda x: type(x).__name__)
 def test_a_model_by_itself_needs_its_sizes(model, inputs):
     name = "num_classes" if getattr(model, "num_classes", 0) is None else "vocab_size"
-    keywords = {"targets": TOKENS} if isinstance(model, Seq2SeqTransformer) else {}
-    with pytest.raises(ValueError, match=f"{name} is None, and there are no data that .* a number"):
+    keywords = {"targets": TOKENS} if isinstance(model, Seq2SeqRNN | Seq2SeqTransformer) else {}
+    with pytest.raises(ValueError, match=f"{name} is None, and there is no dataset .* a number"):
         jax.eval_shape(model.init, jax.random.key(0), inputs, **keywords)
 
 
@@ -66,6 +70,8 @@ IMPOSSIBLE = [
     (ResNet18(num_classes=-1), IMAGES, "num_classes must be at least 1, got -1"),
     (TextRNN(9, 4, 0, 2), TOKENS, "hidden_size must be at least 1, got 0"),
     (TextRNN(9, 0, 4, 2), TOKENS, "embedding_size must be at least 1, got 0"),
+    (RNNLM(9, 0, 4), TOKENS, "embedding_size must be at least 1, got 0"),
+    (RNNLM(9, 4, 0), TOKENS, "hidden_size must be at least 1, got 0"),
     (SimpleRNN(0, 2), jax.ShapeDtypeStruct((1, 8, 3), jnp.float32), "hidden_size must be at least"),
     (TransformerLM(vocab_size=0, **TINY), TOKENS, "vocab_size must be at least 1, got 0"),
     (TransformerLM(vocab_size=9, **TINY | {"hidden_size": 0}), TOKENS, "hidden_size must be at"),
@@ -171,7 +177,7 @@ def test_a_run_from_training_to_prediction(tmp_path):
     more = replace(quadrant_source(), arrays={**quadrant_source().arrays, "classes": list("abcde")})
     with pytest.raises(ValueError, match="classes: 0, 1, 2, 3 → a, b, c, d, e"):
         flaxdl.train(replace(config, data=more), tmp_path / "run", report=False)
-    with pytest.raises(ValueError, match="is that of another model.*classifier.4"):
+    with pytest.raises(ValueError, match="is from another model.*classifier.4"):
         flaxdl.train(
             replace(config, data=more), tmp_path / "run", report=False, accept_changes=True
         )

@@ -15,7 +15,7 @@ from flaxdl.models import (
 )
 from flaxdl.runs.config_json import to_json
 from flaxdl.runs.setup import set_up
-from flaxdl.runs.tokens import check_tokens, fit_transform, with_tokenizer
+from flaxdl.runs.tokens import check_tokens, fit_transform, with_default_tokenizer
 
 SEQ2SEQ = Seq2SeqTransformer(vocab_size=10, target_vocab_size=6, max_length=4)
 
@@ -38,7 +38,7 @@ def test_what_fits_passes():
             {"inputs": ids(3, 10)},
             "inputs have 11 .* model.vocab_size is 10; set --model.vocab-s.*11",
         ),
-        ({"inputs": ids(-1)}, "inputs must be token ids from 0 on, got -1"),
+        ({"inputs": ids(-1)}, "inputs must be token ids of 0 or more, got -1"),
         ({"targets": ids(6)}, "targets have 7 .* is 6; set --model.target-vocab-size 7"),
         ({"inputs": ids(1, 1, 1, 1, 1)}, "inputs are 5 .* is 4; set --model.max-length 5, or"),
     ],
@@ -64,13 +64,11 @@ def test_types_of_tokens_must_fit():
     pairs = {"inputs": ids(3, 4), "token_types": ids(0, 1)}
     bert = BertForSequenceClassification(num_classes=2, vocab_size=60)
     check_tokens(bert, pairs, vocab_size=60)
-    expected = (
-        "token_types have 2 .* pairs of texts .* model.type_vocab_size is 1; set --model.type"
-    )
+    expected = "token_types have 2 .* text pairs .* model.type_vocab_size is 1; set --model.type"
     with pytest.raises(ValueError, match=expected):
         check_tokens(bert.clone(type_vocab_size=1), pairs, vocab_size=60)
     check_tokens(bert.clone(type_vocab_size=1), {"inputs": ids(3), "token_types": ids(0)})
-    with pytest.raises(ValueError, match="TextRNN takes no token_types, which pairs .* data.pair"):
+    with pytest.raises(ValueError, match="TextRNN does not accept token_types, which .* data.pair"):
         check_tokens(TextRNN(10, 4, 4, 2), pairs)
 
 
@@ -123,16 +121,16 @@ def test_weights_without_a_tokenizer_are_warned_of(tmp_path, caplog):
     assert warnings(caplog) == []
     encoded(config(None, weights))
     (message,) = warnings(caplog)
-    assert "come without a tokenizer" in message
+    assert "have no tokenizer" in message
 
 
 def test_a_run_without_weights_is_recorded_with_the_name_of_its_tokenizer():
     earlier = to_json(config("characters", None))
-    assert to_json(with_tokenizer(config(None, None))) == earlier
-    assert with_tokenizer(config(None, "bert")).transform.tokenizer is None
-    assert with_tokenizer(config("words", None)).transform.tokenizer == "words"
+    assert to_json(with_default_tokenizer(config(None, None))) == earlier
+    assert with_default_tokenizer(config(None, "bert")).transform.tokenizer is None
+    assert with_default_tokenizer(config("words", None)).transform.tokenizer == "words"
     images = replace(config(None, None), transform=Images())
-    assert with_tokenizer(images) is images
+    assert with_default_tokenizer(images) is images
 
 
 def warnings(caplog):
@@ -143,14 +141,14 @@ def test_another_tokenizer_is_refused_where_tokens_have_other_ids(tmp_path, capl
     weights = folder(tmp_path / "bert")
     other = folder(tmp_path / "other", [*PIECES[:4], *PIECES[:3:-1]])
     expected = (
-        "transform.tokenizer .*other' is not the tokenizer of init.weights: 4 tokens have other "
-        "ids, such as 'a' is 7 in place of 4, 'b' is 6 .*; leave transform.tokenizer out to use"
+        "transform.tokenizer .*other' is not the tokenizer of init.weights: 4 tokens have "
+        "different ids, such as 'a' is 7 instead of 4, 'b' is 6 .*; omit transform.tokenizer to use"
     )
     with pytest.raises(ValueError, match=expected):
         encoded(config(str(other), weights))
     with pytest.raises(ValueError, match="transform.tokenizer 'characters' is not the tokenizer"):
         encoded(config("characters", weights))
-    with pytest.raises(ValueError, match="4 tokens have other ids"):
+    with pytest.raises(ValueError, match="4 tokens have different ids"):
         encoded(config(str(other), weights, omit=("*position_embeddings*",)))
     # Embeddings that are drawn at random suit any tokenizer.
     assert encoded(config(str(other), weights, omit=("*embedding*",))) == [2, 7, 5, 3, 0]
@@ -165,7 +163,7 @@ def test_a_superset_is_accepted_and_a_subset_told(tmp_path, caplog):
     smaller = folder(tmp_path / "smaller", [*PIECES[:6], "ok"])
     assert encoded(config(str(smaller), weights)) == [2, 4, 1, 3, 0]
     (message,) = warnings(caplog)
-    assert "lacks 2 of the 8 tokens of init.weights, such as 'bad', 'good'; leave" in message
+    assert "lacks 2 of the 8 tokens of init.weights, such as 'bad', 'good'; omit" in message
     strange = folder(tmp_path / "strange", [*PIECES[:4], *"uvwxyz"])
     more = folder(tmp_path / "more", [*PIECES, "c"])
     with pytest.raises(ValueError, match="lacks 5 of the 9 tokens of init.weights, such as 'a'"):
@@ -178,7 +176,10 @@ def test_other_normalization_is_told(tmp_path, caplog):
     (cased / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     encoded(config(str(cased), weights))
     (message,) = warnings(caplog)
-    assert "normalizes texts in another way than that of init.weights: BertNormalizer(" in message
+    assert (
+        "normalizes texts differently from the tokenizer of init.weights: BertNormalizer("
+        in message
+    )
 
 
 def table(path, content):

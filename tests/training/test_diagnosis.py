@@ -1,5 +1,6 @@
 """Values that are not finite: what they leave behind, which is nothing, and where they began."""
 
+from dataclasses import replace
 from functools import partial
 
 import flax.linen as nn
@@ -52,6 +53,22 @@ def batch(seed, factor=1.0):
 
 def initial(steps=STEPS):
     return create_on(Placement(MESH), partial(steps.initial_state, batch(0)))
+
+
+def test_the_step_is_recomputed_with_normalized_and_augmented_inputs():
+    steps = replace(STEPS, normalize=lambda inputs: inputs.repeat(2, axis=-1))
+    state = create_on(Placement(MESH), partial(steps.initial_state, batch(0)))
+    assert first_not_finite(steps, state, batch(1)) == "none when the step is recomputed"
+
+    def augment(batch, key):
+        noise = jax.random.normal(key, batch["inputs"].shape)
+        half = jnp.full_like(batch["weight"], 0.5)
+        return {**batch, "inputs": noise / 0, "label_2": batch["label"], "mix": half}
+
+    noisy = replace(steps, augment=augment)
+    assert first_not_finite(noisy, state, batch(1)) == "the output of the layer fc1 (Linear)"
+    after = jax.jit(noisy.train)(state, batch(1))
+    assert int(after.bad_steps) == 1
 
 
 WORDS = {
@@ -108,7 +125,7 @@ def test_a_layer_behind_a_scan_is_named():
     steps = Steps(model=model, task=Classification(), optimizer=AdamW(), total_steps=1)
     series = dict(batch(1)) | {"inputs": batch(1)["inputs"][..., 0]}
     state = create_on(Placement(MESH), partial(steps.initial_state, series))
-    assert first_not_finite(steps, state, series) == "nowhere when it is repeated"
+    assert first_not_finite(steps, state, series) == "none when the step is recomputed"
     state = with_parameter(state, "fc", "kernel", 3e38)
     state = with_parameter(state, "fc", "bias", 3e38)
     assert first_not_finite(steps, state, series) == "the output of the layer fc (Linear)"

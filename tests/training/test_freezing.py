@@ -161,17 +161,17 @@ def test_what_cannot_be_frozen_is_named(freeze, message):
         steps_of(freeze=freeze).initial_state(a_batch())
 
 
-def test_thawing_gives_every_parameter_a_fresh_optimizer():
-    steps = steps_of(freeze=("base.*",), thaw_step=2)
+def test_unfreezing_gives_every_parameter_a_fresh_optimizer():
+    steps = steps_of(freeze=("base.*",), unfreeze_step=2)
     state = steps.initial_state(a_batch())
     for seed in range(2):
         state = steps.train(state, a_batch(seed=seed))
-    assert steps.behind(2) is steps
-    assert steps.behind(3) == steps.thawed
-    state = steps.thaw(state)
+    assert steps.for_state_at(2) is steps
+    assert steps.for_state_at(3) == steps.unfrozen
+    state = steps.unfreeze(state)
     fresh = steps_of().initial_state(a_batch()).optimizer_state
     jax.tree.map(np.testing.assert_array_equal, state.optimizer_state, fresh)
-    after = steps.thawed.train(state, a_batch(seed=5))
+    after = steps.unfrozen.train(state, a_batch(seed=5))
     for old, new in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
         assert not np.array_equal(old, new)
 

@@ -59,7 +59,7 @@ def test_a_line_cut_short_by_a_crash_is_measured_again(tmp_path):
     path.write_text(whole + "\n" + whole[:20])
     file = MetricsFile(path)
     assert len(file.lines) == 1
-    file.rewind(1)
+    file.truncate(1)
     assert path.read_text() == whole + "\n"
 
 
@@ -75,7 +75,7 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path, monkeypatch, caplog):
         assert path.read_text() == before
         with pytest.raises(SaveError, match="metrics.jsonl cannot be written: No space left"):
             file.finish()
-    assert "cannot be written: No space left on device; its lines are kept" in caplog.text
+    assert "cannot be written: No space left on device; will retry" in caplog.text
     file.append(3, "train", {"loss": 0.3})
     assert [line["step"] for line in MetricsFile(path).lines] == [1, 2, 3]
 
@@ -100,26 +100,26 @@ def test_what_is_no_line_of_metrics_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     sound = '{"step": 1, "split": "train", "loss": null}'
     path.write_text(sound + "\n" + line + "\n", encoding="latin-1")
-    with pytest.raises(ValueError, match="metrics.jsonl, line 2: a line of metrics is like"):
+    with pytest.raises(ValueError, match="metrics.jsonl, line 2: expected a line such as"):
         MetricsFile(path)
 
 
-def test_rewinding_drops_later_steps_from_the_file(tmp_path):
+def test_truncating_drops_later_steps_from_the_file(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     for step in (1, 2, 3):
         file.append(step, "train", {"loss": float(step)})
-    file.rewind(2)
+    file.truncate(2)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
 
 
-def test_rewinding_writes_through_no_link(tmp_path):
+def test_truncating_writes_through_no_link(tmp_path):
     (tmp_path / "precious").write_text("mine")
     for name in ("metrics.tmp", "metrics.jsonl.tmp"):
         (tmp_path / name).symlink_to(tmp_path / "precious")
     file = MetricsFile(tmp_path / "metrics.jsonl")
     file.append(1, "train", {"loss": 1.0})
-    file.rewind(0)
+    file.truncate(0)
     assert (tmp_path / "precious").read_text() == "mine"
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
 
@@ -139,7 +139,7 @@ def make_dangling(path):
 @pytest.mark.parametrize("make", [make_folder, os.mkfifo, make_endless, make_dangling])
 def test_what_is_no_file_is_not_read(tmp_path, make):
     make(tmp_path / "metrics.jsonl")
-    with pytest.raises(ValueError, match="metrics.jsonl must be a file with lines of metrics"):
+    with pytest.raises(ValueError, match="metrics.jsonl must be a regular file"):
         MetricsFile(tmp_path / "metrics.jsonl")
 
 
@@ -166,8 +166,8 @@ def best_step(selection, *accuracies):
     return selection.best_step(validation(*accuracies), Classification())
 
 
-def is_over(patience, *accuracies):
-    return Selection(patience=patience).is_over(validation(*accuracies), Classification())
+def should_stop(patience, *accuracies):
+    return Selection(patience=patience).should_stop(validation(*accuracies), Classification())
 
 
 def test_the_best_is_the_highest_and_the_latest_of_equals():
@@ -178,14 +178,14 @@ def test_the_best_is_the_highest_and_the_latest_of_equals():
 
 
 def test_patience_counts_evaluations_since_the_best():
-    assert not is_over(2, 0.5, 0.9, 0.7)
-    assert is_over(2, 0.5, 0.9, 0.7, 0.8)
-    assert not is_over(None, 0.9, *[0.1] * 50)
-    assert not is_over(1)
+    assert not should_stop(2, 0.5, 0.9, 0.7)
+    assert should_stop(2, 0.5, 0.9, 0.7, 0.8)
+    assert not should_stop(None, 0.9, *[0.1] * 50)
+    assert not should_stop(1)
 
 
 def test_an_unknown_metric_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match="'acuracy', but validation gives accuracy, loss"):
+    with pytest.raises(ValueError, match=r"of validation \(accuracy, loss\), got 'acuracy'"):
         best_step(Selection(metric="acuracy"), 0.1)
 
 
@@ -206,7 +206,7 @@ def test_each_metric_is_compared_in_its_direction(task, metric, best):
         for step, value in ((10, 0.5), (20, 0.7), (30, 0.8), (40, 0.9))
     ]
     assert Selection(metric=metric).best_step(lines, task) == best
-    assert Selection(metric=metric, patience=3).is_over(lines, task) == (best == 10)
+    assert Selection(metric=metric, patience=3).should_stop(lines, task) == (best == 10)
 
 
 def test_every_metric_of_a_task_has_a_direction():
@@ -224,7 +224,7 @@ def test_every_metric_of_a_task_has_a_direction():
 
 def test_a_metric_without_a_direction_is_refused():
     lines = [{"step": 10, "split": "validation", "loss": 1.0, "regret": 0.1}]
-    message = '\'regret\', but Task.better does not say whether .* set it as in .* "regret": "lower'
+    message = '\'regret\', but Task.better does not map .* add it, for example .* "regret": "lower'
     with pytest.raises(ValueError, match=message):
         Selection(metric="regret").best_step(lines, Task())
 
@@ -234,7 +234,7 @@ def test_a_direction_is_higher_or_lower():
     class Mistaken(Task):
         better: ClassVar = {"accuracy": "max"}
 
-    with pytest.raises(ValueError, match="Mistaken.better does not say .* got {'accuracy': 'max'}"):
+    with pytest.raises(ValueError, match="Mistaken.better does not map .* got {'accuracy': 'max'}"):
         Selection().check(["accuracy"], Mistaken())
 
 
@@ -248,7 +248,7 @@ def test_lost_lines_are_noticed(tmp_path):
     assert file.last_written == 30
     assert file.missing(20) is None
     path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"\n") + 1])
-    message = "metrics.jsonl ends at step 10, but lines up to step 30 were written: some are lost"
+    message = "metrics.jsonl ends at step 10, but lines up to step 30 were written"
     assert message in MetricsFile(path).missing(30)
     path.unlink()
     assert "ends at step 0" in MetricsFile(path).missing(30)

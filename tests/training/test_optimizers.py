@@ -1,7 +1,8 @@
-"""The arithmetic of PyTorch's optimizers, schedules and clipping, to the digit."""
+"""The arithmetic of PyTorch's optimizers and clipping, to the digit; definitions of the others."""
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -10,11 +11,22 @@ import numpy as np
 import optax
 import pytest
 import reference
+from flax.traverse_util import flatten_dict
 
 from flaxdl.layers import LayerNorm, Linear
-from flaxdl.models import SimpleCNN
-from flaxdl.training import SGD, Adam, AdamW, Classification, Cosine, LinearDecay, StepDecay, Steps
-from flaxdl.weights import load_weights, state_dict
+from flaxdl.models import SimpleCNN, TransformerClassifier
+from flaxdl.training import (
+    SGD,
+    Adam,
+    AdamW,
+    Classification,
+    Cosine,
+    Lion,
+    Muon,
+    Steps,
+)
+from flaxdl.training.chains import clip_by_norm
+from flaxdl.weights import load_weights, pytorch_key, state_dict
 
 
 class Mlp(nn.Module):
@@ -107,45 +119,6 @@ def test_twenty_steps_of_the_documents_recipe_are_pytorchs():
             assert_reached(after[key], theirs)
 
 
-def rates(schedule, steps, total_steps):
-    return [float(schedule.factor(jnp.int32(step), total_steps)) for step in steps]
-
-
-@pytest.mark.quick
-def test_cosine_by_hand():
-    np.testing.assert_allclose(rates(Cosine(), [0, 5, 10, 11], 10), [1, 0.5, 0, 0], atol=1e-7)
-    halfway = rates(Cosine(decay_steps=4, final_factor=0.2), [0, 2, 4, 9], 10)
-    np.testing.assert_allclose(halfway, [1, 0.6, 0.2, 0.2], atol=1e-7)
-
-
-def test_a_warmup_is_shorter_than_the_run():
-    Cosine(warmup_steps=4).check(5)
-    with pytest.raises(ValueError, match="warmup_steps 4 must be less than the 4 steps"):
-        Cosine(warmup_steps=4).check(4)
-
-
-def test_warmup_rises_to_the_peak_and_then_falls():
-    warmed = rates(Cosine(warmup_steps=4), range(8), 8)
-    np.testing.assert_allclose(warmed[:5], [0.25, 0.5, 0.75, 1.0, 1.0], atol=1e-7)
-    np.testing.assert_allclose(warmed[6], 0.5, atol=1e-7)
-
-
-def test_linear_rises_for_its_share_of_the_run_and_falls_to_zero():
-    factors = LinearDecay(warmup_fraction=0.2).factor(jnp.arange(11), 10)
-    expected = [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]
-    np.testing.assert_allclose(factors, expected, rtol=1e-6)
-    assert LinearDecay(warmup_fraction=0.0).factor(jnp.int32(0), 4) == 1
-    with pytest.raises(ValueError, match="warmup_fraction must be in"):
-        LinearDecay(warmup_fraction=1.0)
-
-
-def test_step_decay_drops_at_its_milestones():
-    # torch.optim.lr_scheduler.MultiStepLR(milestones=[3, 6], gamma=0.1), by hand.
-    dropped = rates(StepDecay(), range(9), 9)
-    np.testing.assert_allclose(dropped, [1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01], rtol=1e-6)
-    np.testing.assert_allclose(rates(StepDecay(milestones=(0.5,), decay=0.5), [4, 5], 10), [1, 0.5])
-
-
 MOMENTA = [
     pytest.param(SGD(learning_rate=0.02), "trace", id="sgd"),
     pytest.param(SGD(learning_rate=0.02, nesterov=True), "trace", id="nesterov"),
@@ -221,10 +194,162 @@ def test_a_pattern_that_matches_nothing_is_refused():
 @pytest.mark.quick
 def test_clipping_shortens_only_what_is_too_long():
     gradients = {"w": jnp.array([3.0, 4.0])}
-    clipped = SGD(clip_norm=1.0).clip(gradients, optax.tree.norm(gradients))
+    state = optax.EmptyState()
+    clipped, _ = clip_by_norm(1.0).update(gradients, state)
     np.testing.assert_allclose(clipped["w"], [0.6, 0.8], rtol=1e-6)
-    left = SGD(clip_norm=6.0).clip(gradients, optax.tree.norm(gradients))
+    left, _ = clip_by_norm(6.0).update(gradients, state)
     np.testing.assert_array_equal(left["w"], [3.0, 4.0])
+    given, _ = clip_by_norm(1.0).update(gradients, state, gradient_norm=jnp.float32(10.0))
+    np.testing.assert_allclose(given["w"], [0.3, 0.4], rtol=1e-6)
+    with jax.enable_x64(True):  # as torch.nn.utils.clip_grad_norm_, which adds 1e-6
+        clipped, _ = clip_by_norm(1.0).update({"w": jnp.array([3.0, 4.0])}, state)
+        np.testing.assert_allclose(clipped["w"], np.array([3.0, 4.0]) / 5.000001, rtol=1e-14)
+
+
+def trained(optimizer, params, gradients):
+    """The parameters after each step of a loop with the optimizer's own transformation."""
+    transformation = optimizer.build(params, total_steps=len(gradients))
+    state, found = transformation.init(params), []
+    update = jax.jit(transformation.update)
+    for gradient in gradients:
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        found.append(params)
+    return found
+
+
+def drawn(shapes, count=6, seed=0):
+    """Parameters and gradients by name, in float64."""
+    rng = np.random.default_rng(seed)
+    trees = [{name: rng.standard_normal(s) for name, s in shapes.items()} for _ in range(count + 1)]
+    return {"layer": trees[0]}, [{"layer": tree} for tree in trees[1:]]
+
+
+def test_lion_is_its_definition():
+    """Algorithm 2 of the paper, with a cosine schedule."""
+    rate, decay, (beta_1, beta_2) = 0.01, 0.3, (0.8, 0.95)
+    params, gradients = drawn({"kernel": (5, 4), "bias": (4,)})
+    optimizer = Lion(
+        learning_rate=rate, betas=(beta_1, beta_2), weight_decay=decay, schedule=Cosine()
+    )
+    with jax.enable_x64(True):
+        found = trained(optimizer, jax.tree.map(jnp.asarray, params), gradients)
+    for name in ("kernel", "bias"):
+        p, m = params["layer"][name], 0.0
+        for step, gradient in enumerate(gradients):
+            g = gradient["layer"][name]
+            eta = rate * 0.5 * (1 + np.cos(np.pi * step / 6))
+            p = p - eta * (np.sign(beta_1 * m + (1 - beta_1) * g) + decay * p)
+            m = beta_2 * m + (1 - beta_2) * g
+            np.testing.assert_allclose(found[step]["layer"][name], p, rtol=0, atol=1e-12)
+
+
+def orthogonalized(g):
+    """Newton-Schulz iteration of Muon, as its authors define it."""
+    x = g / np.linalg.norm(g)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x
+
+
+MATRICES = {"kernel": (6, 4), "weight_hh_l0": (3, 7)}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_muon_is_its_definition(seed):
+    rate, decay, momentum = 0.02, 0.1, 0.9
+    params, gradients = drawn(MATRICES, seed=seed)
+    params["out"] = {"kernel": np.ones((4, 2))}
+    gradients = [g | {"out": {"kernel": np.ones((4, 2))}} for g in gradients]
+    optimizer = Muon(learning_rate=rate, momentum=momentum, adamw=("out.*",))
+    with jax.enable_x64(True):
+        found = trained(optimizer, jax.tree.map(jnp.asarray, params), gradients)
+    for name, shape in MATRICES.items():
+        p, m = params["layer"][name], 0.0
+        for step, gradient in enumerate(gradients):
+            g = gradient["layer"][name]
+            m = momentum * m + (1 - momentum) * g
+            update = orthogonalized((1 - momentum) * g + momentum * m)
+            p = (1 - rate * decay) * p - rate * 0.2 * np.sqrt(max(shape)) * update
+            np.testing.assert_allclose(found[step]["layer"][name], p, rtol=0, atol=1e-9)
+
+
+def test_muon_is_nearly_pytorchs_which_computes_in_bfloat16():
+    torch = pytest.importorskip("torch")
+    params, gradients = drawn(MATRICES)
+    with jax.enable_x64(True):
+        optimizer = Muon(learning_rate=0.02, adamw=("layer.weight_hh_l0",))
+        found = trained(optimizer, jax.tree.map(jnp.asarray, params), gradients)
+    weight = torch.nn.Parameter(torch.tensor(params["layer"]["kernel"].T.copy()))
+    theirs = torch.optim.Muon([weight], lr=0.02, adjust_lr_fn="match_rms_adamw")
+    for gradient, ours in zip(gradients, found, strict=True):
+        weight.grad = torch.tensor(gradient["layer"]["kernel"].T.copy())
+        theirs.step()
+        np.testing.assert_allclose(ours["layer"]["kernel"].T, weight.detach(), rtol=0, atol=1e-2)
+
+
+def test_muon_sees_a_convolution_as_pytorchs_matrix():
+    """[*K, I, O] is [O, I·K] up to the order of columns, which the iteration does not see."""
+    params, gradients = drawn({"kernel": (3, 2, 4, 5), "bias": (5,)}, count=1)
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, params)
+        optimizer = Muon(learning_rate=1.0, weight_decay=0.0, adamw=("*.bias",))
+        after = trained(optimizer, params, gradients)[0]
+    moved = np.asarray(params["layer"]["kernel"] - after["layer"]["kernel"])
+    weight = np.moveaxis(gradients[0]["layer"]["kernel"], (-1, -2), (0, 1)).reshape(5, -1)
+    expected = 0.2 * np.sqrt(24) * orthogonalized(weight)
+    np.testing.assert_allclose(
+        np.moveaxis(moved, (-1, -2), (0, 1)).reshape(5, -1), expected, rtol=0, atol=1e-9
+    )
+
+
+def test_muon_leaves_embeddings_norms_biases_and_the_output_layer_to_adamw():
+    model = TransformerClassifier(
+        vocab_size=30, num_classes=3, hidden_size=8, num_heads=2, num_layers=1, feed_forward_size=16
+    )
+    tokens = jnp.ones((1, 4), jnp.int32)
+    params = model.init(jax.random.key(0), tokens)["params"]
+    optimizer = Muon(adamw=("fc.*",), no_decay=("*.bias",))
+    state = optimizer.build(params, total_steps=10).init(params)
+    muon, adam = (optax.tree.get(state, name) for name in ("trace", "mu"))
+    found = {
+        kind: {pytorch_key(path) for path, x in flatten_dict(tree).items() if hasattr(x, "shape")}
+        for kind, tree in (("muon", muon), ("adamw", adam))
+    }
+    names = set(state_dict({"params": params}))
+    assert found["muon"] | found["adamw"] == names
+    assert not found["muon"] & found["adamw"]
+    assert found["muon"] == {
+        name
+        for name in names
+        if name.endswith("weight") and not any(w in name for w in ("embedding", "norm", "fc"))
+    }
+    assert len(found["muon"]) == 4  # two of attention, two of the feed-forward network
+
+
+def test_muons_momentum_may_have_sixteen_bits():
+    params, gradients = drawn(MATRICES)
+    optimizer = Muon(adamw=("layer.weight_hh_l0",), momentum_dtype="bfloat16")
+    params = jax.tree.map(jnp.float32, params)
+    state = optimizer.build(params, total_steps=1).init(params)
+    assert optax.tree.get(state, "trace")["layer"]["kernel"].dtype == jnp.bfloat16
+    assert optax.tree.get(state, "mu")["layer"]["weight_hh_l0"].dtype == jnp.bfloat16
+    exact = trained(replace(optimizer, momentum_dtype="float32"), params, gradients)[-1]
+    found = trained(optimizer, params, gradients)[-1]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-3), found, exact)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (Muon(), r"optimizer.adamw must name the output layer, such as \('fc.\*',\)"),
+        (Muon(adamw=("head.*",)), r"optimizer.adamw: the pattern 'head.\*' matches no parameter"),
+    ],
+)
+def test_muon_is_not_for_the_output_layer(optimizer, message):
+    with pytest.raises(ValueError, match=message):
+        optimizer.build({"fc": {"kernel": jnp.ones((2, 2))}}, total_steps=1)
 
 
 @pytest.mark.parametrize(
@@ -234,9 +359,12 @@ def test_clipping_shortens_only_what_is_too_long():
         (lambda: AdamW(learning_rate=math.inf), "learning_rate must be finite, got inf"),
         (lambda: SGD(weight_decay=math.nan), "weight_decay must be finite, got nan"),
         (lambda: SGD(clip_norm=0.0), "clip_norm must be positive or None, got 0.0"),
-        (lambda: StepDecay(milestones=(30.0,)), r"milestones must be shares .* got \(30.0,\)"),
-        (lambda: Cosine(warmup_steps=-1), "warmup_steps must not be negative, got -1"),
-        (lambda: Cosine(decay_steps=0), "decay_steps must be at least 1 or None, got 0"),
+        (
+            lambda: Adam(betas=(0.9, 1.0)),
+            r"betas must be two numbers in \[0, 1\), got \(0.9, 1.0\)",
+        ),
+        (lambda: Lion(betas=(0.9,)), r"betas must be two numbers in \[0, 1\), got \(0.9,\)"),
+        (lambda: Muon(momentum=1.0), r"momentum must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_impossible_values_are_named(make, message):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flaxdl.training.overfitting import is_learned, verdict
+from flaxdl.training.overfitting import has_overfit, verdict
 
 pytestmark = pytest.mark.quick
 
@@ -30,7 +30,7 @@ def lines(*values, every=5, name="accuracy"):
     ],
 )
 def test_the_accuracy_rises_to_one_on_all_batches(accuracies, batches, expected):
-    assert is_learned(lines(*accuracies), batches) == expected
+    assert has_overfit(lines(*accuracies), batches) == expected
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_accuracy_rises_to_one_on_all_batches(accuracies, batches, expected)
     [((4.0, 0.05), False), ((4.0, 0.04), True), ((4.0, None), False), ((None, 0.01), False)],
 )
 def test_or_the_loss_falls_to_a_hundredth(losses, expected):
-    assert is_learned(lines(*losses, name="loss"), 1) == expected
+    assert has_overfit(lines(*losses, name="loss"), 1) == expected
 
 
 def test_the_verdict_has_the_figures():

@@ -72,6 +72,23 @@ def test_a_language_model_without_lengths_is_scored_on_all_tokens(texts):
     )
 
 
+def test_a_burn_in_is_context_without_weight(texts):
+    """Of the first text, tokens 2 and 3 count; of the second, which has two tokens, token 1."""
+    texts["burn_in"] = np.array([2, 1, 0], np.int32)
+    logits = random_logits(3, 4, 5)
+    places = [(0, 1, 2), (0, 2, 4), (1, 0, 2)]
+    losses = [negative_log_likelihood(logits[b, t], token) for b, t, token in places]
+    right = [logits[b, t].argmax() == token for b, t, token in places]
+    found = means(LanguageModeling(), logits, texts)
+    assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert found["accuracy"] == pytest.approx(np.mean(right))
+    _, weights = LanguageModeling().losses(jnp.asarray(logits), texts)
+    np.testing.assert_array_equal(weights, [[0, 1, 1], [1, 0, 0], [0, 0, 0]])
+    inputs, keywords = LanguageModeling().model_arguments(texts)
+    assert inputs is texts["inputs"]
+    assert list(keywords) == ["lengths"]
+
+
 @pytest.fixture
 def pairs():
     """Labels of lengths 3, 2 and 1; the third has no weight."""

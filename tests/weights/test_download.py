@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that can be cut off, lie, and know ranges or not."""
+"""Downloads from a local server that truncates, sends wrong files, or ignores ranges."""
 
 import hashlib
 import http.server
@@ -16,7 +16,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT under every path but /missing; fields say how."""
+    """Serves CONTENT under every path except /missing, as configured by the fields."""
 
     content = CONTENT
     knows_ranges = True
@@ -32,7 +32,7 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/model.pth"
 
     def handle_error(self, request, client_address):
-        """Says nothing about clients that go away."""
+        """Ignores clients that disconnect."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -89,12 +89,12 @@ def test_a_cut_download_goes_on_where_it_stopped(server, tmp_path):
     with pytest.raises(ValueError, match="could not be downloaded") as raised:
         download(server.url, path, SHA256)
     received = part.stat().st_size
-    assert 100_000 - module.PIECE < received <= 100_000
+    assert 100_000 - module.CHUNK_SIZE < received <= 100_000
     assert part.read_bytes() == CONTENT[:received]
     message = str(raised.value)
     assert message.startswith(f"{server.url} could not be downloaded: ")
-    assert f"goes on behind the {received:,} bytes that came" in message
-    assert message.endswith(f"To do it by hand, put the file at {path}")
+    assert f"again to resume after {received:,} bytes" in message
+    assert message.endswith(f"To download it manually, save the file as {path}")
     assert not path.exists()
     server.sends = len(CONTENT)
     download(server.url, path, SHA256)
@@ -111,7 +111,7 @@ def test_a_server_without_ranges_sends_all_of_it(server, tmp_path):
 def test_a_server_that_sends_another_range_is_not_believed(server, tmp_path):
     (tmp_path / "model.pth.part").write_bytes(CONTENT[:100])
     server.content_range = f"bytes 99-{len(CONTENT) - 1}/{len(CONTENT)}"
-    with pytest.raises(ValueError, match="thrown away"):
+    with pytest.raises(ValueError, match="was discarded"):
         download(server.url, tmp_path / "model.pth", SHA256)
 
 
@@ -132,12 +132,12 @@ def test_a_wrong_file_is_thrown_away(server, tmp_path):
     path = tmp_path / "model.pth"
     wrong = b"<html>Please log in</html>"
     server.content = wrong
-    with pytest.raises(ValueError, match="thrown away") as raised:
+    with pytest.raises(ValueError, match="was discarded") as raised:
         download(server.url, path, SHA256[:8])
     message = str(raised.value)
     for part in (server.url, hashlib.sha256(wrong).hexdigest(), SHA256[:8]):
         assert part in message
-    assert message.endswith(f"put the file at {path}")
+    assert message.endswith(f"save the file as {path}")
     assert {file.name for file in tmp_path.iterdir()} <= {"model.pth.lock"}
 
 
@@ -146,7 +146,7 @@ def test_a_file_put_there_by_hand_is_verified(server, tmp_path):
     path.write_bytes(CONTENT)
     assert download(server.url, path, SHA256) == path
     path.write_bytes(CONTENT[:-1])
-    with pytest.raises(ValueError, match="Delete it to have it downloaded again"):
+    with pytest.raises(ValueError, match="Delete it to download it again"):
         download(server.url, path, SHA256)
     assert path.exists()
     assert server.requests == []
@@ -172,7 +172,7 @@ def test_a_file_in_a_folder_that_cannot_be_written(server, tmp_path, monkeypatch
 
 def test_an_address_without_a_file(server, tmp_path):
     url = server.url.replace("model.pth", "missing")
-    with pytest.raises(ValueError, match=r"could not be downloaded: 404 .* at .*model\.pth$"):
+    with pytest.raises(ValueError, match=r"could not be downloaded: 404 .* as .*model\.pth$"):
         download(url, tmp_path / "model.pth", SHA256)
     assert not (tmp_path / "model.pth.part").exists()
 
@@ -180,7 +180,7 @@ def test_an_address_without_a_file(server, tmp_path):
 def test_no_server_at_all(server, tmp_path):
     url = server.url
     server.server_close()
-    with pytest.raises(ValueError, match=r"could not be downloaded: .*by hand.* at .*model\.pth$"):
+    with pytest.raises(ValueError, match=r"could not be downloaded: .*manually.* as .*model\.pth$"):
         download(url, tmp_path / "model.pth", SHA256)
 
 

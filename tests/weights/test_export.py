@@ -1,7 +1,8 @@
-"""Weights out: PyTorch loads them with `strict=True` and computes the same."""
+"""Exported weights: PyTorch loads them with `strict=True` and computes the same results."""
 
 import json
 import math
+from functools import partial
 
 import jax
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 import reference
 from helpers.image_parity import channels_first
 from helpers.parity import assert_close
+from helpers.pytorch_seq2seq import make_seq2seq
 from safetensors.numpy import load_file
 
 from flaxdl.layers import ResidualBlock, TransformerBlock
 from flaxdl.models import (
+    RNNLM,
     VGG11,
     AlexNet,
     Bert,
@@ -21,6 +24,7 @@ from flaxdl.models import (
     BertForSequenceClassification,
     LeNet5,
     ResNet,
+    Seq2SeqRNN,
     Seq2SeqTransformer,
     SimpleCNN,
     SimpleRNN,
@@ -29,6 +33,7 @@ from flaxdl.models import (
     TransformerLM,
 )
 from flaxdl.weights import export_weights, load_weights, state_dict
+from flaxdl.weights.names import TIED_KEYS, leaves_by_key
 
 CONFIG = json.loads((reference.FOLDER / "bert_small_config.json").read_text())
 SIZES = {
@@ -46,7 +51,7 @@ TOKENS = reference.tokens("tokens", (2, 11), 11)
 
 
 def module(torch, forward, **parts):
-    """A PyTorch module of named parts that computes `forward(self, *inputs)`."""
+    """A PyTorch module with named submodules that computes `forward(self, *inputs)`."""
 
     class Module(torch.nn.Module):
         def forward(self, *inputs):
@@ -222,7 +227,7 @@ def document_block(torch):
 
 
 def stack(torch, kind, vocab_size):
-    """PyTorch's encoder or decoder, with the tables of tokens and positions in front of it."""
+    """PyTorch's encoder or decoder, preceded by token and position embeddings."""
     nn = torch.nn
     layer = getattr(nn, f"Transformer{kind}Layer")(8, 2, 12, 0.0, batch_first=True)
     result = getattr(nn, f"Transformer{kind}")(layer, 2, nn.LayerNorm(8))
@@ -248,6 +253,22 @@ def transformer_classifier(torch):
     )
 
 
+def rnn_lm(tie_weights):
+    def make(torch):
+        result = module(
+            torch,
+            lambda self, tokens: self.decoder(self.rnn(self.encoder(tokens))[0]),
+            encoder=torch.nn.Embedding(11, 8),
+            rnn=torch.nn.LSTM(8, 8, batch_first=True),
+            decoder=torch.nn.Linear(8, 11),
+        )
+        if tie_weights:
+            result.decoder.weight = result.encoder.weight
+        return result
+
+    return make
+
+
 def transformer_lm(torch):
     def forward(self, tokens):
         mask = causal(torch, tokens.shape[1])
@@ -270,6 +291,16 @@ def seq2seq(torch):
         decoder=stack(torch, "Decoder", 11),
         fc=torch.nn.Linear(8, 11),
     )
+
+
+WORD_SIZES = {"vocab_size": 11, "embedding_size": 6, "hidden_size": 8, "target_vocab_size": 11}
+
+
+def rnn_seq2seq(torch, attention):
+    model = make_seq2seq(torch, **WORD_SIZES, attention=attention)
+    forward = model.forward
+    model.forward = lambda tokens: forward(tokens, tokens)
+    return model
 
 
 # name → our module, PyTorch's, the inputs of both
@@ -303,13 +334,29 @@ FAMILIES = {
         transformer_classifier,
         TOKENS,
     ),
+    **{
+        f"RNNLM{' tied' * tie_weights}": (
+            RNNLM(vocab_size=11, embedding_size=8, hidden_size=8, tie_weights=tie_weights),
+            rnn_lm(tie_weights),
+            TOKENS,
+        )
+        for tie_weights in (False, True)
+    },
     "TransformerLM": (TransformerLM(**SIZES), transformer_lm, TOKENS),
+    **{
+        f"Seq2SeqRNN {attention}": (
+            Seq2SeqRNN(attention=attention, **WORD_SIZES),
+            partial(rnn_seq2seq, attention=attention),
+            TOKENS,
+        )
+        for attention in ("additive", None)
+    },
     "Seq2SeqTransformer": (Seq2SeqTransformer(target_vocab_size=11, **SIZES), seq2seq, TOKENS),
 }
 
 
 def weight(key, shape):
-    """A weight by the rule of the reference values; in large ones, few numbers come many times."""
+    """A weight by the rule of the reference values; large ones repeat a few numbers."""
     if key.endswith("num_batches_tracked"):
         return np.int64(0)
     if math.prod(shape) < 2**20:
@@ -319,15 +366,16 @@ def weight(key, shape):
 
 
 def random_variables(model, *inputs, **options):
-    """Variables that differ everywhere, without the time that `init` takes."""
+    """Variables with distinct values, which are faster than `init`."""
     shapes = jax.eval_shape(lambda key: model.init(key, *inputs, **options), jax.random.key(0))
-    return load_weights(
-        shapes, {key: weight(key, value.shape) for key, value in state_dict(shapes).items()}
-    )
+    values = {key: weight(key, value.shape) for key, value in state_dict(shapes).items()}
+    tied = (TIED_KEYS.keys() & values.keys()) - leaves_by_key(shapes).keys()
+    values |= {key: values[TIED_KEYS[key]] for key in tied}
+    return load_weights(shapes, values)
 
 
 def exported(variables, path):
-    """Writes the variables, and reads them back without a bit having changed."""
+    """Writes the variables, reads them back, and checks that they are bit-identical."""
     export_weights(variables, path)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
     assert jax.tree.all(jax.tree.map(np.array_equal, load_weights(shapes, path), variables))
@@ -341,7 +389,7 @@ def test_pytorch_loads_every_family_and_computes_the_same(name, tmp_path):
     model, make, inputs = FAMILIES[name]
     is_image = inputs.ndim == 4
     ours = np.moveaxis(inputs, 1, -1) if is_image else inputs
-    options = {"targets": inputs} if name == "Seq2SeqTransformer" else {}
+    options = {"targets": inputs} if name.startswith("Seq2Seq") else {}
     path = tmp_path / "model.safetensors"
     variables = random_variables(model, ours, **options)
     try:
@@ -385,7 +433,7 @@ def test_hugging_face_loads_every_bert_and_computes_the_same(kind, tmp_path):
 
 
 def test_the_file_holds_pytorchs_names_and_layouts(tmp_path):
-    """Without torch: what is in the file is what the state dict is."""
+    """The file contains the state dict; this test does not need PyTorch."""
     model = ResNet(10, depths=(1, 1, 1, 1), small_images=True)
     variables = random_variables(model, np.zeros((1, 8, 8, 3), np.float32))
     path = tmp_path / "model.safetensors"
@@ -402,6 +450,6 @@ def test_exports_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"to a .safetensors file, got '.*model.pth'"):
         export_weights({}, tmp_path / "model.pth")
     shapes = {"params": {"kernel": jax.ShapeDtypeStruct((2, 2), np.float32)}}
-    with pytest.raises(ValueError, match="must hold arrays, got only the shape of weight"):
+    with pytest.raises(ValueError, match="must contain arrays, got only the shape of weight"):
         export_weights(shapes, tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Files of weights: what PyTorch writes is read, and nothing else is, least of all executed."""
+"""Weight files: PyTorch's files are read, others are rejected, and nothing is executed."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import stat
 import struct
 import tarfile
 import tempfile
-import time
 import tracemalloc
 import zipfile
 from argparse import Namespace
@@ -17,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from helpers.broken_files import FIXTURES, safetensors_bytes, sound_files
+from helpers.processor_time import earlier_objects_frozen, takes_at_most
 from helpers.pytorch_pickles import (
     SIX,
     instructions,
@@ -61,7 +61,7 @@ def assert_same(ours, theirs):
 
 
 def refusal(path):
-    """The message that reading `path` ends with, which begins with the path."""
+    """The error message of reading `path`, which begins with the path."""
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}") as error:
         read_weights(path)
     return str(error.value)
@@ -181,9 +181,9 @@ def test_shards_are_one_checkpoint(kind, tmp_path):
 
     index["weight_map"]["more"] = file
     (tmp_path / f"{kind}.index.json").write_text(json.dumps(index))
-    assert refusal(tmp_path).endswith(f"its file '{file}' does not hold more")
+    assert refusal(tmp_path).endswith(f"shard '{file}' does not contain more")
     (tmp_path / file).unlink()
-    assert f"its file '{file}' does not exist" in refusal(tmp_path)
+    assert f"shard '{file}' does not exist" in refusal(tmp_path)
 
 
 def test_the_index_says_which_of_two_shards_gives_a_name(tmp_path):
@@ -198,11 +198,11 @@ def test_the_index_says_which_of_two_shards_gives_a_name(tmp_path):
     assert_same(read_weights(tmp_path), expected)
     # The other file holds it, which does not help.
     path.write_text(json.dumps({"weight_map": weight_map | {"own1": files[0]}}))
-    assert f"its file '{files[0]}' does not hold own1" in refusal(path)
+    assert f"shard '{files[0]}' does not contain own1" in refusal(path)
 
 
 def test_a_folder_prefers_safetensors(tmp_path):
-    assert "holds no weights; needed one of model.safetensors, " in refusal(tmp_path)
+    assert "contains no weights; expected one of model.safetensors, " in refusal(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes((FIXTURES / "archive.pth").read_bytes())
     assert "float16" in read_weights(tmp_path)
     write_weights({"better": np.ones(1)}, tmp_path / "model.safetensors")
@@ -217,7 +217,7 @@ def test_an_index_stays_in_its_folder(file, tmp_path):
     path = tmp_path / "folder" / "model.safetensors.index.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"weight_map": {"a": file}}))
-    assert "only files in its own folder are read" in refusal(path)
+    assert "only files in the same folder are read" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -234,13 +234,13 @@ def test_an_index_stays_in_its_folder(file, tmp_path):
 def test_an_index_of_another_form(text, tmp_path):
     path = tmp_path / "model.safetensors.index.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    assert "is no index of weights" in refusal(path)
+    assert "is not an index of weights" in refusal(path)
 
 
 def test_an_index_is_no_shard(tmp_path):
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": {"a": path.name}}))
-    assert "its file 'model.safetensors.index.json' begins with" in refusal(path)
+    assert "shard 'model.safetensors.index.json' begins with" in refusal(path)
 
 
 # Broken files
@@ -274,36 +274,38 @@ def entry(start, end, shape=(2,), dtype="F32"):
         (with_header({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "invalid offset"),
         (with_header({"a": entry(0, 8), "b": entry(0, 8)}, bytes(8)), "invalid offset"),
         (with_header({"a": entry(0, 8), "b": entry(12, 20)}, bytes(20)), "invalid offset"),
-        (with_header({"a": entry(8, 0)}, bytes(8)), "no sound"),
+        (with_header({"a": entry(8, 0)}, bytes(8)), "not a valid"),
         (with_header({"a": entry(0, 8)}, bytes(7)), "not fully covered"),
         (with_header({"a": entry(0, 8)}, bytes(9)), "not fully covered"),
         (with_header({"a": entry(0, 8, [3])}, bytes(8)), "invalid shape"),
         (with_header({"a": entry(0, 8, [2**62, 2**62])}, bytes(8)), "overflow"),
-        (with_header({"a": entry(0, 8, [-2])}, bytes(8)), "no sound"),
-        (with_header({"a": entry(0, 8, [2], "F33")}, bytes(8)), "no sound"),
-        (with_header({"a": entry(0, 2, [2], "F8_E5M2")}, bytes(2)), "'a' has dtype F8_E5M2; read"),
-        (with_header({"a": entry(0, 0, [0] + [1] * 100)}), "its tensor 'a' of shape"),
-        (with_header({"a": entry(0, 0, [0, 2**62, 2**62])}), "no sound|its tensor 'a' of shape"),
+        (with_header({"a": entry(0, 8, [-2])}, bytes(8)), "not a valid"),
+        (with_header({"a": entry(0, 8, [2], "F33")}, bytes(8)), "not a valid"),
+        (with_header({"a": entry(0, 2, [2], "F8_E5M2")}, bytes(2)), "'a' has dtype F8_E5M2; supp"),
+        (with_header({"a": entry(0, 0, [0] + [1] * 100)}), "tensor 'a' of shape"),
+        (with_header({"a": entry(0, 0, [0, 2**62, 2**62])}), "not a valid|tensor 'a' of shape"),
     ],
 )
 def test_unsound_safetensors(content, message, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    start = time.process_time()
-    with pytest.raises(ValueError, match=f"^{path}: .*(?i:{message})"):
+    with (
+        earlier_objects_frozen(),
+        takes_at_most(0.5),
+        pytest.raises(ValueError, match=f"^{path}: .*(?i:{message})"),
+    ):
         read_weights(path)
-    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"<!DOCTYPE html>", r"begins with b'<!DOCTYP'; needed safetensors, a file of torch.save"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS"),
-        (pickle.dumps([1, 2, 3], 2), "is a pickle, but not one of torch.save"),
-        (pickle.dumps({"a": np.ones(1)}, 2), "is a pickle, but not one of torch.save"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(99), "is an HDF5 file, as Keras and TensorFlow write them"),
+        (b"<!DOCTYPE html>", "begins with b'<!DOCTYP'; expected safetensors, a file written by"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
+        (pickle.dumps([1, 2, 3], 2), "is a pickle, but not one written by torch.save"),
+        (pickle.dumps({"a": np.ones(1)}, 2), "is a pickle, but not one written by torch.save"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "is an HDF5 file, as written by Keras and TensorFlow"),
         (pickle.dumps([1, 2, 3], 0), "begins with"),
     ],
 )
@@ -317,7 +319,7 @@ def test_other_files(content, message, tmp_path):
 def test_files_that_are_not_there(tmp_path):
     assert refusal(tmp_path / "a.pth").endswith(": does not exist")
     os.mkfifo(tmp_path / "pipe.pth")
-    assert refusal(tmp_path / "pipe.pth").endswith(": is no file")
+    assert refusal(tmp_path / "pipe.pth").endswith(": is not a file")
 
 
 def test_the_first_formats_of_all_are_refused_by_name(tmp_path):
@@ -326,7 +328,7 @@ def test_the_first_formats_of_all_are_refused_by_name(tmp_path):
         archive.addfile(tarfile.TarInfo("pickle"))
     assert "is in the tar format of PyTorch before 0.1.10" in refusal(path)
     np.savez(path.with_suffix(".npz"), a=np.ones(1))
-    assert "is a file of numpy.savez, which is not read" in refusal(path.with_suffix(".npz"))
+    assert "is a file of numpy.savez, which is not supported" in refusal(path.with_suffix(".npz"))
 
 
 # Archives and pickles made by hand
@@ -346,29 +348,29 @@ def test_archives_made_by_hand_are_as_pytorchs(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"offset": 1}, "reaches to element 6 of a storage of 6"),
-        ({"shape": (3, 3)}, "reaches to element 8 of a storage of 6"),
-        ({"strides": (4, 1)}, "reaches to element 6 of a storage of 6"),
-        ({"strides": (2**62, 2**62)}, "reaches to element"),
+        ({"offset": 1}, "extends to element 6 of a storage with 6"),
+        ({"shape": (3, 3)}, "extends to element 8 of a storage with 6"),
+        ({"strides": (4, 1)}, "extends to element 6 of a storage with 6"),
+        ({"strides": (2**62, 2**62)}, "extends to element"),
         ({"shape": (2**40, 2**40), "strides": (0, 0)}, "too large for any memory"),
         ({"shape": (2**62, 0, 4), "strides": (1, 1, 1)}, "too large for any memory"),
-        ({"shape": (2**63, 1)}, "9223372036854775808 stands for a size"),
-        ({"shape": (-1, 3)}, "-1 stands for a size"),
-        ({"strides": (-1, 1)}, "-1 stands for"),
-        ({"offset": -1}, "-1 stands for"),
-        ({"offset": 0.5}, "0.5 stands for"),
-        ({"offset": None}, "None stands for"),
-        ({"shape": (True, 3)}, "True stands for"),
-        ({"shape": [2, 3]}, "a list stands for"),
+        ({"shape": (2**63, 1)}, "9223372036854775808 is not a valid size"),
+        ({"shape": (-1, 3)}, "-1 is not a valid size"),
+        ({"strides": (-1, 1)}, "-1 is not a valid"),
+        ({"offset": -1}, "-1 is not a valid"),
+        ({"offset": 0.5}, "0.5 is not a valid"),
+        ({"offset": None}, "None is not a valid"),
+        ({"shape": (True, 3)}, "True is not a valid"),
+        ({"shape": [2, 3]}, "a list is not a shape"),
         ({"shape": (2,)}, "has 1 sizes and 2 strides"),
-        ({"shape": (1,) * 65, "strides": (1,) * 65}, "a tuple stands for"),
-        ({"storage": storage_instructions(7)}, "needs a longer storage than the file holds"),
-        ({"storage": storage_instructions(2**62)}, "needs a longer storage than the file holds"),
-        ({"storage": storage_instructions(kind="DoubleStorage")}, "needs a longer storage"),
-        ({"storage": storage_instructions(kind="QInt8Storage")}, "it holds torch.QInt8Storage"),
-        ({"storage": storage_instructions(part=("1", 3, 4))}, "lies outside of it"),
-        ({"storage": storage_instructions(part=7)}, "part of a storage in another way"),
-        ({"storage": b"N"}, "calls torch._utils._rebuild_tensor_v2 with other arguments"),
+        ({"shape": (1,) * 65, "strides": (1,) * 65}, "a tuple is not a shape"),
+        ({"storage": storage_instructions(7)}, "needs a larger storage than the file contains"),
+        ({"storage": storage_instructions(2**62)}, "needs a larger storage than the file contains"),
+        ({"storage": storage_instructions(kind="DoubleStorage")}, "needs a larger storage"),
+        ({"storage": storage_instructions(kind="QInt8Storage")}, "it contains torch.QInt8Storage"),
+        ({"storage": storage_instructions(part=("1", 3, 4))}, "exceeds its size"),
+        ({"storage": storage_instructions(part=7)}, "part of a storage is not in PyTorch's form"),
+        ({"storage": b"N"}, "call of torch._utils._rebuild_tensor_v2 does not have"),
     ],
 )
 def test_tensors_outside_of_their_storage(changes, message, tmp_path):
@@ -381,7 +383,7 @@ def test_a_tensor_of_many_equal_elements_costs_nothing(tmp_path):
     path = write_archive(tmp_path / "a.pth", data, _0=SIX.tobytes())
     assert read_weights(path)["a"].shape == (2**30, 2**30)
     path = write_archive(tmp_path / "b.pth", tensor_pickle(0, (2**40, 0), (1, 1)), _0=b"")
-    assert "longer storage" in refusal(path)
+    assert "larger storage" in refusal(path)
 
 
 def test_storages_that_are_missing_or_strange(tmp_path):
@@ -389,13 +391,13 @@ def test_storages_that_are_missing_or_strange(tmp_path):
     assert "entry 'data/0' is missing" in refusal(write_archive(path, tensor_pickle()))
     storage = struct.pack("<q", 6) + SIX.tobytes()
     for keys, content, message in (
-        ([], b"", "the storage of its tensor 'a' is missing"),
-        (["0", "0"], 2 * storage, "lists the storage '0'"),
-        (["1"], storage, "lists the storage '1'"),
-        ([[]], storage, "lists the storage a list"),
-        (["0"], storage[:-1], "storage '0' is cut off"),
-        (["0"], struct.pack("<q", 5) + SIX.tobytes(), "storage '0' is cut off, or has another"),
-        (["0"], struct.pack("<q", -1) + SIX.tobytes(), "storage '0' is cut off, or has another"),
+        ([], b"", "the storage of tensor 'a' is missing"),
+        (["0", "0"], 2 * storage, "lists storage '0'"),
+        (["1"], storage, "lists storage '1'"),
+        ([[]], storage, "lists storage a list"),
+        (["0"], storage[:-1], "storage '0' is truncated"),
+        (["0"], struct.pack("<q", 5) + SIX.tobytes(), "storage '0' is truncated, or does not"),
+        (["0"], struct.pack("<q", -1) + SIX.tobytes(), "storage '0' is truncated, or does not"),
     ):
         assert message in refusal(write_legacy(path, tensor_pickle(), keys, content))
 
@@ -415,11 +417,11 @@ def test_compressed_entries_are_refused_unread(tmp_path):
 def test_other_archives(tmp_path):
     path = tmp_path / "a.pth"
     data = tensor_pickle()
-    assert "byte order is b'big'" in refusal(write_archive(path, data, byteorder="big"))
+    assert "has byte order b'big'" in refusal(write_archive(path, data, byteorder="big"))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", data)
         archive.writestr("b/data.pkl", data)
-    assert "it holds 2 files data.pkl, needed 1" in refusal(path)
+    assert "it contains 2 files data.pkl, expected 1" in refusal(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", data)
         archive.writestr("a/code/__torch__.py", "")
@@ -427,11 +429,11 @@ def test_other_archives(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data/weights/weight_0", bytes(8))
         archive.writestr("a/models/model.json", "{}")
-    assert "is a program of torch.export, which is not read" in refusal(path)
+    assert "is a program of torch.export, which is not supported" in refusal(path)
 
 
 def test_archives_with_long_numbers_and_comments(tmp_path, monkeypatch):
-    """As those beyond 4 GiB, whose entries lie where four bytes do not reach."""
+    """As in archives larger than 4 GiB, with Zip64 sizes and offsets."""
     path = tmp_path / "a.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.comment = b"by hand"
@@ -448,14 +450,14 @@ END_OF_ARCHIVE = "<4s4xHHIIH"
 
 
 def with_directory(path, directory, count):
-    """A zip archive of this directory and little else."""
+    """A zip archive with this central directory and little else."""
     end = struct.pack(END_OF_ARCHIVE, b"PK\5\6", count, count, len(directory), 4, 0)
     path.write_bytes(b"PK\3\4" + directory + end)
     return path
 
 
 def most_memory(path):
-    """The bytes that Python takes to refuse a file, and its message."""
+    """Peak memory in bytes of rejecting a file, and the error message."""
     tracemalloc.start()
     try:
         message = refusal(path)
@@ -469,16 +471,16 @@ def test_a_large_directory_takes_memory_in_proportion(tmp_path, monkeypatch):
     directory = b"".join(struct.pack("<4s24xH16x", b"PK\1\2", len(name)) + name for name in names)
     path = with_directory(tmp_path / "a.pth", directory, len(names))
     memory, message = most_memory(path)
-    assert "it holds 0 files data.pkl" in message
+    assert "it contains 0 files data.pkl" in message
     assert memory < 6 * path.stat().st_size
     # Whatever the archive says of their number.
     path = with_directory(tmp_path / "b.pth", directory, 1)
     memory, message = most_memory(path)
-    assert "its directory has another length than it says" in message
+    assert "its directory does not have the declared size" in message
     assert memory < 2**20
-    monkeypatch.setattr(pytorch_files, "MOST_ENTRIES", 49_999)
+    monkeypatch.setattr(pytorch_files, "MAX_ENTRIES", 49_999)
     memory, message = most_memory(tmp_path / "a.pth")
-    assert message.endswith("is a zip archive of 50000 entries; at most 49999 are read")
+    assert message.endswith("is a zip archive of 50000 entries; at most 49999 are supported")
     assert memory < 2**20
 
 
@@ -488,30 +490,30 @@ def test_more_entries_than_any_archive_has(tmp_path):
     end = struct.pack(END_OF_ARCHIVE, b"PK\5\6", 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 0)
     path = tmp_path / "a.pth"
     path.write_bytes(b"PK\3\4" + record + locator + end)
-    assert "is a zip archive of 1000000000000 entries; at most 100000 are read" in refusal(path)
+    assert "zip archive of 1000000000000 entries; at most 100000 are supported" in refusal(path)
     path.write_bytes(b"PK\3\4" + locator + end)
-    assert "its long record of the end is missing" in refusal(path)
+    assert "its Zip64 end record is missing" in refusal(path)
     path.write_bytes(b"PK\3\4" + end)
-    assert "its directory is cut off or elsewhere" in refusal(path)
+    assert "its directory is truncated or misplaced" in refusal(path)
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([1, 2], "holds a list, needed names and tensors"),
-        (None, "holds None, needed names and tensors"),
-        ({}, "holds nothing, needed names and tensors"),
-        ({"a": 3}, "no dictionary of names and tensors; for example, under 'a' it holds 3"),
-        ({"a": {"b": 3}}, "under 'a' it holds a dict"),
-        ({"a": "x" * 1000}, "under 'a' it holds a str"),
-        ({"a": 2**80}, "under 'a' it holds a large number"),
-        ({"a": np.ones(2)}, "under 'a' it holds numpy.ndarray"),
-        ({"a": Namespace(b=3)}, "under 'a' it holds argparse.Namespace"),
-        ({"state_dict": {"a": 0.5}, "epoch": 3}, "under 'state_dict' it holds a dict"),
-        ({"state": {}, "param_groups": []}, "holds the state of an optimizer"),
-        ({3: 4}, "under '3' it holds 4"),
-        ({None: 4}, "under 'None' it holds a value under the key None"),
-        ({(1, 2): 4}, "under 'a tuple' it holds a value under the key a tuple"),
+        ([1, 2], "contains a list, expected names and tensors"),
+        (None, "contains None, expected names and tensors"),
+        ({}, "is an empty dictionary, expected names and tensors"),
+        ({"a": 3}, "no dictionary of names and tensors; for example, under 'a' it contains 3"),
+        ({"a": {"b": 3}}, "under 'a' it contains a dict"),
+        ({"a": "x" * 1000}, "under 'a' it contains a str"),
+        ({"a": 2**80}, "under 'a' it contains a large number"),
+        ({"a": np.ones(2)}, "under 'a' it contains numpy.ndarray"),
+        ({"a": Namespace(b=3)}, "under 'a' it contains argparse.Namespace"),
+        ({"state_dict": {"a": 0.5}, "epoch": 3}, "under 'state_dict' it contains a dict"),
+        ({"state": {}, "param_groups": []}, "contains the state of an optimizer"),
+        ({3: 4}, "under '3' it contains 4"),
+        ({None: 4}, "under 'None' it contains a value under the key None"),
+        ({(1, 2): 4}, "under 'a tuple' it contains a value under the key a tuple"),
     ],
 )
 def test_other_values_than_tensors(value, message, tmp_path):
@@ -531,7 +533,7 @@ def test_dictionaries_as_python_2_wrote_them(tmp_path):
 
 
 class Calls:
-    """Pickled as the call of a function."""
+    """An object pickled as a function call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -564,52 +566,52 @@ def test_code_among_the_weights_is_refused_by_name_and_not_executed(make, name, 
         pickle.loads(data)
         assert executed.exists()  # so this is what would happen
         executed.unlink()
-    message = f"holds {name}"
+    message = f"contains {name}"
     assert message in refusal(write_archive(tmp_path / "a.pth", data))
     assert message in refusal(write_legacy(tmp_path / "b.pth", data))
     (tmp_path / "c.bin").write_bytes(data)
-    assert "is a pickle, but not one of torch.save" in refusal(tmp_path / "c.bin")
+    assert "is a pickle, but not one written by torch.save" in refusal(tmp_path / "c.bin")
     assert not executed.exists()
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (b".", "takes a value|end with one value"),
+        (b".", "empty stack|end with one value"),
         (b"NN.", "end with one value"),
         (b"(N.", "end with one value"),
-        (b"t.", "a mark that is not there"),
-        (b"\x85.", "takes a value where there is none"),
-        (b"R.", "takes a value where there is none"),
-        (b"q\x00.", "takes a value where there is none"),
-        (b"h\x07.", "nothing remembered under 7"),
-        (b"j\xff\xff\xff\xff.", "nothing remembered under 4294967295"),
-        (b"NNs.", "takes a value"),
-        (b"NNNs.", "SETITEMS on None"),
-        (b"NNa.", "APPENDS on None"),
+        (b"t.", "a mark that does not exist"),
+        (b"\x85.", "pops from an empty stack"),
+        (b"R.", "pops from an empty stack"),
+        (b"q\x00.", "pops from an empty stack"),
+        (b"h\x07.", "memo has no entry 7"),
+        (b"j\xff\xff\xff\xff.", "memo has no entry 4294967295"),
+        (b"NNs.", "empty stack"),
+        (b"NNNs.", "SETITEMS to None"),
+        (b"NNa.", "APPENDS to None"),
         (b"}(Nu.", "key without a value"),
-        (b"]Nb.", "BUILD on a list"),
-        (b"NQ.", "names a storage in another way"),
-        (b"NNR.", "calls something in another way"),
-        (b"ctorch\nSize\nNR.", "calls something in another way"),
-        (b"ccollections\nOrderedDict\n]NaR.", "calls something in another way"),
-        (b"ccollections\nOrderedDict\n]Na\x85R.", "an item that is no pair"),
-        (b"NN\x93.", "a name that is no text"),
+        (b"]Nb.", "BUILD to a list"),
+        (b"NQ.", "reference to a storage is not in PyTorch's form"),
+        (b"NNR.", "call of a function is not in PyTorch's form"),
+        (b"ctorch\nSize\nNR.", "call of a function is not in PyTorch's form"),
+        (b"ccollections\nOrderedDict\n]NaR.", "call of a function is not in PyTorch's form"),
+        (b"ccollections\nOrderedDict\n]Na\x85R.", "an item that is not a pair"),
+        (b"NN\x93.", "a name that is not a string"),
         (b"ios\nsystem\n.", "a line of text"),
-        (b"NR.", "takes a value"),
-        (b"cos\nsystem\nNR.", "calls something in another way"),
-        (b"cos\nsystem\n)R)RN\x85R]R.", "calls something in another way"),
-        (b"N)\x81.", "calls something in another way"),
-        (b"N)}\x92.", "calls something in another way"),
-        (b"(o.", "calls something in another way"),
-        (b"(No.", "calls something in another way"),
-        (b"N(N\x90.", "ADDITEMS on None"),
-        (b"0.", "takes a value"),
-        (b"1.", "a mark that is not there"),
-        (2 * (b"X\x58\x02\0\0" + b"a" * 600) + b"\x93.", "a name that no class has"),
+        (b"NR.", "empty stack"),
+        (b"cos\nsystem\nNR.", "call of a function is not in PyTorch's form"),
+        (b"cos\nsystem\n)R)RN\x85R]R.", "call of a function is not in PyTorch's form"),
+        (b"N)\x81.", "call of a function is not in PyTorch's form"),
+        (b"N)}\x92.", "call of a function is not in PyTorch's form"),
+        (b"(o.", "call of a function is not in PyTorch's form"),
+        (b"(No.", "call of a function is not in PyTorch's form"),
+        (b"N(N\x90.", "ADDITEMS to None"),
+        (b"0.", "empty stack"),
+        (b"1.", "a mark that does not exist"),
+        (2 * (b"X\x58\x02\0\0" + b"a" * 600) + b"\x93.", "a name that is too long"),
         (b"c\\x6fs\nsystem\n.", "a line of text"),
         (b"c" + b"a" * 2000 + b"\nb\n.", "a line of text"),
-        (b"N\x81.", "takes a value"),
+        (b"N\x81.", "empty stack"),
         (b"N2.", "the instruction DUP"),
         (b"\x82\x01.", "the instruction EXT1"),
         (b"I1\n.", "a line of text"),
@@ -627,23 +629,22 @@ def test_broken_pickles(code, message):
 
 
 def test_work_stays_proportional_to_the_length(monkeypatch):
-    """Tricks that would double, nest or repeat; each takes but a moment."""
+    """Pickles that double, nest or repeat values are read quickly."""
     number = 20_000
     doubling = b")" + b"q\x00h\x00\x86" * number  # a tuple of twice the last, again and again
     nested = b"]" * number + b"a" * (number - 1)
     pairs = b"](" + (b"](" + instructions("a") + b"Ne") * number + b"e\x85q\x01"
     dictionaries = b"ccollections\nOrderedDict\nh\x01R" * number
-    start = time.process_time()
-    pickles.read_pickle(b"\x80\x02" + doubling + b".", 0)
-    pickles.read_pickle(b"\x80\x02" + nested + b".", 0)
-    pickles.read_pickle(b"\x80\x02Nr\xff\xff\xff\xff.", 0)
-    value = pickles.read_pickle(b"\x80\x02}" + doubling + b"Ns.", 0).value
-    assert list(value) == ["a tuple"]
-    # Many dictionaries from one list of many pairs: the second finds it empty.
-    value = pickles.read_pickle(b"\x80\x02(" + pairs + dictionaries + b"t.", 0).value
-    assert list(map(len, value[1:4])) == [1, 0, 0]
-    assert time.process_time() - start < 5
-    monkeypatch.setattr(pickles, "MOST_INSTRUCTIONS", 1000)
+    with earlier_objects_frozen(), takes_at_most(5):
+        pickles.read_pickle(b"\x80\x02" + doubling + b".", 0)
+        pickles.read_pickle(b"\x80\x02" + nested + b".", 0)
+        pickles.read_pickle(b"\x80\x02Nr\xff\xff\xff\xff.", 0)
+        value = pickles.read_pickle(b"\x80\x02}" + doubling + b"Ns.", 0).value
+        assert list(value) == ["a tuple"]
+        # Many dictionaries from one list of many pairs: the second finds it empty.
+        value = pickles.read_pickle(b"\x80\x02(" + pairs + dictionaries + b"t.", 0).value
+        assert list(map(len, value[1:4])) == [1, 0, 0]
+    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 1000)
     with pytest.raises(ValueError, match="more than 1000 instructions"):
         pickles.read_pickle(b"\x80\x02" + nested + b".", 0)
 

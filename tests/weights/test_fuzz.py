@@ -1,8 +1,8 @@
-"""Broken files, by the thousand, are refused: with ValueError, quickly, in little memory.
+"""Fuzzing: thousands of broken files are rejected with ValueError, quickly and in little memory.
 
-FLAXDL_FUZZ_CASES of each kind are drawn from a seed, by default 300. Each kind of file is tried in
-a process of its own, where no memory is left over from other tests that a reader could use unseen;
-`python test_fuzz.py KIND FOLDER` is that process.
+FLAXDL_FUZZ_CASES files of each kind are generated from a seed, by default 300. Each kind is tested
+in a separate process, without free memory from other tests that would hide the reader's use;
+`python test_fuzz.py KIND FOLDER` runs this process.
 """
 
 import os
@@ -19,9 +19,9 @@ from helpers.broken_files import mutate, sound_files
 from helpers.pytorch_pickles import WEIGHTS
 
 from flaxdl.weights import read_weights
-from flaxdl.weights.members import choose
+from flaxdl.weights.members import select_weights
 from flaxdl.weights.pickles import read_pickle
-from flaxdl.weights.renaming import names_in_model
+from flaxdl.weights.renaming import rename_keys
 
 CASES = int(os.environ.get("FLAXDL_FUZZ_CASES", "300"))
 SEED = int(os.environ.get("FLAXDL_FUZZ_SEED", "0"))
@@ -75,7 +75,7 @@ INSTRUCTIONS = [
 
 
 def run(kind, folder):
-    """The finished process that tries one kind of file."""
+    """The finished process that tested one kind of file."""
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [sys.executable, "-X", "faulthandler", "-W", "error", __file__, kind, str(folder)],
@@ -94,7 +94,7 @@ def test_broken_files(kind, tmp_path):
 
 
 def test_a_jump_in_memory_is_seen(tmp_path):
-    """Even after as much was used before, and even if nothing is written there."""
+    """Even if as much memory was used before, and even if it is not written to."""
     done = run("greedy", tmp_path)
     assert done.returncode != 0
     assert done.stderr.rstrip().endswith("MemoryError\nfile 100 of FLAXDL_FUZZ_SEED=0")
@@ -105,12 +105,12 @@ def hang(*_):
 
 
 def size_in_memory():
-    """Bytes of all that is mapped into this process, its code and libraries included."""
+    """Bytes mapped into this process, including code and libraries."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def fuzz(read, draw, seed=SEED):
-    """Calls `read(draw(random))` for all cases; it returns arrays or raises ValueError."""
+    """Calls `read(draw(random))` for all cases; it must return arrays or raise ValueError."""
     random = np.random.default_rng(seed)
     # What goes beyond is a MemoryError in Python, and the end of the process elsewhere.
     before = size_in_memory()
@@ -138,7 +138,7 @@ def fuzz(read, draw, seed=SEED):
 
 
 def touch(arrays):
-    """Every element can be read: one outside of the mapped file would end the process."""
+    """Reads every element: one outside the mapped file would crash the process."""
     for array in arrays.values():
         assert not array.flags.writeable
         if array.size < 2**16:
@@ -186,8 +186,8 @@ def fuzz_random_pickles():
 
     def read(data):
         value = read_pickle(data, 0).value
-        names = choose(value, "model" if len(data) % 2 else None)
-        names_in_model(names, ["0", "model.0", "bert.state"], ["storage*"])
+        names = select_weights(value, "model" if len(data) % 2 else None)
+        rename_keys(names, ["0", "model.0", "bert.state"], ["storage*"])
         return {}
 
     fuzz(read, draw)

@@ -1,4 +1,4 @@
-"""What is published, under which names, and where it is found; nothing is downloaded."""
+"""Pretrained checkpoints: names, addresses and cache; nothing is downloaded."""
 
 import hashlib
 import re
@@ -6,7 +6,13 @@ import re
 import pytest
 
 from flaxdl.weights import hub
-from flaxdl.weights.hub import PUBLISHED, Published, imagenet_classes, locate, published
+from flaxdl.weights.hub import (
+    PRETRAINED,
+    PretrainedWeights,
+    imagenet_classes,
+    locate,
+    pretrained_weights,
+)
 
 pytestmark = pytest.mark.quick
 
@@ -19,13 +25,13 @@ NAMES = [
 
 def test_every_published_checkpoint_has_its_names():
     second = {f"resnet{depth}:IMAGENET1K_V2" for depth in (50, 101, 152)}
-    assert set(PUBLISHED) == {*NAMES, *(f"{name}:IMAGENET1K_V1" for name in NAMES), *second}
+    assert set(PRETRAINED) == {*NAMES, *(f"{name}:IMAGENET1K_V1" for name in NAMES), *second}
     for name in NAMES:
-        assert published(name) is published(f"{name}:IMAGENET1K_V1")
+        assert pretrained_weights(name) is pretrained_weights(f"{name}:IMAGENET1K_V1")
 
 
 def test_what_is_known_of_a_checkpoint():
-    first, second = published("resnet50"), published("resnet50:IMAGENET1K_V2")
+    first, second = pretrained_weights("resnet50"), pretrained_weights("resnet50:IMAGENET1K_V2")
     assert first.url == "https://download.pytorch.org/models/resnet50-0676ba61.pth"
     assert (first.sha256, second.sha256) == ("0676ba61", "11ad3fa6")
     assert (first.accuracy, second.accuracy) == (76.130, 80.858)
@@ -33,17 +39,17 @@ def test_what_is_known_of_a_checkpoint():
     assert (second.resize, second.crop) == (232, 224)
     assert second.mean == (0.485, 0.456, 0.406)
     assert second.std == (0.229, 0.224, 0.225)
-    assert published("alexnet").url.endswith("/alexnet-owt-7be5be79.pth")
+    assert pretrained_weights("alexnet").url.endswith("/alexnet-owt-7be5be79.pth")
 
 
 def test_hashes_and_accuracies_are_plausible():
-    checkpoints = set(PUBLISHED.values())
+    checkpoints = set(PRETRAINED.values())
     assert len({one.sha256 for one in checkpoints}) == len(checkpoints) == 17
     for one in checkpoints:
         assert re.fullmatch("[0-9a-f]{8}", one.sha256)
         assert one.file.startswith(one.name)
         assert 56 < one.accuracy < 83
-    assert published("vgg16_bn").accuracy == 73.360
+    assert pretrained_weights("vgg16_bn").accuracy == 73.360
 
 
 @pytest.mark.parametrize(
@@ -52,8 +58,8 @@ def test_hashes_and_accuracies_are_plausible():
 )
 def test_a_name_that_is_not_published(name, near):
     hint = f"did you mean '{near}'[?]" if near else "resnet152:IMAGENET1K_V2"
-    with pytest.raises(ValueError, match=f"no published ImageNet weights '{name}'.*{hint}"):
-        published(name)
+    with pytest.raises(ValueError, match=f"no pretrained ImageNet weights '{name}'.*{hint}"):
+        pretrained_weights(name)
 
 
 def test_imagenet_classes():
@@ -97,7 +103,7 @@ def test_a_published_name_is_downloaded_to_the_cache(tmp_path, monkeypatch):
     content = b"weights"
     sha256 = hashlib.sha256(content).hexdigest()[:8]
     monkeypatch.setenv("FLAXDL_CACHE", str(tmp_path))
-    monkeypatch.setitem(PUBLISHED, "tiny", Published("tiny", f"tiny-{sha256}.pth", 60.0))
+    monkeypatch.setitem(PRETRAINED, "tiny", PretrainedWeights("tiny", f"tiny-{sha256}.pth", 60.0))
     calls = []
 
     def download(url, path, sha256):
@@ -116,11 +122,11 @@ def test_the_home_folder_and_names_behind_a_colon(tmp_path, monkeypatch):
     (tmp_path / "a.ckpt").write_bytes(b"")
     assert locate("~/a.ckpt") == tmp_path / "a.ckpt"
     assert locate("~/a.ckpt:ema") == tmp_path / "a.ckpt:ema"
-    with pytest.raises(ValueError, match="no file, folder or published checkpoint '~/b.ckpt:ema'"):
+    with pytest.raises(ValueError, match="no file, folder or pretrained checkpoint '~/b.ckpt:ema'"):
         locate("~/b.ckpt:ema")
     # A published name is no part of a file, unless the file has all of that name.
     (tmp_path / "tiny").write_bytes(b"")
-    monkeypatch.setitem(PUBLISHED, "tiny:V2", Published("tiny", "tiny-00.pth", 60.0))
+    monkeypatch.setitem(PRETRAINED, "tiny:V2", PretrainedWeights("tiny", "tiny-00.pth", 60.0))
     monkeypatch.setattr(hub, "download", lambda url, path, sha256: path)
     assert locate("tiny:V2").name == "tiny-00.pth"
     assert str(locate("tiny:ema")) == "tiny:ema"
@@ -143,7 +149,7 @@ def test_the_home_folder_and_names_behind_a_colon(tmp_path, monkeypatch):
 def test_what_is_nowhere(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    with pytest.raises(ValueError, match="no file, folder or published checkpoint") as raised:
+    with pytest.raises(ValueError, match="no file, folder or pretrained checkpoint") as raised:
         locate(source)
     assert repr(source) in str(raised.value)
     assert "bert-base-uncased" in str(raised.value)
@@ -174,7 +180,7 @@ def test_another_bert_is_proposed_only_for_a_mistyped_name(name, near, tmp_path,
 
 
 class Repositories:
-    """Stands in for the Hugging Face hub: the files that a repository holds."""
+    """Fake Hugging Face hub with the files of one repository."""
 
     def __init__(self, folder, files):
         self.folder, self.files, self.calls = folder, files, []
@@ -225,7 +231,7 @@ def test_pickles_are_fetched_only_where_there_is_nothing_else(repositories):
 
 
 def test_a_repository_without_weights(repositories):
-    with pytest.raises(ValueError, match="huggingface.co/owner/some-bert holds neither"):
+    with pytest.raises(ValueError, match="huggingface.co/owner/some-bert contains neither"):
         locate("owner/some-bert")
 
 
@@ -240,7 +246,7 @@ def test_a_repository_that_cannot_be_had(repositories, monkeypatch):
 
 def test_bert_base_is_verified(repositories):
     repositories.files["model.safetensors"] = b"not BERT"
-    with pytest.raises(ValueError, match="SHA-256 is [0-9a-f]{64}, and should be 68d45e23"):
+    with pytest.raises(ValueError, match="SHA-256 is [0-9a-f]{64}, expected 68d45e23"):
         locate("bert-base-uncased")
     assert repositories.calls == [
         ("google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594")

@@ -62,7 +62,7 @@ def test_all_misfits_are_listed_at_once():
         load_weights(VARIABLES, source)
     assert "missing: fc.bias" in str(error.value)
     assert "unexpected: head.weight" in str(error.value)
-    assert "fc.weight has shape [7, 2], needed [3, 2]" in str(error.value)
+    assert "fc.weight has shape [7, 2], expected [3, 2]" in str(error.value)
 
 
 def test_omitted_leaves_keep_their_value():

@@ -1,4 +1,4 @@
-"""Three datasets that need no download, as TFDS builders; importing them registers them."""
+"""Three datasets that need no download, as TFDS builders; importing this module registers them."""
 
 from flaxdl.data.embedded.digits import Digits
 from flaxdl.data.embedded.glyphs import Glyphs

@@ -1,4 +1,4 @@
-"""`digits`: 1,797 handwritten digits of 43 people, scanned and reduced to 8x8 pixels."""
+"""`digits`: 1,797 handwritten digits by 43 people, scanned and reduced to 8x8 pixels."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +16,10 @@ _CITATION = """@misc{optdigits,
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """The test part of UCI's optical digits, which scikit-learn carries with it.
+    """The test split of UCI's optical digits, as included in scikit-learn.
 
-    Images are uint8[8, 8, 1], brightness 0..16 scaled to 0..255. The split is 80/20, stratified
-    by digit and always the same: 1,437 images for training and 360 for the test.
+    Images are uint8[8, 8, 1], with brightness scaled from 0..16 to 0..255. They are divided, 80/20
+    and stratified by digit, into 1,437 training and 360 test images; the division is fixed.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -58,6 +58,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         from PIL import Image
 
         for index in indices:
-            # TFDS encodes arrays with TensorFlow, but Pillow images with Pillow.
+            # A Pillow image, because TFDS needs TensorFlow to encode arrays.
             image = Image.fromarray(images[index, :, :, 0])
             yield int(index), {"image": image, "label": int(labels[index])}

@@ -1,4 +1,4 @@
-"""`glyphs`: 37,200 letters and digits in colour, drawn in 22 typefaces, 32x32 pixels."""
+"""`glyphs`: 37,200 color images of letters and digits in 22 typefaces, 32x32 pixels."""
 
 import hashlib
 import string
@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
-# What matplotlib ships beside these has other symbols in the places of letters.
+# The other fonts that ship with matplotlib have symbols in place of letters.
 FONTS = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
     "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique",
@@ -21,21 +21,21 @@ FONTS = (
     "cmr10", "cmb10", "cmti10", "cmss10", "cmtt10", "cmmi10",
 )  # fmt: skip
 
-_COUNTS = {"train": 500, "test": 100}  # of each character
+_COUNTS = {"train": 500, "test": 100}  # per character
 _SIZE = 32  # pixels
-_DRAWN = 48  # height in pixels of the capitals that are then turned and reduced
-_LEAST_CONTRAST = 0.3  # between the brightness of ink and ground, from 0 to 1
+_DRAWN = 48  # height of capitals in pixels, before they are rotated and reduced
+_MIN_CONTRAST = 0.3  # between the brightness of ink and background, from 0 to 1
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # ITU-R 601
 
 
 class Glyphs(tfds.core.GeneratorBasedBuilder):
-    """Characters drawn with the TrueType fonts that matplotlib carries with it.
+    """Characters drawn with the TrueType fonts that ship with matplotlib.
 
-    Typeface, size, proportions, slant, angle, place, both colours, shading, sharpness and noise
-    are chosen by chance, always the same way, and 500 images of each of the 62 characters are for
-    training, 100 for the test. What differs in size alone, as c and C, or hardly at all, as
-    O and 0, cannot always be told apart. Fonts and their drawing change from version to version:
-    the metadata records the versions and the SHA-256 of all images.
+    Typeface, size, proportions, slant, angle, position, both colors, shading, sharpness and noise
+    are random with a fixed seed. There are 500 training and 100 test images of each of the 62
+    characters. Characters that differ only in size, such as c and C, or hardly at all, such as O
+    and 0, cannot always be distinguished. Fonts and rendering depend on the versions of matplotlib
+    and Pillow: the metadata records these and the SHA-256 of all images.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -69,7 +69,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
         from PIL import Image
 
         for number, image in enumerate(images):
-            # TFDS encodes arrays with TensorFlow, but Pillow images with Pillow.
+            # Pillow images, because TFDS needs TensorFlow to encode arrays.
             label = CHARACTERS[number % len(CHARACTERS)]
             yield number, {"image": Image.fromarray(image), "label": label}
 
@@ -81,7 +81,7 @@ def draw(split: str, count: int) -> np.ndarray:
 
 
 def content_hash(splits: Iterable[np.ndarray]) -> str:
-    """Returns the SHA-256 of all pixels; the order says which character each image shows."""
+    """Returns the SHA-256 of all pixels; labels follow from the order of the images."""
     digest = hashlib.sha256()
     for images in splits:
         digest.update(images.tobytes())
@@ -89,23 +89,23 @@ def content_hash(splits: Iterable[np.ndarray]) -> str:
 
 
 def _draw_all_once(rng: np.random.Generator) -> np.ndarray:
-    """One image of each character, uint8[62, 32, 32, 3]."""
+    """Draws one image of each character, uint8[62, 32, 32, 3]."""
     n = len(CHARACTERS)
     shapes = np.stack([_shape(character, rng) for character in CHARACTERS])
     cover = shapes.astype(np.float32)[..., None] / 255  # [n, 32, 32, 1], 1 where there is ink
-    ink, ground = _colours(n, rng)
-    # The ground grows brighter in one direction, by up to a tenth each way.
+    ink, background = _colors(n, rng)
+    # The background is shaded linearly, by up to 0.1 in each axis.
     y, x = np.mgrid[-1 : 1 : _SIZE * 1j, -1 : 1 : _SIZE * 1j].astype(np.float32)
     slope = rng.uniform(-0.1, 0.1, (2, n, 1, 1)).astype(np.float32)
     shading = (slope[0] * y + slope[1] * x)[..., None]
-    images = cover * ink + (1 - cover) * (ground + shading)
+    images = cover * ink + (1 - cover) * (background + shading)
     noise = rng.standard_normal(images.shape, np.float32)
     images += noise * rng.uniform(0, 0.06, (n, 1, 1, 1)).astype(np.float32)
     return np.rint(images.clip(0, 1) * 255).astype(np.uint8)
 
 
 def _shape(character: str, rng: np.random.Generator) -> np.ndarray:
-    """A character somewhere in the image, uint8[32, 32], 255 where there is ink."""
+    """Draws a character at a random position, uint8[32, 32], 255 where there is ink."""
     from PIL import Image
 
     drawn = _drawn(character, int(rng.integers(len(FONTS))))
@@ -113,29 +113,29 @@ def _shape(character: str, rng: np.random.Generator) -> np.ndarray:
     width_ratio = np.exp(rng.uniform(-0.25, 0.25))
     slant = rng.uniform(-0.2, 0.2)
     angle = np.deg2rad(rng.uniform(-20, 20))
-    # Where each pixel of the image comes from, seen from both centres.
-    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = _DRAWN / height * np.array([[1 / width_ratio, slant], [0, 1]]) @ turned
-    # What is small can be further from the middle and still be seen whole.
+    # Maps pixels of the image to pixels of the drawing, relative to both centers.
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = _DRAWN / height * np.array([[1 / width_ratio, slant], [0, 1]]) @ rotation
+    # Small characters can be farther from the center and still be fully visible.
     shift = rng.uniform(-1, 1, 2) * max(_SIZE / 2 - 0.55 * height, 1)
-    centre = np.array(drawn.size) / 2 - matrix @ (_SIZE / 2 + shift)
-    coefficients = (*matrix[0], centre[0], *matrix[1], centre[1])
+    center = np.array(drawn.size) / 2 - matrix @ (_SIZE / 2 + shift)
+    coefficients = (*matrix[0], center[0], *matrix[1], center[1])
     image = drawn.transform(
         (_SIZE, _SIZE), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
     )
-    coarse = int(rng.integers(8, 33))  # pixels; half of the images are sharp
+    coarse = int(rng.integers(8, 33))  # pixels; half of the images stay sharp
     if rng.random() < 0.5:
         image = image.resize((coarse, coarse), Image.Resampling.BILINEAR)
         image = image.resize((_SIZE, _SIZE), Image.Resampling.BILINEAR)
     return np.asarray(image)
 
 
-def _colours(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Colours of ink and ground, float32[n, 1, 1, 3] each, whose brightness differs enough."""
+def _colors(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draws ink and background colors, float32[n, 1, 1, 3] each, with enough contrast."""
     pairs = rng.random((n, 2, 3), np.float32)
     while True:
         brightness = pairs @ _BRIGHTNESS.astype(np.float32)
-        alike = np.flatnonzero(np.abs(brightness[:, 0] - brightness[:, 1]) < _LEAST_CONTRAST)
+        alike = np.flatnonzero(np.abs(brightness[:, 0] - brightness[:, 1]) < _MIN_CONTRAST)
         if not len(alike):
             return pairs[:, None, None, 0], pairs[:, None, None, 1]
         pairs[alike] = rng.random((len(alike), 2, 3), np.float32)
@@ -143,7 +143,7 @@ def _colours(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _drawn(character: str, font: int) -> Any:
-    """The character upright and large, with its own middle in the middle, as a grey image."""
+    """Draws a character upright, large and centered, as a grayscale image."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,4 +1,4 @@
-"""`languages`: in which of 25 languages is this name of a country, language, script or currency?"""
+"""`languages`: names of countries, languages, scripts and currencies in 25 languages."""
 
 import hashlib
 import unicodedata
@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-# All in Latin script. Of very near relatives (Danish, Norwegian and Swedish; Czech and Slovak;
-# Malay and Indonesian) one is taken, so that most names can be told apart.
+# All in Latin script. Of closely related languages (Danish, Norwegian and Swedish; Czech and
+# Slovak; Malay and Indonesian) at most one is included, so that most names can be distinguished.
 LANGUAGES = {
     "sq": "Albanian",
     "eu": "Basque",
@@ -40,12 +40,12 @@ LANGUAGES = {
 
 
 class Languages(tfds.core.GeneratorBasedBuilder):
-    """Names from Unicode's CLDR, which Babel carries with it.
+    """Names from Unicode's CLDR, as included in Babel, labeled with their language.
 
-    Names that several of the languages share, whatever their case, are left out. A name's hash
-    decides its split, one in five for the test, so that the split outlives changes of the data.
-    Babel's data change from version to version: the metadata records the version and the SHA-256
-    of all examples.
+    Names shared by several of the languages, ignoring case, are omitted. A hash of each name
+    determines its split, so that the split is stable when the data changes; about one in five names
+    is in the test split. Babel's data depends on its version: the metadata records the version and
+    the SHA-256 of all examples.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -85,7 +85,7 @@ class Languages(tfds.core.GeneratorBasedBuilder):
 
 
 def distinct_names() -> dict[str, str]:
-    """Returns name -> language in English, for all names that only one language has, sorted."""
+    """Returns the language, in English, of each name that only one language has, sorted by name."""
     from babel import Locale
 
     names = {}  # language -> its names
@@ -108,12 +108,12 @@ def distinct_names() -> dict[str, str]:
 
 
 def in_test_split(name: str) -> bool:
-    """Whether a name belongs to the test split; two spellings that differ in case go together."""
+    """Returns True if a name is in the test split; case is ignored."""
     return hashlib.sha256(name.casefold().encode()).digest()[0] % 5 == 0
 
 
 def content_hash(examples: dict[str, str]) -> str:
-    """Returns the SHA-256 of all names and languages, in the order of the names."""
+    """Returns the SHA-256 of all names and languages, sorted by name."""
     lines = (f"{name}\t{examples[name]}\n" for name in sorted(examples))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

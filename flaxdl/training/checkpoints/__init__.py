@@ -1,1 +1,1 @@
-"""Checkpoints of a run: written by Orbax, verified by checksums, kept while they are needed."""
+"""Checkpoints of a run: written by Orbax, verified by checksums, removed when not needed."""

@@ -1,18 +1,19 @@
-"""Checkpoints of the whole training state, written by Orbax in the background, checked when read.
+"""Checkpoints of the training state, written by Orbax in the background and verified when read.
 
-Of several processes the first one names, judges, moves and deletes; the others learn of it.
+With several processes, process 0 manages the directory and broadcasts the outcome.
 """
 
 import errno
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from flaxdl.errors import SaveError, UserError
 from flaxdl.training.checkpoints.folder import CheckpointFolder, CorruptCheckpoint
@@ -20,23 +21,23 @@ from flaxdl.training.distributed.collectives import broadcast_from_first, is_fir
 from flaxdl.training.state import TrainState
 
 _LOGGER = logging.getLogger(__name__)
-_BARRIER_MILLISECONDS = 1_200_000  # as long as Orbax waits at its own
+_BARRIER_TIMEOUT_MS = 1_200_000  # the same as for Orbax's own barriers
 
 
 class Checkpoints:
     """The checkpoints of a run: the newest few, and the best one.
 
-    Each save leaves about 20 kB of memory behind: Orbax reads TensorStore's metrics in every save,
-    which leak, and has no option that turns it off.
+    Each save leaks about 20 kB of memory, because Orbax collects TensorStore's metrics in every
+    save and has no option to disable this.
 
     Args:
-        directory: where they lie, one folder a step.
-        keep: how many of the newest are kept.
-        best_step: returns the best step so far, whose checkpoint is kept as well.
-        last_line: returns the step of the newest line of metrics.
+        directory: folder for the checkpoints, with a subfolder for each step.
+        keep: number of newest checkpoints to keep.
+        best_step: callable that returns the best step so far, or None; its checkpoint is also kept.
+        last_line: callable that returns the step of the newest line of metrics, or None.
 
     Raises:
-        UserError: if checkpoints cannot be read back from there.
+        UserError: if checkpoints cannot be read back from the directory.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Checkpoints:
     ):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").addFilter(_is_not_of_orbax)
+        logging.getLogger("absl").addFilter(_is_not_orbax_error)
         self._folder = CheckpointFolder(directory)
         self._keep = keep
         self._best_step = best_step
@@ -63,35 +64,35 @@ class Checkpoints:
         self._failure: SaveError | None = None
 
     def steps(self) -> list[int]:
-        """The steps that have a complete checkpoint, oldest first, as the first process lists them.
+        """Returns the steps that have a complete checkpoint, oldest first.
 
-        All processes call it together: a shared file system may show them a folder at different
-        times, and they must not decide differently.
+        All processes must call it; they get the list of process 0, since a folder on a shared file
+        system may become visible to processes at different times.
         """
         return broadcast_from_first(self._folder.steps())
 
     def recover(self) -> int:
-        """Makes ready to go on; returns the step of the newest sound checkpoint, 0 without any.
+        """Prepares to resume; returns the step of the newest undamaged checkpoint, or 0.
 
-        What an interrupted save has left is removed, damaged checkpoints are named and set aside.
+        Partially written checkpoints are deleted; damaged ones are logged and moved to a subfolder.
 
         Raises:
-            CorruptCheckpoint: if there are checkpoints and all are damaged; nothing is changed.
+            CorruptCheckpoint: if all checkpoints are damaged; nothing is changed.
         """
-        return _from_first(self._folder.recover)
+        return _run_on_first(self._folder.recover)
 
     def save(self, state: TrainState, *, also_keep: int | None = None) -> None:
-        """Copies the state off the devices and goes on writing it in the background.
+        """Copies the state from the devices, then writes it in the background.
 
-        Where that fails a warning says so, now or when it happens, and the run goes on with the
-        checkpoints that it has.
+        If writing fails, now or later, a warning is logged, and the run continues with its existing
+        checkpoints.
 
         Args:
-            state: what is saved.
-            also_keep: a step whose checkpoint is not removed.
+            state: training state to save.
+            also_keep: step whose checkpoint must not be removed, in addition to the usual ones.
         """
         step = int(state.step)
-        self.settle()
+        self.join()
         steps = self.steps()
         if step in steps:
             return
@@ -99,96 +100,107 @@ class Checkpoints:
         self._failure = None
         try:
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-            _from_first(lambda: self._folder.make_room(step, size))
-            self._checkpointer.save(self._folder.partial(step), state)
+            _run_on_first(lambda: self._folder.prepare(step, size))
+            self._checkpointer.save(self._folder.partial_path(step), state)
         except Exception as error:
-            self._fail(step, error)
+            self._record_failure(step, error)
         else:
             self._saving = self._background.submit(self._finish, step, kept, self._last_line())
 
     def last_line(self, step: int) -> int | None:
-        """The step of the newest line of metrics when a checkpoint was saved, if recorded."""
-        return _from_first(lambda: self._folder.last_line(step))
+        """Returns the step of the newest line of metrics at the time of saving; None if unknown."""
+        return _run_on_first(lambda: self._folder.last_line(step))
 
     def restore(self, like: TrainState, step: int) -> TrainState:
-        """The state of a step, laid over the devices as the shapes in `like` say.
+        """Returns the state of a step, with the shapes and shardings of `like`.
 
         Raises:
-            CorruptCheckpoint: if its files were changed, are gone, or hold another step.
-            UserError: if there is no such checkpoint, or it holds another state.
+            CorruptCheckpoint: if files of the checkpoint are changed or missing, or contain another
+                step.
+            UserError: if there is no such checkpoint, or if its state has another structure.
         """
-        _from_first(lambda: self._folder.check(step))
+        _run_on_first(lambda: self._folder.check(step))
         try:
-            self.check(like, step)
-            state: Any = self._checkpointer.restore(self._folder.of(step), like)
+            names = self.check(like, step)
+            # Without the fields that later versions added, which are empty in `like`.
+            fields = {name: getattr(like, name) for name in names}
+            restored: Any = self._checkpointer.restore(self._folder.path_of(step), fields)
+            state = like.replace(**restored)
         except Exception as error:
-            if not self._folder.of(step).is_dir():
-                # The run that it belongs to went on and removed it while it was read here.
-                raise CorruptCheckpoint(f"the checkpoint of step {step} is gone") from error
+            if not self._folder.path_of(step).is_dir():
+                # The run, still training in another process, removed the checkpoint during reading.
+                message = f"the checkpoint of step {step} no longer exists"
+                raise CorruptCheckpoint(message) from error
             raise
-        if int(state.step) != step:  # its manifest may be older than steps in manifests
+        if int(state.step) != step:  # manifests of earlier versions do not record the step
             raise CorruptCheckpoint(
-                f"the checkpoint {self._folder.of(step)} holds the state of step "
+                f"the checkpoint {self._folder.path_of(step)} contains the state of step "
                 f"{int(state.step)}; rename or remove it"
             )
         return state
 
-    def check(self, like: TrainState, step: int) -> None:
-        """Checks that the checkpoint of a step holds a state of this structure.
+    def check(self, like: TrainState, step: int) -> Collection[str]:
+        """Checks that the checkpoint of a step has the structure of `like`.
+
+        Returns:
+            Names of the fields of the stored state.
 
         Raises:
-            UserError: if there is none, or it does not, naming some of what differs.
+            UserError: if there is no such checkpoint, or if its arrays differ; the message names
+                some of them.
         """
         if step not in self.steps():
             raise UserError(
                 f"{self._folder.path} has no checkpoint of step {step}, only {self.steps()}"
             )
-        metadata: Any = self._checkpointer.metadata(self._folder.of(step))
+        metadata: Any = self._checkpointer.metadata(self._folder.path_of(step))
+        stored = metadata.item_metadata.tree
         ours = _shapes(self._serialize(like, keep_empty_nodes=True))
-        theirs = _shapes(metadata.item_metadata.tree)
+        theirs = _shapes(stored)
         differing = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
         if differing:
             names = ", ".join(differing[:3])
             raise UserError(
-                f"the checkpoint of step {step} in {self._folder.path} is that of another "
-                f"model, optimizer or way of freezing: {len(differing)} of its arrays differ, "
+                f"the checkpoint of step {step} in {self._folder.path} is from another model, "
+                f"optimizer, `freeze` or `ema` setting: {len(differing)} of its arrays differ, "
                 f"such as {names}"
             )
+        return stored.keys()
 
     def remove_after(self, step: int) -> None:
         """Removes the checkpoints of later steps.
 
         Raises:
-            OSError: if they cannot be removed.
+            OSError: if a checkpoint cannot be removed.
         """
-        self.settle()
+        self.join()
         later = [other for other in self.steps() if other > step]
-        _from_first(lambda: [self._folder.remove(other) for other in later])
+        _run_on_first(lambda: [self._folder.remove(other) for other in later])
 
-    def settle(self) -> None:
-        """Waits for the background, which has told of its failure itself."""
+    def join(self) -> None:
+        """Waits for the save in the background; a failure is logged, not raised."""
         if self._saving is not None:
             self._saving.result()
             self._saving = None
 
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Waits until the last checkpoint is on disk.
 
         Raises:
-            SaveError: if the state that was saved last could not be written.
+            SaveError: if the last save failed.
         """
-        self.settle()
+        self.join()
         if self._failure is not None:
             raise self._failure
 
     def close(self) -> None:
-        """Waits, and ends the background threads."""
-        self.settle()
+        """Waits for the save in the background and stops its threads."""
+        self.join()
         self._background.shutdown()
         self._checkpointer.close()
 
     def _finish(self, step: int, kept: set[int | None], last_line: int | None) -> None:
-        """Waits for Orbax, completes the checkpoint, and removes what is not kept."""
+        """Waits for Orbax, completes the checkpoint, and removes old ones."""
         try:
             try:
                 self._checkpointer.wait_until_finished()
@@ -199,28 +211,28 @@ class Checkpoints:
                             self._folder.remove(other)
             finally:
                 key = f"checkpoint {next(self._barriers)} complete"
-                self._barrier(key=key, timeout_ms=_BARRIER_MILLISECONDS)
+                self._barrier(key=key, timeout_ms=_BARRIER_TIMEOUT_MS)
             if step not in self._folder.steps():
-                raise OSError("the first process could not complete it")
+                raise OSError("process 0 could not complete it")
         except Exception as error:
-            self._fail(step, error)
+            self._record_failure(step, error)
 
-    def _fail(self, step: int, error: Exception) -> None:
+    def _record_failure(self, step: int, error: Exception) -> None:
         if is_first():
             self._folder.remove_partial()
         what = f"the checkpoint of step {step} cannot be written: {_reason(error)}"
         self._failure = SaveError(what)
         self._failure.__cause__ = error
-        newest = max(self._folder.steps(), default=None)
-        _LOGGER.warning("%s. The newest good one is that of step %s", what, newest)
+        newest = max(self._folder.steps(), default="none")
+        _LOGGER.warning("%s (step of the newest checkpoint: %s)", what, newest)
 
 
-def _from_first(call: Callable[[], Any]) -> Any:
-    """What a call in the first of all processes returns (JSON), for all.
+def _run_on_first(call: Callable[[], Any]) -> Any:
+    """Calls a function in process 0 and returns its JSON-compatible result in all processes.
 
     Raises:
-        CorruptCheckpoint: in all processes, if it was raised in the first.
-        OSError: likewise.
+        CorruptCheckpoint: in all processes, if the function raises it.
+        OSError: in all processes, if the function raises it.
     """
     value, damage, failure = None, None, None
     if is_first():
@@ -239,7 +251,7 @@ def _from_first(call: Callable[[], Any]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Why something cannot be written, without all the paths that Orbax and TensorStore tell."""
+    """Returns the reason of a failed write, without the paths added by Orbax and TensorStore."""
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
         if os.strerror(number) in str(error):
             return os.strerror(number)
@@ -248,12 +260,18 @@ def _reason(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Keeps Orbax from logging, with tracebacks of its threads, what it raises as well."""
+def _is_not_orbax_error(record: logging.LogRecord) -> bool:
+    """Logging filter that drops Orbax's error records, since Orbax also raises these errors."""
     return record.levelno != logging.ERROR or "orbax" not in record.pathname
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of each array, by its path."""
+    """Returns the shape of each array, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): _stored_shape(leaf) for path, leaf in leaves}
+
+
+def _stored_shape(leaf: Any) -> tuple[int, ...]:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return tuple(leaf.shape)

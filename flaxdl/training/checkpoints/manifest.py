@@ -1,7 +1,7 @@
-"""The manifest of a checkpoint: its step, and a checksum of every file, read by `sha256sum -c`.
+"""The manifest of a checkpoint: its step, and checksums of all files in `sha256sum` format.
 
-SHA-256, since no damage passes it by chance or by intent, processors have instructions for it (more
-than 1 GB a second, outside the Python interpreter), and anyone can check it without flaxdl.
+SHA-256 detects any corruption. Processors have instructions for it (more than 1 GB per second,
+without the GIL), and `sha256sum -c` verifies the files without flaxdl.
 """
 
 import hashlib
@@ -10,45 +10,48 @@ import re
 from pathlib import Path
 
 NAME = "SHA256SUMS"
-_FACTS = "flaxdl.json"
+_METADATA = "flaxdl.json"
 
 
 def write_manifest(folder: Path, step: int, last_line: int | None = None) -> None:
-    """Writes the step and the checksums of all files of a folder, which are then final.
+    """Writes the step and the checksums of a checkpoint's files; they must not change later.
 
     Args:
-        folder: the checkpoint.
-        step: its step.
-        last_line: step of the newest line of metrics at that time, None without any.
+        folder: folder of the checkpoint.
+        step: step of the checkpoint.
+        last_line: step of the newest line of metrics; None if there is none.
     """
-    facts = {"step": step, "last_line": last_line}
-    (folder / _FACTS).write_text(json.dumps(facts) + "\n")
+    metadata = {"step": step, "last_line": last_line}
+    (folder / _METADATA).write_text(json.dumps(metadata) + "\n")
     (folder / NAME).write_bytes(_text(_checksums(folder)))
 
 
 def last_line(folder: Path) -> int | None:
-    """The step of the newest line of metrics when a sound checkpoint was saved, if recorded."""
-    return _facts(folder).get("last_line")
+    """Returns the step of the newest line of metrics at the time of saving; None if unknown.
+
+    The checkpoint must be undamaged.
+    """
+    return _metadata(folder).get("last_line")
 
 
-def damage_of(folder: Path, step: int) -> str | None:
-    """Describes how a folder differs from the checkpoint of a step; None if it does not.
+def find_damage(folder: Path, step: int) -> str | None:
+    """Describes how a folder differs from the undamaged checkpoint of a step, or returns None.
 
-    Checkpoints of earlier versions, which do not state their step, fit any step.
+    Checkpoints written by earlier versions do not record their step and match any step.
     """
     if not (folder / NAME).is_file():
-        return f"its {NAME} is missing" if folder.is_dir() else "it is gone"
+        return f"its {NAME} is missing" if folder.is_dir() else "it no longer exists"
     try:
         manifest = (folder / NAME).read_bytes()
         found = _checksums(folder)
     except OSError as error:
         if not folder.is_dir():
-            return "it is gone"
+            return "it no longer exists"
         name = error.filename and Path(error.filename).relative_to(folder).as_posix()
         return f"{name or 'it'} cannot be read ({error.strerror})"
     if manifest == _text(found):
-        stated = _facts(folder).get("step", step)
-        return None if stated == step else f"it is the checkpoint of step {stated}, renamed"
+        stated = _metadata(folder).get("step", step)
+        return None if stated == step else f"it is a renamed checkpoint of step {stated}"
     lines = [re.fullmatch(rb"([0-9a-f]{64})  (.+)", line) for line in manifest.splitlines()]
     listed = {line[2].decode(errors="replace"): line[1].decode() for line in lines if line}
     if None in lines or not listed:
@@ -62,13 +65,13 @@ def damage_of(folder: Path, step: int) -> str | None:
     return "; ".join(described) or f"its {NAME} is damaged"
 
 
-def _facts(folder: Path) -> dict[str, int | None]:
-    path = folder / _FACTS
+def _metadata(folder: Path) -> dict[str, int | None]:
+    path = folder / _METADATA
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """Path within the folder → SHA-256, for each file but the manifest itself."""
+    """Returns the SHA-256 of each file except the manifest, by path relative to the folder."""
     checksums = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

@@ -1,1 +1,1 @@
-"""Several devices and processes: the mesh, what is placed where, and how processes agree."""
+"""Training on several devices and processes: mesh, placement of arrays, and collectives."""

@@ -1,7 +1,7 @@
-"""Connects the processes of a run.
+"""Connection of the processes of a run.
 
-Each process runs the same program on its own devices. JAX's distributed runtime connects them, and
-ends the others within a minute when one of them dies.
+Each process runs the same program on its own devices. JAX's distributed runtime connects the
+processes. If one of them dies, it ends the others within a minute.
 """
 
 import logging
@@ -15,11 +15,11 @@ import jax
 from flaxdl.errors import UserError
 from flaxdl.training.distributed.rendezvous import Rendezvous
 
-_START_SECONDS = 60  # for which processes wait for each other
+_START_SECONDS = 60  # timeout for all processes to connect
 _NOTICE_SECONDS = 10
-_NOTICE = "waiting for the other processes that this cluster has started"
-_HEARTBEAT_SECONDS = 30  # after which a silent process counts as dead
-_SHUTDOWN_SECONDS = 120  # for which a finished process waits for the others
+_NOTICE = "waiting for the other processes of this cluster job"
+_HEARTBEAT_SECONDS = 30  # timeout after which a silent process counts as dead
+_SHUTDOWN_SECONDS = 120  # timeout for a finished process to wait for the others
 _METADATA_SERVER = "metadata.google.internal"
 
 _LOGGER = logging.getLogger(__name__)
@@ -27,23 +27,23 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Distributed:
-    """How the processes of a run find each other; not needed on a cluster that JAX recognizes.
+    """Connection between the processes of a run; not needed on clusters that JAX detects.
 
-    JAX recognizes Cloud TPU, GKE, SLURM and Open MPI.
+    JAX detects Cloud TPU, GKE, SLURM and Open MPI.
     """
 
     coordinator: str | None = None
-    """HOST:PORT at which all processes reach process 0."""
+    """Address of process 0, as HOST:PORT."""
     num_processes: int | None = None
     """Number of processes."""
     process_id: int | None = None
-    """Number of this process, from 0."""
+    """Index of this process, from 0."""
 
     def __post_init__(self):
         given = (self.coordinator, self.num_processes, self.process_id)
         if any(value is not None for value in given) and None in given:
             raise UserError(
-                "distributed takes coordinator, num_processes and process_id together, "
+                "distributed needs all of coordinator, num_processes and process_id, or none; "
                 f"got {self.coordinator}, {self.num_processes} and {self.process_id}"
             )
         if self.num_processes is not None and not 0 <= (self.process_id or 0) < self.num_processes:
@@ -58,13 +58,13 @@ class Distributed:
             )
 
     def connect(self) -> None:
-        """Connects the processes, if there are several; before anything else is computed.
+        """Connects the processes, if there are several. Must be called before using JAX.
 
-        After ten seconds a warning says who is missing; it is an error after a minute.
+        Missing processes are logged after ten seconds and raise an error after a minute.
 
         Raises:
-            UserError: if they do not find each other, two have the same id, or they do not agree
-                about how many there are.
+            UserError: if the processes cannot connect, if two have the same id, or if
+                `num_processes` differs.
         """
         if self.coordinator is None and not _is_on_cluster():
             return
@@ -86,7 +86,7 @@ class Distributed:
                 shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
             )
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"the processes of the run did not find each other: {error}") from error
+            raise UserError(f"the processes of the run could not connect: {error}") from error
         finally:
             notice.cancel()
 
@@ -96,9 +96,9 @@ def _is_port(text: str) -> bool:
 
 
 def _is_on_cluster() -> bool:
-    """Returns whether the environment says that this is one of several processes."""
-    # Of what srun and mpirun start, and not of the script that calls them: in one of sbatch
-    # SLURM_NTASKS is that of the whole job, and SLURM_PROCID is 0.
+    """Returns whether the environment shows that this is one of several processes."""
+    # These are set for processes started by srun and mpirun, but not for the script that calls
+    # them. In an sbatch script, SLURM_NTASKS is the number of the whole job and SLURM_PROCID is 0.
     for count in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
         if int(os.environ.get(count, 1)) > 1:
             return True
@@ -109,7 +109,7 @@ def _is_on_cluster() -> bool:
 
 
 def _is_in_tpu_pod() -> bool:
-    """Returns whether this is a machine of a Cloud TPU slice; only the metadata server says so."""
+    """Returns whether the metadata server reports a host of a multi-host Cloud TPU slice."""
     is_alone = "TPU_SKIP_MDS_QUERY" in os.environ or "COLAB_RELEASE_TAG" in os.environ
     if is_alone or not _has_accelerator():
         return False

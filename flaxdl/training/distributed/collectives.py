@@ -1,6 +1,7 @@
-"""Functions that all processes of a run call together: they exchange values and agree on errors.
+"""Collective functions that share values and errors among the processes of a run.
 
-Values travel as JSON. With one process, nothing is exchanged.
+All processes must call them in the same order. Values are sent as JSON; with one process, nothing
+is sent.
 """
 
 import json
@@ -22,19 +23,19 @@ def is_first() -> bool:
 
 
 def broadcast_from_first(value: T) -> T:
-    """Returns process 0's `value` (JSON) in all processes."""
+    """Returns the JSON-compatible `value` of process 0 in all processes."""
     return value if jax.process_count() == 1 else _gather(value)[0]
 
 
 def run_on_all(function: Callable[[], T]) -> T:
     """Calls a function in all processes; if it fails in one, it fails in all.
 
-    A process in which it fails raises its own error. The others would otherwise wait for that
+    A process in which the function fails raises its own error. The others would wait for that
     process forever, so they raise an error that names it.
 
     Raises:
-        UserError: if another process raised one, or a SaveError, was interrupted, or failed in the
-            user's code.
+        UserError: if another process raised a UserError or SaveError, was interrupted, or failed in
+            the user's code.
         RuntimeError: if another process raised an exception of any other kind.
     """
     if jax.process_count() == 1:
@@ -55,7 +56,7 @@ def run_on_all(function: Callable[[], T]) -> T:
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
-    """Returns what the other processes say of an error, after the number of this one."""
+    """Returns a message about an error for the other processes, and whether it is a UserError."""
     if not isinstance(error, Exception):
         verb = "was interrupted" if isinstance(error, KeyboardInterrupt) else "has exited"
         return {"on_purpose": True, "message": verb}
@@ -67,14 +68,14 @@ def _failure(error: BaseException) -> dict[str, Any]:
 
 
 def check_agreement(value: Any, differences: Callable[[Any, Any], Sequence[str]]) -> None:
-    """Checks that all processes have the same value (JSON).
+    """Checks that a JSON-compatible value is the same in all processes.
 
     Args:
-        value: this process's value.
-        differences: a function that names the differences between two values.
+        value: value of this process.
+        differences: callable that lists the differences between two values.
 
     Raises:
-        UserError: in all processes, with the differences.
+        UserError: if values differ; raised in all processes, with the differences.
     """
     if jax.process_count() == 1:
         return
@@ -86,13 +87,13 @@ def check_agreement(value: Any, differences: Callable[[Any, Any], Sequence[str]]
     ]
     if found:
         raise UserError(
-            "all processes of a run must be started alike, but these differ from process 0:\n  "
-            + "\n  ".join(found)
+            "all processes of a run must have the same config, data and versions, but these differ "
+            "from process 0:\n  " + "\n  ".join(found)
         )
 
 
 def _gather(value: T) -> list[T]:
-    """Returns the values (JSON) of all processes, in order."""
+    """Returns the JSON-compatible values of all processes, in order."""
     from jax.experimental import multihost_utils
 
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)

@@ -1,8 +1,8 @@
-"""The training step compiled for the devices of a mesh, under `jit` or under `pmap`.
+"""The training step compiled for the devices of a mesh, under `jit` or `pmap`.
 
-Either takes the state, laid over all devices, and this process's rows of a batch. `pmap` is the
-older way: every device holds the whole state, and the program of one device adds up over all of
-them by itself. It is here for who knows it, and for comparison.
+Both take the state on all devices and this process's rows of a batch. `pmap` is the older API:
+every device holds a full copy of the state, and the step sums over devices explicitly. It is kept
+for comparison, and for users who know it.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,20 +26,20 @@ TrainStep = Callable[[TrainState, Batch], TrainState]
 
 
 def check_parallel(parallel: Parallel, mesh: Mesh, *, steps_per_call: int = 1) -> None:
-    """Checks that the step can be computed in this way on a mesh, and so many at once.
+    """Checks that `parallel` supports the mesh and the number of steps per call.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if `pmap` is combined with `fsdp`, `tensor` or several steps per call.
     """
     if parallel == "pmap" and mesh.shape["data"] != mesh.size:
         raise UserError(
-            "parallel 'pmap' holds the whole state on every device, so all of them must be on "
-            f"mesh.data, got fsdp {mesh.shape['fsdp']} and tensor {mesh.shape['tensor']}; "
+            "parallel 'pmap' holds the whole state on every device, so mesh.fsdp and mesh.tensor "
+            f"must be 1, got fsdp {mesh.shape['fsdp']} and tensor {mesh.shape['tensor']}; "
             "use parallel 'jit'"
         )
     if parallel == "pmap" and steps_per_call > 1:
         raise UserError(
-            f"parallel 'pmap' takes one step at a time, got steps_per_call {steps_per_call}; "
+            f"parallel 'pmap' supports only steps_per_call 1, got {steps_per_call}; "
             "use parallel 'jit'"
         )
 
@@ -51,45 +51,49 @@ def compile_train(
     state: TrainState,
     *,
     data: Mapping[str, jax.Array] | None = None,
-    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
 ) -> TrainStep:
-    """The training step; the state that it is given is used up.
+    """Returns the compiled training step; it donates its input state.
 
-    Under `jit` it also takes several batches at once, as arrays [n, B, ...], and then takes a step
-    with each of them, without coming back in between.
+    Under `jit`, the step also accepts several batches as arrays [n, B, ...] and scans over them,
+    one training step per batch, in a single dispatch.
 
     Args:
-        steps: the pure functions.
-        mesh: the devices.
+        steps: pure step functions of the run.
+        mesh: device mesh.
         parallel: `jit` or `pmap`.
-        state: arrays or shapes of the state that it will be given.
-        data: under `jit`, the examples whose numbers the batches hold, if they hold no others.
-        compiled: applied to each function whose first call compiles.
+        state: training state that will be passed to the step, or its shapes.
+        data: under `jit`, examples that batches index into; None if batches contain examples.
+        wrap: callable that is applied to each jitted function, for example to time its first call;
+            by default, the identity.
     """
     if parallel == "pmap":
-        return compiled(_under_pmap(steps, mesh))
+        return wrap(_under_pmap(steps, mesh))
 
-    def one(state: TrainState, batch: Any, data: Any) -> TrainState:
-        return steps.train(state, look_up(data, batch))
+    def train_one(state: TrainState, batch: Any, data: Any) -> TrainState:
+        return steps.train(state, gather_examples(data, batch))
 
-    def several(state: TrainState, batches: Any, data: Any) -> TrainState:
-        return jax.lax.scan(lambda state, b: (one(state, b, data), None), state, batches)[0]
+    def train_several(state: TrainState, batches: Any, data: Any) -> TrainState:
+        return jax.lax.scan(lambda state, b: (train_one(state, b, data), None), state, batches)[0]
 
-    places = shardings(state, Placement.of(steps.model, mesh))
+    places = shardings(state, Placement.for_model(steps.model, mesh))
     options = {"donate_argnums": 0, "out_shardings": places}
-    functions = [compiled(jax.jit(function, **options)) for function in (one, several)]
+    functions = [wrap(jax.jit(function, **options)) for function in (train_one, train_several)]
 
     def train(state: TrainState, batch: Batch) -> TrainState:
-        axis = batch["weight"].ndim - 1  # of the examples
+        axis = batch["weight"].ndim - 1  # axis of the examples
         return functions[axis](state, put_batch(batch, mesh, axis=axis), data)
 
     return train
 
 
-def look_up(
+def gather_examples(
     data: Mapping[str, jax.Array] | None, batch: Mapping[str, jax.Array]
 ) -> Mapping[str, jax.Array]:
-    """The batch itself, or the examples that its `index`, int32[B], names in the data."""
+    """Returns the examples of `data` at the batch's `index`, int32[B], or the batch without `data`.
+
+    Weights in the batch and in `data` are multiplied.
+    """
     if data is None:
         return batch
     found = {name: jnp.take(x, batch["index"], axis=0, mode="clip") for name, x in data.items()}
@@ -97,7 +101,7 @@ def look_up(
 
 
 def _under_pmap(steps: Steps, mesh: Mesh) -> TrainStep:
-    # BatchNorm takes its statistics over the axis of this name.
+    # BatchNorm computes its statistics over the axis of this name.
     steps = replace(steps, mesh=None, axis="data")
     train = jax.pmap(
         steps.train, axis_name="data", in_axes=(None, 0), out_axes=None, donate_argnums=0
@@ -109,13 +113,13 @@ def _under_pmap(steps: Steps, mesh: Mesh) -> TrainStep:
         parts = {
             name: array.reshape(len(devices), -1, *array.shape[1:]) for name, array in batch.items()
         }
-        return _seen_from(replicated(mesh), train(_seen_from(here, state), parts))
+        return _as_replicated(replicated(mesh), train(_as_replicated(here, state), parts))
 
     return step
 
 
-def _seen_from(sharding: NamedSharding, tree: Any) -> Any:
-    """The same arrays, of which every device holds a copy, as arrays of some or all processes."""
+def _as_replicated(sharding: NamedSharding, tree: Any) -> Any:
+    """Returns replicated arrays with `sharding`, a replicated one over local or all devices."""
     return jax.tree.map(
         lambda x: jax.make_array_from_single_device_arrays(
             x.shape, sharding, [shard.data for shard in x.addressable_shards]

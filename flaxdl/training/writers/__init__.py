@@ -1,6 +1,6 @@
-"""Metrics backends: `metrics.jsonl`, the console, TensorBoard, Weights & Biases, a notebook.
+"""Metrics backends: `metrics.jsonl`, the console, TensorBoard, Weights & Biases, notebooks.
 
-Here belongs another metrics backend, one per file; it is a subclass of `Writer`.
+A new backend is a subclass of `Writer` in a module of this package.
 """
 
 from flaxdl.training.writers.live import LiveCurve

@@ -1,21 +1,22 @@
-"""The curve of a run, in a notebook, while it trains."""
+"""Live training curves in a notebook."""
 
 import io
 from typing import Any
 
 from flaxdl.training.writers.writer import Writer
 
-_COLOURS = {"train": "#0072b2", "validation": "#d55e00", "test": "#009e73"}  # for all eyes
+# Okabe and Ito's colors, which people with color blindness can tell apart.
+_COLORS = {"train": "#0072b2", "validation": "#d55e00", "test": "#009e73"}
 _MARKS = {"train": "", "validation": "o", "test": "*"}
 
 
 class LiveCurve(Writer):
-    """Draws loss and accuracy below a notebook's cell, anew with every line of metrics.
+    """Plots loss and accuracy below a notebook cell, updated with every line of metrics.
 
-    >>> flaxdl.train(config, "runs/mine", writers=[LiveCurve()])
+    >>> result = flaxdl.train(config, "runs/mine", writers=[flaxdl.LiveCurve()])
 
     Args:
-        metric: what is drawn beside the loss.
+        metric: name of the metric to plot next to the loss.
     """
 
     def __init__(self, metric: str = "accuracy"):
@@ -26,9 +27,9 @@ class LiveCurve(Writer):
         self._place = display(self._drawn(), display_id=True)
 
     def line(self, line: dict[str, Any]) -> None:
-        """Draws the curves with one more point."""
+        """Adds a point to the curves."""
         self._lines.append(line)
-        if self._place is not None:  # outside IPython there is none
+        if self._place is not None:  # None outside IPython
             self._place.update(self._drawn())
 
     def _drawn(self) -> Any:
@@ -39,7 +40,7 @@ class LiveCurve(Writer):
         for panel, name in zip(figure.subplots(1, 2), self._names, strict=True):
             panel.set(title=name, xlabel="step")
             panel.grid(alpha=0.3)
-            for split, colour in _COLOURS.items():
+            for split, color in _COLORS.items():
                 points = [
                     (line["step"], line[name])
                     for line in self._lines
@@ -47,7 +48,7 @@ class LiveCurve(Writer):
                 ]
                 if points:
                     panel.plot(
-                        *zip(*points, strict=True), marker=_MARKS[split], color=colour, label=split
+                        *zip(*points, strict=True), marker=_MARKS[split], color=color, label=split
                     )
             if panel.lines:
                 panel.legend()

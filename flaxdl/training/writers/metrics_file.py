@@ -1,4 +1,4 @@
-"""`metrics.jsonl`, the file in which a run writes its metrics and from which it resumes."""
+"""The file `metrics.jsonl`: metrics of a run, also needed to resume it."""
 
 import contextlib
 import errno
@@ -20,18 +20,19 @@ SPLITS = ("train", "validation", "test")
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one JSON object a line, in the order of steps.
+    """The lines of `metrics.jsonl`, one JSON object per line, ordered by step.
 
-    A line is `{"step": 120, "split": "validation", "loss": 0.31, "accuracy": 0.92}`. Numbers that
-    are not finite are written as null, since JSON has no word for them. A line is in the file whole
-    or not at all, and what cannot be written now is written with the next.
+    A line is `{"step": 120, "split": "validation", "loss": 0.31, "accuracy": 0.92}`. Non-finite
+    numbers are written as null, since JSON cannot represent them. Lines are appended atomically; a
+    line that cannot be written is written together with the next one.
 
     Args:
-        path: the file; what it holds already is read.
-        writes: whether to write it; of several processes one does, and all keep the lines.
+        path: path of the file; existing lines are read.
+        writes: True to write to the file. With several processes, only the first one writes, but
+            all keep the lines in memory.
 
     Raises:
-        UserError: if the path is not a readable file, or naming the line that is none of metrics.
+        UserError: if the path is not a readable file, or if a line is invalid.
     """
 
     def __init__(self, path: Path, *, writes: bool = True):
@@ -39,10 +40,10 @@ class MetricsFile:
         self._writes = writes
         self._written = 0  # lines
         self.appended = 0
-        """Lines that were appended through this object."""
+        """Number of lines appended through this object."""
         self.lines: list[dict[str, Any]] = []
         if os.path.lexists(path):
-            # A line that the end of a machine left half-written is measured again.
+            # A last line without a newline was cut off by a crash; it is measured again.
             whole, _, _ = _read(path).rpartition(b"\n")
             self.lines = [
                 _parsed(line, f"{path}, line {number}")
@@ -52,36 +53,39 @@ class MetricsFile:
 
     @property
     def last_written(self) -> int | None:
-        """The step of the newest line in the file; None without any."""
+        """Step of the newest line in the file; None if it is empty."""
         return self.lines[self._written - 1]["step"] if self._written else None
 
     def sync(self) -> int | None:
-        """Waits until what was written is on disk; returns `last_written`."""
+        """Flushes the file to disk and returns `last_written`."""
         if self._writes and self._written:
-            with contextlib.suppress(OSError):  # a checkpoint is worth more than its last line
+            with contextlib.suppress(OSError):  # saving the checkpoint matters more
                 sync(self._path)
         return self.last_written
 
     def missing(self, last_line: int | None) -> str | None:
-        """Describes how the file falls short of a line that it once had; None if it does not.
+        """Describes missing lines; returns None if none are missing.
 
-        That happens where the file was deleted, or replaced by an older copy.
+        Lines are missing if the file was deleted or replaced by an older copy.
 
         Args:
-            last_line: the step of the line, None without any.
+            last_line: step of the newest line that was ever written; None if there was none.
         """
         if last_line is None or any(line["step"] == last_line for line in self.lines):
             return None
         newest = max((line["step"] for line in self.lines), default=0)
         return (
-            f"{self._path} ends at step {newest}, but lines up to step {last_line} were written: "
-            "some are lost, and with them which checkpoint is the best"
+            f"{self._path} ends at step {newest}, but lines up to step {last_line} were written; "
+            "without the missing lines the best checkpoint is unknown"
         )
 
-    def rewind(self, step: int, *, keep_test: bool = True) -> None:
-        """Drops the lines of later steps, which a resumed run is about to measure again.
+    def truncate(self, step: int, *, keep_test: bool = True) -> None:
+        """Drops the lines after `step`; a resumed run writes them again.
 
-        A run that was finished and now goes on for longer drops its test line as well.
+        Args:
+            step: last step to keep.
+            keep_test: True to keep the line of the test split; it must be dropped if a finished run
+                is extended.
 
         Raises:
             SaveError: if the file cannot be written.
@@ -101,11 +105,11 @@ class MetricsFile:
             raise SaveError(not_written(self._path, error)) from error
 
     def has(self, step: int, split: str) -> bool:
-        """Whether the line of this step and split is already written."""
+        """Returns whether there is a line for this step and split."""
         return any(line["step"] == step and line["split"] == split for line in reversed(self.lines))
 
     def of_split(self, split: str, *, until: int | None = None) -> list[dict[str, Any]]:
-        """The lines of one split, oldest first, up to a step if one is given."""
+        """Returns the lines of a split, oldest first, up to step `until` if given."""
         return [
             line
             for line in self.lines
@@ -113,7 +117,7 @@ class MetricsFile:
         ]
 
     def append(self, step: int, split: str, values: Mapping[str, float]) -> dict[str, Any]:
-        """Writes one line and returns it; a failure is only warned of, see `finish`."""
+        """Appends a line and returns it; logs a warning if the file cannot be written now."""
         line = {"step": step, "split": split} | {
             name: value if math.isfinite(value) else None for name, value in values.items()
         }
@@ -122,16 +126,14 @@ class MetricsFile:
         try:
             self._write()
         except OSError as error:
-            _LOGGER.warning(
-                "%s; its lines are kept until it can be", not_written(self._path, error)
-            )
+            _LOGGER.warning("%s; will retry with the next line", not_written(self._path, error))
         return line
 
     def finish(self) -> None:
-        """Writes what is not written yet.
+        """Writes the lines that are not in the file yet.
 
         Raises:
-            SaveError: if it still cannot be written.
+            SaveError: if the file still cannot be written.
         """
         try:
             self._write()
@@ -139,7 +141,7 @@ class MetricsFile:
             raise SaveError(not_written(self._path, error)) from error
 
     def _write(self) -> None:
-        """Appends what is not written yet by a single call, which a signal cannot divide."""
+        """Appends the missing lines with a single system call, so that a signal cannot split it."""
         missing = self.lines[self._written :] if self._path.exists() else self.lines
         if not (self._writes and missing):
             return
@@ -160,9 +162,9 @@ def _text(lines: Iterable[dict[str, Any]]) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    """The content of a file, but not of a pipe or a device, which may never end."""
+    """Returns the content of a file; rejects pipes and devices, since reading may never end."""
     if not path.is_file():
-        raise UserError(f"{path} must be a file with lines of metrics, but it is none")
+        raise UserError(f"{path} must be a regular file with lines of metrics")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -182,7 +184,7 @@ def _parsed(text: bytes, place: str) -> dict[str, Any]:
         or not all(value is None or type(value) in (int, float) for value in _values(line))
     ):
         raise UserError(
-            f'{place}: a line of metrics is like {{"step": 120, "split": "train", "loss": 0.3}}, '
+            f'{place}: expected a line such as {{"step": 120, "split": "train", "loss": 0.3}}, '
             f"got {text[:80]!r}"
         )
     return line

@@ -1,4 +1,4 @@
-"""Metrics as TensorBoard events."""
+"""Writer of TensorBoard events."""
 
 import contextlib
 import logging
@@ -10,30 +10,35 @@ from typing import Any
 from flaxdl.training.writers.writer import Writer
 
 _LOGGER = logging.getLogger(__name__)
+_INSTALL = "to write them, run pip install 'flaxdl[tensorboard]'"
 
 
 class TensorBoardWriter(Writer):
-    """Writes every number of a line as the scalar `SPLIT/METRIC`.
+    """Writes each metric of a line as the scalar `SPLIT/METRIC`.
 
-    Events are for looking at: where they cannot be written, a warning says so once, and the run
-    goes on without. They are written in the caller's thread, since the thread of TensorBoard's own
-    writer would die of a full disk in silence and keep the run waiting forever.
+    Events are optional: if TensorBoard is not installed or events cannot be written, the run logs a
+    warning and continues without them. They are written in the caller's thread, since the thread of
+    TensorBoard's own writer dies silently on a full disk, and the run would wait for it forever.
 
     Args:
-        directory: where the event files go.
-        step: what an earlier, interrupted part of the run wrote after this step is not shown.
+        directory: folder for the event files.
+        step: step that the run starts from; TensorBoard hides events for later steps that an
+            interrupted run wrote before.
     """
 
     def __init__(self, directory: Path, *, step: int):
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
+        self._records: Any = None
+        try:
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.summary.writer.record_writer import RecordWriter
+        except ImportError as error:
+            _LOGGER.warning("no TensorBoard events (%s); %s", error, _INSTALL)
+            return
         self._directory = directory
         self._events: Any = event_pb2
         self._summaries: Any = summary_pb2
-        self._records: RecordWriter | None = None
-        # TensorBoard knows its files by this name, and reads them in the order of time. Without a
-        # buffer nothing is left over that could not be written and would be tried again.
+        # TensorBoard finds its files by this name and reads them in chronological order. The file
+        # is not buffered, since a buffer that could not be written would be written again on close.
         now = time.time_ns()
         path = directory / f"events.out.tfevents.{now // 10**9}.{now % 10**9:09}.{os.getpid()}"
         try:
@@ -46,7 +51,7 @@ class TensorBoardWriter(Writer):
             self._give_up(error)
 
     def line(self, line: dict[str, Any]) -> None:
-        """One scalar for each metric."""
+        """Writes a scalar for each metric."""
         if self._records is None:
             return
         value_of = self._summaries.Summary.Value
@@ -69,7 +74,6 @@ class TensorBoardWriter(Writer):
                 self._give_up(error)
 
     def _write(self, **event: Any) -> None:
-        assert self._records is not None
         record = self._events.Event(wall_time=time.time(), **event)
         self._records.write(record.SerializeToString())
 
@@ -79,7 +83,7 @@ class TensorBoardWriter(Writer):
                 self._records.close()
             self._records = None
         _LOGGER.warning(
-            "TensorBoard events cannot be written to %s (%s); the run goes on without them",
+            "TensorBoard events cannot be written to %s (%s); continuing without them",
             self._directory,
             error.strerror,
         )

@@ -1,4 +1,4 @@
-"""Metrics on Weights & Biases, where somebody wants them there."""
+"""Writer for Weights & Biases."""
 
 import shutil
 from pathlib import Path
@@ -9,25 +9,26 @@ from flaxdl.training.writers.writer import Writer
 
 
 class WeightsAndBiasesWriter(Writer):
-    """Sends every number of a line to a project as `SPLIT/METRIC`, over the axis `step`.
+    """Logs each metric of a line to a W&B project as `SPLIT/METRIC`, over the axis `step`.
 
-    A run that goes on in the same folder goes on there too. Without network, `WANDB_MODE=offline`
-    keeps everything in the folder until `wandb sync`.
+    A run that is resumed in the same workdir also resumes its W&B run. Without a network, set
+    `WANDB_MODE=offline` to store all data in the workdir until `wandb sync` uploads it.
 
     Args:
-        project: its name.
-        workdir: the run's folder; its name is the run's, and `wandb/` in it is where wandb writes.
-        config: the run's config, as JSON.
+        project: name of the W&B project.
+        workdir: working directory of the run; its name becomes the name of the W&B run, and wandb
+            writes to its subfolder `wandb`.
+        config: config of the run, as JSON-compatible values.
 
     Raises:
-        UserError: if wandb is not installed, or refuses, such as without a login.
+        UserError: if wandb is not installed, or if it fails, for example without a login.
     """
 
     def __init__(self, project: str, workdir: Path, *, config: dict[str, Any]):
         try:
             import wandb
         except ImportError:
-            raise UserError("--wandb needs Weights & Biases: pip install wandb") from None
+            raise UserError("--wandb needs Weights & Biases: pip install 'flaxdl[wandb]'") from None
         folder = workdir / "wandb"
         is_new = not folder.exists()
         try:
@@ -43,12 +44,12 @@ class WeightsAndBiasesWriter(Writer):
             if is_new:
                 shutil.rmtree(folder, ignore_errors=True)
             raise UserError(f"Weights & Biases cannot be used: {error}") from error
-        # An axis of our own, since wandb's takes nothing earlier than what it has, such as the
-        # steps that a resumed run measures again or the line of test, which is of the best step.
+        # A custom axis, since wandb's own step must not decrease. The step of a line does decrease
+        # when a resumed run repeats steps, and in the test line (step of the best checkpoint).
         self._run.define_metric("*", step_metric="step")
 
     def line(self, line: dict[str, Any]) -> None:
-        """One point of each metric."""
+        """Logs a point for each metric."""
         numbers = {
             f"{line['split']}/{name}": value
             for name, value in line.items()
@@ -57,11 +58,11 @@ class WeightsAndBiasesWriter(Writer):
         self._run.log({"step": line["step"], **numbers})
 
     def close(self) -> None:
-        """Waits until everything is sent."""
+        """Waits until everything is uploaded."""
         self._run.finish()
 
 
 def _last_id(workdir: Path) -> str | None:
-    """The id of the run that this folder began, which ends the names of wandb's own folders."""
+    """Returns the ID of the newest W&B run in a workdir, or None if there is no run."""
     runs = sorted(workdir.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
     return runs[-1].name.rpartition("-")[2] if runs else None

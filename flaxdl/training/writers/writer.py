@@ -4,25 +4,25 @@ from typing import Any
 
 
 class Writer:
-    """Somewhere metrics go besides `metrics.jsonl`: the console, TensorBoard, a report.
+    """Base class of metrics backends, such as the console or TensorBoard.
 
-    A subclass overrides what it needs; by default nothing happens. Of several processes only the
-    first one has writers.
+    Subclasses override the methods that they need; by default, methods do nothing. With several
+    processes, only the first one has writers.
     """
 
     def progress(self, step: int) -> None:
-        """A step is about to start; called often, so cheap."""
+        """Called before each step with its number; should be cheap."""
 
     def line(self, line: dict[str, Any]) -> None:
-        """A line of metrics was written, such as `{"step": 120, "split": "train", "loss": 0.3}`."""
+        """Called with each line of metrics: `{"step": 120, "split": "train", "loss": 0.3}`."""
 
     def finish(self, run: Any) -> None:
-        """The run has ended; `run` holds its best checkpoint (`flaxdl.RestoredRun`).
+        """Called at the end of a run with its best checkpoint (a `flaxdl.RestoredRun`).
 
-        It is not called for a run that was interrupted or has diverged. Only the first process
-        calls it, so with several processes nothing may be computed with `run.state`, whose arrays
-        all of them hold.
+        It is not called if the run was interrupted or has diverged. With several processes, only
+        the first one calls it, so it must not compute with `run.state`: the arrays are sharded
+        across all processes.
         """
 
     def close(self) -> None:
-        """No more calls will come, however the run has ended."""
+        """Called last, even if the run was interrupted or failed."""

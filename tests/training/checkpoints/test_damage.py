@@ -41,9 +41,9 @@ def test_any_damage_is_noticed_and_the_checkpoint_before_it_used(saved, tmp_path
     assert len({file for _, file in done}) > 8
     assert len(caplog.messages) == 60
     for message, (_, file) in zip(caplog.messages, done, strict=True):
-        assert "that of step 2: " in message
+        assert "(step 2: " in message
         assert file in message or file == "SHA256SUMS"  # with whatever it no longer lists
-        assert message.endswith("The run resumes from step 1")
+        assert message.endswith("; resuming from step 1")
 
 
 def test_the_manifest_is_what_sha256sum_writes(saved):
@@ -69,8 +69,8 @@ def test_without_a_sound_one_nothing_is_changed(copy):
     (copy / "3.partial").mkdir()
     before = sorted(copy.rglob("*"))
     message = (
-        "all checkpoints in .*copy are damaged; that of step 1: _METADATA changed; "
-        "that of step 2: its SHA256SUMS is missing. Nothing was changed"
+        r"all checkpoints in .*copy are damaged \(step 1: _METADATA changed; "
+        r"step 2: its SHA256SUMS is missing\). Nothing was changed"
     )
     for _ in range(2):
         with (
@@ -197,7 +197,7 @@ def test_without_room_for_more_files_nothing_is_begun(saved, tmp_path, monkeypat
     monkeypatch.setattr(os, "statvfs", statvfs)
     with closing(Checkpoints(tmp_path)) as checkpoints:
         checkpoints.save(state)
-        with pytest.raises(SaveError, match="step 1 cannot be written: The file system can hold"):
+        with pytest.raises(SaveError, match="step 1 cannot be written: The file system has almost"):
             checkpoints.wait()
     assert len(caplog.messages) == 1
     assert list(tmp_path.iterdir()) == []

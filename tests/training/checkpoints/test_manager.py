@@ -46,5 +46,5 @@ def test_what_was_saved_comes_back_and_nothing_else_does(tmp_path, optimizer, fr
         if optimizer == OPTIMIZERS[0]:
             return  # it keeps nothing of any parameter, so that freezing makes no difference
         other = initial(optimizer, freeze=() if freeze else ("features.*",))
-        with pytest.raises(ValueError, match="of another model, optimizer or way of freezing"):
+        with pytest.raises(ValueError, match="from another model, optimizer, `freeze` or `ema`"):
             checkpoints.restore(shapes_on(placement, other), 0)

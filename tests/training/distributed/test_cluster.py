@@ -118,7 +118,7 @@ def test_processes_meet_before_jax_connects_them(monkeypatch, connected):
     given.connect()
     assert [call["initialization_timeout"] for call in connected] == [60]
     with socket.create_server(("localhost", port)):
-        message = f"did not find each other: process 0 cannot listen on port {port}"
+        message = f"could not connect: process 0 cannot listen on port {port}"
         with pytest.raises(ValueError, match=message):
             given.connect()
     assert len(connected) == 1

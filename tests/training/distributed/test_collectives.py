@@ -55,7 +55,8 @@ print(json.dumps(found))
 """
 
 DISAGREEMENT = (
-    "all processes of a run must be started alike, but these differ from process 0:\n"
+    "all processes of a run must have the same config, data and versions, but these differ "
+    "from process 0:\n"
     "  process 1: ['0'] and ['1']"
 )
 

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.eight_devices
     ("shape", "message"),
     [
         (MeshShape(fsdp=3), "all 8 devices, got data any, fsdp 3, tensor 1, .* a multiple of 3"),
-        (MeshShape(data=2, fsdp=2), "all 8 devices, got data 2, fsdp 2, tensor 1, which takes 4"),
-        (MeshShape(tensor=16), "which takes a multiple of 16"),
+        (MeshShape(data=2, fsdp=2), "all 8 devices, got data 2, fsdp 2, tensor 1, which uses 4"),
+        (MeshShape(tensor=16), "which uses a multiple of 16"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(shape, message):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from helpers.devices import Case, gradient_difference, trained_difference
+from helpers.devices import Case, gradient_difference, train, trained_difference
 from helpers.sampling import sampled
 from helpers.small_steps import (
     assert_trees_close,
@@ -26,7 +26,7 @@ from flaxdl.models import (
     TransformerClassifier,
     TransformerLM,
 )
-from flaxdl.training import SGD, AdamW, Classification, LanguageModeling, Steps
+from flaxdl.training import SGD, AdamW, Classification, LanguageModeling, Muon, Steps
 from flaxdl.training.distributed.mesh import MeshShape, make_mesh
 from flaxdl.training.distributed.parallel import check_parallel, compile_train
 from flaxdl.training.distributed.placement import (
@@ -64,11 +64,19 @@ def test_fifty_steps_on_any_mesh_end_where_one_device_does(case):
     assert trained_difference(case) < 1e-8
 
 
+@pytest.mark.parametrize("case", [Case("CNN", 2, 2, 2), Case("CNN", 8, 1, 1, "pmap")], ids=str)
+def test_muon_ends_on_any_mesh_where_it_does_on_one_device(case):
+    optimizer = Muon(learning_rate=1e-2, adamw=("classifier.4.*",), clip_norm=0.5)
+    with jax.enable_x64(True):
+        ends = [train(x, optimizer, count=3, wide=True)[1] for x in (case, case.alone)]
+    assert_trees_close(*ends, rtol=0, atol=1e-9)
+
+
 def on_mesh(shape, model, batch, devices=None):
     """The step's functions, the state's shapes, and the compiled step."""
     mesh = make_mesh(shape, devices=devices)
     steps = make_steps(model=model, mesh=mesh)
-    placement = Placement.of(model, mesh)
+    placement = Placement.for_model(model, mesh)
     state = shapes_on(placement, partial(steps.initial_state, batch))
     train = jax.jit(steps.train, out_shardings=shardings(state, placement), donate_argnums=0)
     return steps, state, train.lower(state, put_batch(batch, mesh)).compile()

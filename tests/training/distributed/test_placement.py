@@ -1,6 +1,7 @@
 """Which device stores which part of the state, and what models declare about it."""
 
 import json
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -9,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax.traverse_util import flatten_dict
 from helpers.every_model import CLASSES, inputs_of, small
@@ -20,7 +22,7 @@ from flaxdl.errors import UserError
 from flaxdl.layers import Linear, TransformerBlock
 from flaxdl.models import SimpleCNN
 from flaxdl.runs.setup import set_up
-from flaxdl.training import SGD
+from flaxdl.training import SGD, Lion, Muon, Optimizer
 from flaxdl.training.distributed.mesh import MeshShape, make_mesh
 from flaxdl.training.distributed.parallel import compile_train
 from flaxdl.training.distributed.placement import Placement, create_on, put_like, shapes_on
@@ -43,7 +45,7 @@ def axes_of(model, shape, inputs, keywords):
         return variables.pop("params"), variables
 
     leaves = {}
-    for tree in shapes_on(Placement.of(model, make_mesh(shape)), create):
+    for tree in shapes_on(Placement.for_model(model, make_mesh(shape)), create):
         leaves |= flatten_dict(tree, sep="/")
     return {path: ",".join(axis or "-" for axis in x.sharding.spec) for path, x in leaves.items()}
 
@@ -60,7 +62,7 @@ def test_every_declared_pattern_matches_a_parameter(name):
     inputs, keywords = inputs_of(name)
     model = small(name)
     variables = jax.eval_shape(model.init, jax.random.key(0), inputs, **keywords)
-    Placement.of(model, make_mesh(MeshShape(tensor=8))).check(variables["params"])
+    Placement.for_model(model, make_mesh(MeshShape(tensor=8))).check(variables["params"])
 
 
 class Blocks(nn.Module):
@@ -100,7 +102,9 @@ def test_a_users_model_trains_to_the_same_parameters_when_split():
     for shape, devices in ((MeshShape(), jax.devices()[:1]), (MeshShape(tensor=4), None)):
         mesh, batch = make_mesh(shape, devices=devices), quadrant_batch()
         steps = make_steps(model=Blocks(), optimizer=SGD(learning_rate=0.1), mesh=mesh)
-        state = create_on(Placement.of(steps.model, mesh), partial(steps.initial_state, batch))
+        state = create_on(
+            Placement.for_model(steps.model, mesh), partial(steps.initial_state, batch)
+        )
         train = compile_train(steps, mesh, "jit", state)
         for _ in range(3):
             state = jax.block_until_ready(train(state, batch))
@@ -130,13 +134,13 @@ def test_axes_that_are_none_are_refused_on_any_mesh(axes):
         tensor_axes = axes
 
     with pytest.raises(UserError, match=r"Wrong.tensor_axes must map patterns .* or 1 .*, got "):
-        Placement.of(Wrong(), make_mesh())
+        Placement.for_model(Wrong(), make_mesh())
 
 
 @pytest.mark.parametrize(("model", "warns"), [(Plain(), True), (SimpleCNN(4), False)])
 def test_a_model_of_which_nothing_is_split_is_named(model, warns, caplog):
     set_up(small_config(model=model, mesh=MeshShape(tensor=2)))
-    message = "mesh.tensor 2 splits nothing of Plain, which declares no tensor_axes"
+    message = "mesh.tensor 2 shards no parameters: Plain declares no tensor_axes"
     assert (message in caplog.messages) == warns
     caplog.clear()
     set_up(small_config(model=model))
@@ -153,7 +157,10 @@ class OfNoAxis(Blocks):
     ("model", "message"),
     [
         (Misspelled(), r"model.tensor_axes: the pattern 'dwon.weight' matches no .* down.weight"),
-        (OfNoAxis(), r"model.tensor_axes: 'down.\*' must name an axis of down.bias.* got 1 for 1"),
+        (
+            OfNoAxis(),
+            r"model.tensor_axes: 'down.\*' must map to an axis of down.bias.* got 1 for 1",
+        ),
     ],
 )
 def test_a_declaration_that_does_not_fit_is_refused(model, message):
@@ -165,7 +172,7 @@ def test_a_declaration_that_does_not_fit_is_refused(model, message):
 
 
 def test_loaded_arrays_are_stored_like_those_they_replace():
-    placement = Placement.of(SimpleCNN(), make_mesh(MeshShape(tensor=4, fsdp=2)))
+    placement = Placement.for_model(SimpleCNN(), make_mesh(MeshShape(tensor=4, fsdp=2)))
     batch = quadrant_batch()
     state = create_on(placement, partial(make_steps(model=SimpleCNN(4)).initial_state, batch))
     old = {"params": state.params}
@@ -180,7 +187,9 @@ def test_loaded_arrays_are_stored_like_those_they_replace():
 def test_with_fsdp_each_device_holds_its_part_and_what_is_too_small_to_split():
     mesh = make_mesh(MeshShape(fsdp=8))
     steps = make_steps(model=small_bert(), mesh=mesh)
-    state = create_on(Placement.of(steps.model, mesh), partial(steps.initial_state, text_batch()))
+    state = create_on(
+        Placement.for_model(steps.model, mesh), partial(steps.initial_state, text_batch())
+    )
     kept = (state.params, state.optimizer_state)
     whole = sum(x.nbytes for x in jax.tree.leaves(kept))
     small = sum(x.nbytes for x in jax.tree.leaves(kept) if x.size < 4096)
@@ -209,7 +218,9 @@ def test_fsdp_splits_the_largest_axis():
 def test_running_means_are_stored_where_their_parameters_are():
     mesh = make_mesh(MeshShape(fsdp=2, tensor=4))
     steps = make_steps(model=small_bert(), mesh=mesh)
-    state = create_on(Placement.of(steps.model, mesh), partial(steps.initial_state, text_batch()))
+    state = create_on(
+        Placement.for_model(steps.model, mesh), partial(steps.initial_state, text_batch())
+    )
     adam = state.optimizer_state[0]
     same = jax.tree.map(
         lambda p, m, v: p.sharding == m.sharding == v.sharding, state.params, adam.mu, adam.nu
@@ -220,3 +231,32 @@ def test_running_means_are_stored_where_their_parameters_are():
     assert layer["output.dense"]["kernel"].sharding.spec == P("tensor", "fsdp")
     assert layer["intermediate.dense"]["bias"].sharding.spec == P("tensor")
     assert layer["output.dense"]["bias"].sharding.is_fully_replicated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partitioned(Optimizer):
+    """A user's optimizer, with labels and with moments that have fewer axes than parameters."""
+
+    learning_rate: float = 0.1
+
+    def direction(self, params):
+        labels = jax.tree.map(lambda x: "matrices" if len(x.shape) > 1 else "others", params)
+        parts = {"matrices": optax.adafactor(1.0, momentum=0.9), "others": optax.adam(1.0)}
+        return optax.partition(parts, labels)
+
+
+@pytest.mark.parametrize("optimizer", [Muon(adamw=("classifier.*",)), Lion(), Partitioned()])
+def test_states_of_other_optimizers_are_stored_where_their_parameters_are(optimizer):
+    mesh = make_mesh(MeshShape(fsdp=2, tensor=4))
+    steps = make_steps(model=small_bert(), optimizer=optimizer, mesh=mesh)
+    placement = Placement.for_model(steps.model, mesh)
+    state = shapes_on(placement, partial(steps.initial_state, text_batch()))
+    params = flatten_dict(state.params)
+    found = set()
+    for path, leaf in jax.tree.leaves_with_path(state.optimizer_state):
+        keys = tuple(getattr(key, "key", None) for key in path)
+        names = next((keys[i:] for i in range(len(keys)) if keys[i:] in params), None)
+        if names is not None and leaf.shape == params[names].shape:
+            assert leaf.sharding == params[names].sharding, names
+            found.add(names)
+    assert found == set(params)

@@ -1,6 +1,9 @@
 """Metrics as events, read again by TensorBoard itself."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -63,3 +66,28 @@ def test_where_nothing_can_be_written_one_warning_says_so(tmp_path, moment, capl
     assert [record.message.partition(" (")[0] for record in caplog.records] == [
         f"TensorBoard events cannot be written to {folder}"
     ]
+
+
+WITHOUT = """
+import sys
+sys.modules["tensorboard"] = None  # importing it raises an ImportError
+import flaxdl
+from helpers.small_runs import small_config, train
+train(small_config(epochs=1.25), sys.argv[1])
+"""
+
+
+def test_without_tensorboard_a_run_says_what_to_install(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (warning,) = [line for line in done.stderr.splitlines() if "TensorBoard" in line]
+    assert "no TensorBoard events (" in warning
+    assert warning.endswith("); to write them, run pip install 'flaxdl[tensorboard]'")
+    assert not (tmp_path / "events").exists()
+    assert '"split": "test"' in (tmp_path / "metrics.jsonl").read_text()

@@ -84,5 +84,5 @@ def test_a_refusal_takes_no_earlier_runs_away(wandb, tmp_path):
 
 def test_without_the_package_it_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match="pip install wandb"):
+    with pytest.raises(ValueError, match=r"pip install 'flaxdl\[wandb\]'"):
         flaxdl.train(small_config(), tmp_path, wandb="quadrants", report=False)
