@@ -13,6 +13,7 @@ from flaxdl.data.image_folder import ImageFolder
 from flaxdl.data.image_operations import Augmentation
 from flaxdl.data.images import ImageRows, Images
 from flaxdl.data.masked_text import MaskedText
+from flaxdl.data.next_sentence_pairs import NextSentencePairs
 from flaxdl.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from flaxdl.data.rand_augment import RandAugment
 from flaxdl.data.reversed_strings import ReversedStrings
@@ -36,6 +37,7 @@ __all__ = [
     "ImageRows",
     "Images",
     "MaskedText",
+    "NextSentencePairs",
     "RandAugment",
     "ReversedStrings",
     "Source",

@@ -43,9 +43,7 @@ class Documents(Source):
             raise UserError(
                 f"burn_in must be at least 1 and below window = {self.window}, got {self.burn_in}"
             )
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 0.5:
-                raise UserError(f"{name} must be above 0 and below 0.5, got {getattr(self, name)}")
+        check_fractions(self.validation_fraction, self.test_fraction)
 
     def load(self, seed: int) -> Splits:
         """Reads the text and cuts it into windows.
@@ -53,13 +51,12 @@ class Documents(Source):
         Raises:
             UserError: if the file cannot be read, or if a split is shorter than one window.
         """
-        text = _topics() if self.path is None else _read(self.path, self.encoding)
-        test = round(len(text) * (1 - self.test_fraction))
-        validation = test - round(len(text) * self.validation_fraction)
+        text = read_document(self.path, self.encoding)
+        train, validation, test = split_text(text, self.validation_fraction, self.test_fraction)
         return Splits(
-            train=self._windows(text[:validation]),
-            validation=self._windows(text[validation:test]),
-            test=self._windows(text[test:]),
+            train=self._windows(train),
+            validation=self._windows(validation),
+            test=self._windows(test),
             classes=None,
         )
 
@@ -79,13 +76,33 @@ class Documents(Source):
         return ArrayDataset(arrays)
 
 
-def _topics() -> str:
-    """Returns the pages of `help("TOPIC")`: about 465,000 characters, varying by Python version."""
-    from pydoc_data.topics import topics
+def check_fractions(validation: float, test: float) -> None:
+    """Checks the fractions of a text for validation and test.
 
-    return "\n\n".join(topics[name] for name in sorted(topics))
+    Raises:
+        UserError: if a fraction is not above 0 and below 0.5.
+    """
+    for name, fraction in (("validation_fraction", validation), ("test_fraction", test)):
+        if not 0 < fraction < 0.5:
+            raise UserError(f"{name} must be above 0 and below 0.5, got {fraction}")
 
 
-def _read(path: str, encoding: str) -> str:
+def read_document(path: str | None, encoding: str) -> str:
+    """Returns the text of a file, or Python's documentation if `path` is None.
+
+    The documentation consists of the pages of `help("TOPIC")`: about 465,000 characters, varying by
+    Python version.
+    """
+    if path is None:
+        from pydoc_data.topics import topics
+
+        return "\n\n".join(topics[name] for name in sorted(topics))
     text = read_text(local_path(path), encoding, allowed=MARKUP)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def split_text(text: str, validation: float, test: float) -> tuple[str, str, str]:
+    """Cuts a text into training, validation and test part, given the fractions of the last two."""
+    end = round(len(text) * (1 - test))
+    start = end - round(len(text) * validation)
+    return text[:start], text[start:end], text[end:]

@@ -21,7 +21,10 @@ from flaxdl.training.writers.metrics_file import MetricsFile
 from flaxdl.weights.names import pytorch_key
 
 LAST_CHARTS = ("learning_rate", "gradient_norm", "examples_per_second")
-FRACTIONS = ("accuracy", "top_5_accuracy", "exact_match")  # shown in percent
+FRACTIONS = (  # shown in percent
+    *("accuracy", "top_5_accuracy", "exact_match"),
+    "next_sentence_accuracy",
+)
 _PATHS = re.compile(r"[\\/]|^~|^[A-Za-z]:")  # paths and URLs
 _ABSOLUTE_PATHS = re.compile(r"^[\\/~]|^[A-Za-z]:|\.\.[\\/]|://")
 _FEW_MISTAKES = 12  # with fewer, uncertain predictions are shown as well

@@ -19,6 +19,7 @@ from flaxdl.training.spike_recovery import SpikeRecovery
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
 from flaxdl.training.tasks import (
+    BertPreTraining,
     Classification,
     LanguageModeling,
     MaskedLanguageModeling,
@@ -31,6 +32,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "BertPreTraining",
     "Classification",
     "Cosine",
     "Diverged",
