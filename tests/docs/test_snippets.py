@@ -420,5 +420,25 @@ def test_measured_reversals_are_those_of_the_results():
     }
 
 
+@pytest.mark.quick
+def test_measured_effects_of_pretraining_are_those_of_the_results():
+    results = json.loads((ROOT / "benchmarks/results/pretraining.json").read_text())["test"]
+    arms = {name: list(rates.values()) for name, rates in results.items()}
+    assert all(len(rates) == 1 and len(rates[0]) == 5 for rates in arms.values())
+    table = section("benchmarks.md", "Pretraining on unlabeled text")
+    rows = re.findall(r"^\| ([\d,]+) \| (.+?) \| (.+?) \| (.+?) \|$", table, re.M)
+    assert len(rows) == len(arms) / 2
+    for count, *written in rows:
+        random, pretrained = (
+            100 * np.array(list(arms[f"{arm}, {count.replace(',', '')}"][0].values()))
+            for arm in ("random", "pretrained")
+        )
+        gain = pretrained - random
+        assert written == [
+            *(f"{x.mean():.1f} % ({x.min():.1f} % to {x.max():.1f} %)" for x in (random, pretrained)),
+            f"{gain.mean():+.1f} ({gain.min():+.1f} to {gain.max():+.1f})",
+        ]
+
+
 def section(page, title):
     return (DOCS / page).read_text("utf-8").partition(f"## {title}\n")[2].partition("\n## ")[0]

@@ -237,7 +237,7 @@ def test_the_report_has_both_accuracies(pretrained):
     ("changes", "message"),
     [
         (
-            {"data": Documents(window=18)},
+            {"data": Documents},
             "needs the field next_sentence_label in each batch, got .*; use the source NextSent",
         ),
         (
@@ -249,12 +249,14 @@ def test_the_report_has_both_accuracies(pretrained):
             "a model with the two outputs of BertForPreTraining, got",
         ),
         (
-            {"task": MaskedLanguageModeling(), "data": Documents(window=18)},
+            {"task": MaskedLanguageModeling(), "data": Documents},
             "needs a model with one output, got 2; use BertForMaskedLM, or the task BertPreTr",
         ),
     ],
 )
 def test_what_does_not_fit_is_named(path, changes, message):
+    if changes.get("data") is Documents:
+        changes = {**changes, "data": Documents(path, window=18)}
     with pytest.raises(UserError, match=message):
         set_up(config(path, **changes))
 
