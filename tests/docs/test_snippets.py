@@ -435,7 +435,10 @@ def test_measured_effects_of_pretraining_are_those_of_the_results():
         )
         gain = pretrained - random
         assert written == [
-            *(f"{x.mean():.1f} % ({x.min():.1f} % to {x.max():.1f} %)" for x in (random, pretrained)),
+            *(
+                f"{x.mean():.1f} % ({x.min():.1f} % to {x.max():.1f} %)"
+                for x in (random, pretrained)
+            ),
             f"{gain.mean():+.1f} ({gain.min():+.1f} to {gain.max():+.1f})",
         ]
 
