@@ -255,8 +255,8 @@ def _flops(eqn: JaxprEqn) -> int:
 def _field_after(eqn: JaxprEqn, operands: Mapping[Var, Field]) -> Field:
     """Returns the receptive field of an operation's output, if its operands have one.
 
-    Convolutions and pooling widen it. Any other operation that preserves the shape of its operands,
-    except a matrix product, is assumed to preserve positions.
+    Convolutions and pooling widen it; padding at the ends shifts positions. Any other operation that
+    preserves the shape of its operands, except a matrix product, is assumed to preserve positions.
     """
     fields = [field for field in operands.values() if field]
     if not fields or len(fields) < len(operands):
@@ -270,7 +270,10 @@ def _field_after(eqn: JaxprEqn, operands: Mapping[Var, Field]) -> Field:
         windows = zip(*(eqn.params[name][1:-1] for name in names), strict=True)
     elif eqn.primitive.name == "dot_general":
         return None
-    elif {_shape(v) for v in operands} == {_shape(v) for v in eqn.outvars}:
+    elif (
+        eqn.primitive.name == "pad"
+        and not any(inner for _, _, inner in eqn.params["padding_config"])
+    ) or {_shape(v) for v in operands} == {_shape(v) for v in eqn.outvars}:
         windows = [(1, 1, 1)] * len(fields[0])
     else:
         return None

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flaxdl.checks import check_shape
 from flaxdl.errors import UserError
 from flaxdl.layers.initializers import constant
-from flaxdl.ops.batch_norm import batch_norm, normalize
+from flaxdl.ops.batch_norm import batch_norm, masked_batch_norm, normalize
 from flaxdl.ops.layer_norm import layer_norm
 
 
@@ -25,6 +25,9 @@ class BatchNorm(nn.Module):
     On several devices, the statistics are computed over the global batch, as in `SyncBatchNorm`:
     automatically under `jit`, and by averaging over the axis "data" under `pmap` or `shard_map`.
 
+    With a mask, as for padded sequences, the statistics are those of the positions where it is
+    True, so they do not depend on the amount of padding; PyTorch has no such option.
+
     Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training", 2015.
     """
 
@@ -34,8 +37,15 @@ class BatchNorm(nn.Module):
     """Epsilon added to the variance before taking its square root."""
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, train: bool = False, *, mask: jax.Array | None = None
+    ) -> jax.Array:
         """Normalizes each channel of [B, ..., C]; training updates `batch_stats`.
+
+        Args:
+            inputs: [B, ..., C].
+            train: whether to use and store the statistics of the batch.
+            mask: bool[B, ..., 1], False at positions that do not count in the statistics.
 
         Raises:
             UserError: if the parameters were initialized for another number of channels, or if
@@ -62,11 +72,16 @@ class BatchNorm(nn.Module):
                     "inputs of BatchNorm must have more than one value per channel in training, "
                     f"got shape {list(inputs.shape)}"
                 )
-            axis = "data" if devices > 1 else None
-            outputs, mean, var = batch_norm(inputs, scale, bias, epsilon=self.epsilon, axis=axis)
+            options = {"epsilon": self.epsilon, "axis": "data" if devices > 1 else None}
+            if mask is None:
+                outputs, mean, var = batch_norm(inputs, scale, bias, **options)
+                unbiased = count / (count - 1)
+            else:
+                outputs, mean, var, real = masked_batch_norm(inputs, scale, bias, mask, **options)
+                unbiased = real / jnp.maximum(real - 1, 1)
             if not self.is_initializing():
                 self._move(running_mean, mean)
-                self._move(running_var, var * (count / (count - 1)))
+                self._move(running_var, var * unbiased)
         else:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
             outputs = normalize(inputs.astype(wide), mean, var, scale, bias, self.epsilon)

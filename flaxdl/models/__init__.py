@@ -19,6 +19,7 @@ from flaxdl.models.bert import (
     BertForSequenceClassification,
 )
 from flaxdl.models.cnn import SimpleCNN
+from flaxdl.models.cnn1d import CNN1d
 from flaxdl.models.generation import generate, translate
 from flaxdl.models.lenet import LeNet5
 from flaxdl.models.resnet import ResNet, ResNet18, ResNet34, ResNet50, ResNet101, ResNet152
@@ -46,6 +47,7 @@ __all__ = [
     "BertForMaskedLM",
     "BertForPreTraining",
     "BertForSequenceClassification",
+    "CNN1d",
     "LeNet5",
     "ResNet",
     "ResNet18",

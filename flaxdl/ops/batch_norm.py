@@ -41,6 +41,42 @@ def batch_norm(
     return outputs, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
+def masked_batch_norm(
+    inputs: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mask: jax.Array,
+    *,
+    epsilon: float,
+    axis: str | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Like `batch_norm`, with the statistics of the positions where `mask` is True.
+
+    Args:
+        inputs: [B, ..., C], finite also where `mask` is False.
+        scale: [C], standard deviation of each channel after normalization.
+        bias: [C], mean of each channel after normalization.
+        mask: bool[B, ..., 1], False for padding.
+        epsilon: constant added to the variance before taking its square root.
+        axis: name of the device axis to average statistics over, if any.
+
+    Returns:
+        The normalized inputs [B, ..., C], also at padding; the mean [C] and biased variance [C];
+        and the number of positions. No gradient is propagated through the last three.
+    """
+    x = inputs.astype(scale.dtype)
+
+    def total(values: jax.Array) -> jax.Array:
+        total = jnp.sum(jnp.where(mask, values, 0), tuple(range(values.ndim - 1)))
+        return total if axis is None else jax.lax.psum(total, axis)
+
+    count = jnp.maximum(total(mask.astype(x.dtype))[0], 1)
+    mean = total(x) / count
+    var = total(jnp.square(x - mean)) / count
+    outputs = normalize(x, mean, var, scale, bias, epsilon)
+    return outputs, *map(jax.lax.stop_gradient, (mean, var, count))
+
+
 def normalize(
     x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> jax.Array:

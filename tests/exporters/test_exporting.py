@@ -25,6 +25,7 @@ from flaxdl.models import (
     BertForMaskedLM,
     BertForPreTraining,
     BertForSequenceClassification,
+    CNN1d,
     LeNet5,
     ResNet,
     Seq2SeqRNN,
@@ -119,6 +120,13 @@ FAMILIES = {
     "bottleneck": (ResNet(num_classes=4, depths=(1, 1, 1, 1), bottleneck=True), images(32)),
     "AlexNet": (AlexNet(), images(63)),
     "VGG": (VGG11(batch_norm=True), images(32)),
+    "CNN1d": (
+        CNN1d(num_classes=4, filters=(6, 8, 6)),
+        {
+            "inputs": np.random.default_rng(0).standard_normal((2, 9, 5), np.float32),
+            "lengths": np.array([9, 5], np.int32),
+        },
+    ),
     "SimpleRNN": (
         SimpleRNN(hidden_size=8, num_classes=4),
         {"inputs": np.random.default_rng(0).standard_normal((2, 7, 5), np.float32)},
@@ -211,6 +219,7 @@ def test_the_example_that_a_run_is_checked_on():
     "name",
     [
         "ResNet",
+        "CNN1d",
         "SimpleRNN",
         "RNNLM",
         "Seq2SeqRNN of additive",

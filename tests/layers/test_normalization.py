@@ -126,6 +126,28 @@ def test_statistics_are_those_of_the_global_batch(way):
     jax.tree.map(lambda ours, theirs: assert_close(ours, theirs, 1e-6), updates, expected_updates)
 
 
+@pytest.mark.parametrize("way", ["jit", "shard_map"])
+def test_masked_statistics_are_those_of_the_real_steps(way):
+    batch_norm = BatchNorm()
+    variables = batch_norm.init(jax.random.key(0), BATCH)
+    mask = (np.arange(5) < np.array([5, 3, 1, 0, 2, 4, 5, 1])[:, None])[:, :, None, None]
+    real = BATCH[mask[..., 0, 0]]  # [21, 3, 4]
+    expected, expected_updates = normalize(batch_norm, variables, real)
+
+    def step(variables, inputs, mask):
+        return batch_norm.apply(variables, inputs, True, mask=mask, mutable=["batch_stats"])
+
+    spread, whole = PartitionSpec("data"), PartitionSpec()
+    if way == "shard_map":
+        step = jax.shard_map(
+            step, mesh=mesh(), in_specs=(whole, spread, spread), out_specs=(spread, whole)
+        )
+    masks = np.broadcast_to(mask, (*BATCH.shape[:3], 1))
+    outputs, updates = jax.jit(step)(variables, BATCH, masks)
+    assert_close(outputs[mask[..., 0, 0]], expected, 1e-6)
+    jax.tree.map(lambda ours, theirs: assert_close(ours, theirs, 1e-6), updates, expected_updates)
+
+
 @pytest.mark.parametrize("layer", [BatchNorm(), LayerNorm()])
 def test_refuses_another_number_of_channels(layer):
     variables = layer.init(jax.random.key(0), jnp.ones((2, 4)))

@@ -21,6 +21,7 @@ from flaxdl.models import (
     Bert,
     BertForMaskedLM,
     BertForSequenceClassification,
+    CNN1d,
     LeNet5,
     ResNet18,
     Seq2SeqRNN,
@@ -42,6 +43,7 @@ IMAGES = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
 TOKENS = jax.ShapeDtypeStruct((1, 8), jnp.int32)
 UNKNOWN = [
     *((kind(num_classes=None), IMAGES) for kind in (SimpleCNN, LeNet5, AlexNet, VGG11, ResNet18)),
+    (CNN1d(num_classes=None), jax.ShapeDtypeStruct((1, 8, 3), jnp.float32)),
     (SimpleRNN(hidden_size=4, num_classes=None), jax.ShapeDtypeStruct((1, 8, 3), jnp.float32)),
     (TextRNN(9, 4, 4, num_classes=None), TOKENS),
     (TextRNN(None, 4, 4, 2), TOKENS),
