@@ -255,7 +255,7 @@ def _flops(eqn: JaxprEqn) -> int:
 def _field_after(eqn: JaxprEqn, operands: Mapping[Var, Field]) -> Field:
     """Returns the receptive field of an operation's output, if its operands have one.
 
-    Convolutions and pooling widen it; padding at the ends shifts positions. Any other operation that
+    Convolutions and pooling widen it; padding at the ends does not. Any other operation that
     preserves the shape of its operands, except a matrix product, is assumed to preserve positions.
     """
     fields = [field for field in operands.values() if field]

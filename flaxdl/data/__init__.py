@@ -17,6 +17,7 @@ from flaxdl.data.next_sentence_pairs import NextSentencePairs
 from flaxdl.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from flaxdl.data.rand_augment import RandAugment
 from flaxdl.data.reversed_strings import ReversedStrings
+from flaxdl.data.series import Series
 from flaxdl.data.source import Source, Splits, take_fraction
 from flaxdl.data.text import Text
 from flaxdl.data.text_pairs import TextPairs
@@ -40,6 +41,7 @@ __all__ = [
     "NextSentencePairs",
     "RandAugment",
     "ReversedStrings",
+    "Series",
     "Source",
     "Splits",
     "Text",

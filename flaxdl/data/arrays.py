@@ -11,6 +11,7 @@ import numpy as np
 from flaxdl.checks import did_you_mean
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.labels import as_classes
+from flaxdl.data.series import pad
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.data.texts import add_to_digest, as_texts
 from flaxdl.data.values import check_finite, warn_about_shared_examples
@@ -51,6 +52,9 @@ class Arrays(Source):
     def from_memory(cls, *, validation_fraction: float = 0.1, **arrays: Any) -> "Arrays":
         """Makes a source from arrays in memory, named as in a file.
 
+        Series of different lengths can be a list of arrays [T, C]: for `train_inputs`, they are
+        padded with zeros, and their lengths become `train_lengths`.
+
         >>> source = flaxdl.data.Arrays.from_memory(
         ...     train_inputs=np.zeros((40, 8, 8, 3), np.uint8), train_label=np.arange(40) % 4
         ... )
@@ -58,6 +62,10 @@ class Arrays(Source):
         >>> len(splits.train), len(splits.validation)
         (36, 4)
         """
+        for name in [name for name in arrays if name.endswith("_inputs")]:
+            lengths = f"{name.removesuffix('_inputs')}_lengths"
+            if lengths not in arrays and _differ_in_length(arrays[name]):
+                arrays[name], arrays[lengths] = pad(arrays[name])
         copies = {name: _plain(name, array) for name, array in arrays.items()}
         digest = hashlib.sha256()
         for name, array in sorted(copies.items()):
@@ -152,6 +160,15 @@ def _class_names(names: np.ndarray) -> list[str]:
     return [
         n.decode("utf-8", "backslashreplace") if isinstance(n, bytes) else str(n) for n in names
     ]
+
+
+def _differ_in_length(values: Any) -> bool:
+    """Returns True for a list of arrays that differ only in the size of their first axis."""
+    if not isinstance(values, list | tuple) or not all(
+        isinstance(one, np.ndarray) and one.ndim and one.dtype.kind in "biuf" for one in values
+    ):
+        return False
+    return len({len(one) for one in values}) > 1 and len({one.shape[1:] for one in values}) == 1
 
 
 def _plain(name: str, values: Any) -> np.ndarray:
