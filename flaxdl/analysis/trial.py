@@ -41,7 +41,7 @@ def dry_run(setup: Setup) -> dict[str, dict[str, float]]:
             "dry run: loss or gradients of the first batch are not finite; check the data and "
             "--init.weights for non-finite or very large values"
         )
-    metrics = {"train": state.sums.means()}
+    metrics = {"train": setup.config.task.finish(state.sums.means())}
     splits = [name for name in ("validation", "test") if getattr(setup.splits, name) is not None]
     for split in splits[:1]:
         with closing(setup.evaluation_batches(split)) as batches:

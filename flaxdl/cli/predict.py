@@ -1,4 +1,4 @@
-"""`predict`: predictions of a run's best checkpoint for image files or texts."""
+"""`predict`: predictions of a run's best checkpoint for files or texts."""
 
 import logging
 import os
@@ -12,16 +12,18 @@ from flaxdl.cli.config_file import RunConfigFile, load_run_config
 from flaxdl.cli.printing import SUFFIXES, Answer, print_answers, write_answers
 from flaxdl.errors import UserError
 from flaxdl.filesystem.outputs import output_file
+from flaxdl.runs.forecasts import Forecast
 from flaxdl.runs.items import SkippedItem, read_items, summary
 from flaxdl.runs.prediction import BeamSearch, Sampling, predict_each
 from flaxdl.runs.restored import RestoredRun, restore
+from flaxdl.training.forecasting import Forecasting
 from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
 
 _LOGGER = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """Predict labels of image files or texts, or generate text, with a run's best checkpoint."""
+    """Predict labels, generate text or forecast series with a run's best checkpoint."""
     tyro.cli(command, prog=program, args=arguments)
 
 
@@ -38,16 +40,17 @@ def command(
     config: RunConfigFile = None,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Predict labels of image files or texts, or generate text, with a run's best checkpoint.
+    """Predict labels, generate text or forecast series with a run's best checkpoint.
 
     Inputs that cannot be read are skipped and listed at the end (exit code 2).
 
     Args:
-        items: Image files, folders of images, or texts, of the same kind as the run's data.
+        items: Files, folders of files, or texts, of the same kind as the run's data. A forecast
+            continues the series in a table.
         workdir: Run directory.
         sampling: Sampling options for language models.
         beam_search: Beam search options for encoder-decoder models.
-        from_file: File with one text or image file name per line; - for standard input.
+        from_file: File with one text or file name per line; - for standard input.
         to: Output file (.csv or .jsonl), instead of printing the predictions.
         json_output: Print JSON, one object per line, with all probabilities.
     """
@@ -55,7 +58,7 @@ def command(
         raise UserError("predict takes either --json (prints) or --to (writes a file), not both")
     path = None if to is None else output_file(to, SUFFIXES)
     if not items and from_file is None:
-        raise UserError("predict needs at least one image file or text, or --from-file")
+        raise UserError("predict needs at least one file or text, or --from-file")
     run = restore(workdir, load_run_config(config))
     _hint_at_files(items, run)
     given = [*items, *([] if from_file is None else read_items(from_file))]
@@ -72,11 +75,27 @@ def command(
 
     if path is None:
         print_answers(answers(), as_json=json_output)
+    elif isinstance(run.config.task, Forecasting) and path.suffix.lower() == ".csv":
+        _write_forecast(list(answers()), path)
+        print(f"wrote {path}")
     else:
         write_answers(answers(), path, _columns(run))
         print(f"wrote {path}: {total - len(unreadable):,} predictions")
     if unreadable:
         raise UserError(summary(unreadable, total))
+
+
+def _write_forecast(found: Sequence[Answer], path: Path) -> None:
+    """Writes one forecast as a table that continues its file."""
+    if len(found) != 1:
+        raise UserError(
+            f"a .csv file continues one table, got {len(found)}; use --to FILE.jsonl for several"
+        )
+    (forecast,) = found
+    if isinstance(forecast, SkippedItem):
+        raise UserError(forecast.error)
+    assert isinstance(forecast, Forecast)
+    write_answers(found, path, tuple(forecast.rows()[0]))
 
 
 def _columns(run: RestoredRun) -> tuple[str, ...]:

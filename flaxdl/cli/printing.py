@@ -13,17 +13,18 @@ from rich.table import Table
 from flaxdl.data.class_folders import printable
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.outputs import writing
+from flaxdl.runs.forecasts import Forecast
 from flaxdl.runs.items import SkippedItem
 from flaxdl.runs.prediction import Generation, Prediction
 
 _UNLIMITED_WIDTH = 1_000_000  # characters per line if the output is not a terminal
 SUFFIXES = (".csv", ".jsonl")
 
-Answer = Prediction | Generation | SkippedItem
+Answer = Prediction | Generation | Forecast | SkippedItem
 
 
 def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
-    """Prints generated texts unchanged and predicted labels as a table, or both as JSON Lines.
+    """Prints generated texts unchanged, and labels and forecasts as tables, or all as JSON Lines.
 
     Items that could not be read are included only in JSON Lines.
     """
@@ -35,12 +36,22 @@ def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
             print(json.dumps(_record(one)))
         elif isinstance(one, Generation):
             print(one.text)
+        elif isinstance(one, Forecast):
+            print_table(_table(one))
         elif isinstance(one, Prediction):
             (label, probability), *others = one.probabilities.items()
             rest = ", ".join(f"{name} {other:.1%}" for name, other in others[:2])
             table.add_row(printable(one.item), label, f"{probability:.1%}", rest)
     if table.row_count:
         print_table(table)
+
+
+def _table(forecast: Forecast) -> Table:
+    rows = forecast.rows()
+    table = Table(*rows[0], title=printable(forecast.item))
+    for row in rows:
+        table.add_row(*(x if isinstance(x, str) else f"{x:.6g}" for x in row.values()))
+    return table
 
 
 def print_table(table: Table) -> None:
@@ -57,8 +68,8 @@ def write_answers(found: Iterable[Answer], path: Path, columns: Sequence[str]) -
     Args:
         found: predictions, consumed one at a time.
         path: path of the file, with a suffix from `SUFFIXES`.
-        columns: columns of a CSV file; JSON Lines files contain all fields, such as the probability
-            of each class.
+        columns: columns of a CSV file, in which a forecast has a row per step; JSON Lines files
+            contain all fields, such as the probability of each class.
 
     Raises:
         UserError: if the file cannot be written.
@@ -75,7 +86,8 @@ def write_answers(found: Iterable[Answer], path: Path, columns: Sequence[str]) -
             else:
                 rows = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
                 rows.writeheader()
-                rows.writerows(_record(one) for one in found)
+                for one in found:
+                    rows.writerows(one.rows() if isinstance(one, Forecast) else [_record(one)])
 
 
 def _record(one: Answer) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from flaxdl.data.auto_augment import AutoAugment
 from flaxdl.data.dataset import ArrayDataset, Dataset
 from flaxdl.data.dates import Dates
 from flaxdl.data.documents import Documents
+from flaxdl.data.el_nino import ElNino
 from flaxdl.data.image_folder import ImageFolder
 from flaxdl.data.image_operations import Augmentation
 from flaxdl.data.images import ImageRows, Images
@@ -17,7 +18,9 @@ from flaxdl.data.next_sentence_pairs import NextSentencePairs
 from flaxdl.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from flaxdl.data.rand_augment import RandAugment
 from flaxdl.data.reversed_strings import ReversedStrings
+from flaxdl.data.scaling import Scaling
 from flaxdl.data.series import Series
+from flaxdl.data.series_table import SeriesSource, SeriesTable
 from flaxdl.data.source import Source, Splits, take_fraction
 from flaxdl.data.text import Text
 from flaxdl.data.text_pairs import TextPairs
@@ -34,6 +37,7 @@ __all__ = [
     "Dataset",
     "Dates",
     "Documents",
+    "ElNino",
     "ImageFolder",
     "ImageRows",
     "Images",
@@ -41,7 +45,10 @@ __all__ = [
     "NextSentencePairs",
     "RandAugment",
     "ReversedStrings",
+    "Scaling",
     "Series",
+    "SeriesSource",
+    "SeriesTable",
     "Source",
     "Splits",
     "Text",

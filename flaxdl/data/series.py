@@ -94,7 +94,7 @@ class FittedSeries(Series):
     length: int = field(kw_only=True, compare=False)
     """Number of steps of all inputs, including padding."""
     has_lengths: bool = field(kw_only=True, compare=False)
-    """Whether the model gets the lengths of the series."""
+    """True if the model gets the lengths of the series."""
     mean: tuple[float, ...] = field(kw_only=True, repr=False, compare=False)
     """Mean of each channel."""
     std: tuple[float, ...] = field(kw_only=True, repr=False, compare=False)

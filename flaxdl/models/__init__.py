@@ -20,6 +20,7 @@ from flaxdl.models.bert import (
 )
 from flaxdl.models.cnn import SimpleCNN
 from flaxdl.models.cnn1d import CNN1d
+from flaxdl.models.forecasters import LinearForecaster, RNNForecaster
 from flaxdl.models.generation import generate, translate
 from flaxdl.models.lenet import LeNet5
 from flaxdl.models.resnet import ResNet, ResNet18, ResNet34, ResNet50, ResNet101, ResNet152
@@ -49,6 +50,8 @@ __all__ = [
     "BertForSequenceClassification",
     "CNN1d",
     "LeNet5",
+    "LinearForecaster",
+    "RNNForecaster",
     "ResNet",
     "ResNet18",
     "ResNet34",

@@ -74,7 +74,8 @@ def masked_batch_norm(
     mean = total(x) / count
     var = total(jnp.square(x - mean)) / count
     outputs = normalize(x, mean, var, scale, bias, epsilon)
-    return outputs, *map(jax.lax.stop_gradient, (mean, var, count))
+    mean, var, count = (jax.lax.stop_gradient(x) for x in (mean, var, count))
+    return outputs, mean, var, count
 
 
 def normalize(

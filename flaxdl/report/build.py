@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from flaxdl.report import charts, page, scores
-from flaxdl.report.predictions import Generations, Predictions
+from flaxdl.report import charts, forecasts, page, scores
+from flaxdl.report.forecasts import Forecasts
+from flaxdl.report.predictions import Generations, Predictions, StoredPredictions
 from flaxdl.runs.config_json import to_json
 from flaxdl.runs.plan import Plan
 from flaxdl.runs.workdir import Workdir
@@ -34,7 +35,7 @@ _MIN_BIN = 5  # predictions of a bin in the calibration chart
 def run_page(
     folder: Workdir,
     plan: Plan,
-    found: Predictions | Generations | None,
+    found: StoredPredictions | None,
     missing: str | None,
 ) -> page.RunPage:
     """Returns the contents of the report about one run.
@@ -67,6 +68,7 @@ def run_page(
         seconds=seconds,
         devices=devices,
         classes=_classes(found, plan) if isinstance(found, Predictions) else None,
+        forecasts=forecasts.section(found) if isinstance(found, Forecasts) else None,
         frozen=_frozen(plan),
         missing=missing,
         **(_samples(found) if isinstance(found, Generations) else {}),

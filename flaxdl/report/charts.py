@@ -220,6 +220,50 @@ def calibration_chart(
     )
 
 
+def forecast_chart(
+    title: str,
+    context: Sequence[float],
+    truth: Sequence[float],
+    forecast: Sequence[float],
+    naive: Sequence[float],
+) -> Chart:
+    """Draws a forecast and the seasonal naive one over the truth, after their common context.
+
+    Args:
+        title: name of the series and the window.
+        context: values up to the forecast.
+        truth: values that followed, one per step of the horizon.
+        forecast: values that the model forecast.
+        naive: values of the seasonal naive forecast.
+    """
+    unit = "steps after the last known value"
+    steps = list(range(1, len(truth) + 1))
+    series = [
+        Series("truth", [*range(1 - len(context), 1), *steps], [*context, *truth]),
+        Series("forecast", [0, *steps], [context[-1], *forecast]),
+        Series("seasonal naive", [0, *steps], [context[-1], *naive]),
+    ]
+    limits = (1 - len(context), len(truth))
+
+    def draw(axes: Any) -> None:
+        for place, one in enumerate(series):
+            axes.plot(one.x, one.y, **_style(place))
+        axes.axvline(0, color=_INK, linewidth=1, linestyle=":")
+        axes.set_xlim(*limits)
+        _format_values(axes.yaxis, axes.get_ylim(), is_log=False, percent=False)
+        axes.set_xlabel(unit)
+        axes.grid(visible=True)
+
+    description = f"{title}. " + " ".join(_described(one, unit, False) for one in series)
+    return Chart(
+        title=title,
+        svg=_svg(draw, description, WIDTH),
+        description=description,
+        legend=[(_swatch(place), one.name) for place, one in enumerate(series)],
+        data=_data(series, unit, WIDTH, limits, None),
+    )
+
+
 def rows_of(charts: Sequence[Chart], details: Sequence[Chart]) -> list[list[Chart]]:
     """Arranges charts in rows of two or three without empty places.
 

@@ -18,7 +18,7 @@ from flaxdl.report.build import (
     example_of,
     spelled,
 )
-from flaxdl.report.predictions import Generations, Predictions
+from flaxdl.report.predictions import Predictions, StoredPredictions
 from flaxdl.runs.plan import Plan
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.writers.metrics_file import MetricsFile
@@ -33,7 +33,7 @@ class ComparedRun:
 
     folder: Workdir
     plan: Plan
-    found: Predictions | Generations | None
+    found: StoredPredictions | None
     shown: page.RunPage
 
 

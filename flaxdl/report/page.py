@@ -75,6 +75,20 @@ class Sample:
     expected: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Forecasts:
+    """Forecasts of the windows of a split, and their errors by series."""
+
+    split: str
+    windows: int
+    """Number of evaluated windows."""
+    rows: Sequence[tuple[str, Sequence[str]]]
+    """Name of each series, with MAE, RMSE and MASE of the model and of the seasonal naive
+    forecast."""
+    charts: Sequence[Sequence[Chart]]
+    """Rows of charts, one for each window shown."""
+
+
 @dataclass(frozen=True)
 class Frozen:
     """Initial weights and frozen parameters of a run."""
@@ -118,6 +132,7 @@ class RunPage:
     classes: Classes | None = None
     samples: Sequence[Sample] = ()
     samples_note: str = ""
+    forecasts: Forecasts | None = None
     frozen: Frozen | None = None
     missing: str | None = None
     """Reason why predictions are missing."""

@@ -21,9 +21,12 @@ from flaxdl.data.pipeline import evaluation_order
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.filesystem.atomic import atomic_write
+from flaxdl.report import forecasts
+from flaxdl.report.forecasts import Forecasts
 from flaxdl.runs.prediction import Generation, predict_with_run
 from flaxdl.runs.restored import RestoredRun
 from flaxdl.training.distributed.mesh import replicated
+from flaxdl.training.forecasting import Forecasting
 from flaxdl.training.tasks import LanguageModeling, MaskedLanguageModeling, SequenceToSequence
 
 _MAX_EXAMPLES = 10_000  # evenly spaced examples of larger splits
@@ -86,7 +89,11 @@ class Generations:
     """Number of generated texts, including those not stored."""
 
 
-def compute(run: RestoredRun, splits: Splits) -> Predictions | Generations | None:
+StoredPredictions = Predictions | Generations | Forecasts
+"""Contents of `predictions.npz`."""
+
+
+def compute(run: RestoredRun, splits: Splits) -> StoredPredictions | None:
     """Computes predictions on the test split, or on the validation split if there is no test split.
 
     Args:
@@ -108,27 +115,30 @@ def compute(run: RestoredRun, splits: Splits) -> Predictions | Generations | Non
             return _continue(run, split, dataset)
         case SequenceToSequence():
             return _rewrite(run, split, dataset)
+        case Forecasting():
+            return forecasts.compute(run, split, dataset)
         case MaskedLanguageModeling():
             return None
         case _:
             return None if run.classes is None else _classify(run, split, dataset)
 
 
-def save(found: Predictions | Generations, path: Path) -> None:
+def save(found: StoredPredictions, path: Path) -> None:
     """Writes predictions to an .npz file atomically."""
     arrays = {field.name: getattr(found, field.name) for field in fields(found)}
     with atomic_write(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
-def load(path: Path) -> Predictions | Generations | None:
+def load(path: Path) -> StoredPredictions | None:
     """Reads a file written by `save`; returns None if it is missing or unreadable."""
     if not path.is_file():  # opening a pipe would block
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Any] = dict(file)
-        kind = Predictions if "label" in arrays else Generations
+        kinds = {"label": Predictions, "forecast": Forecasts}
+        kind = next((kind for name, kind in kinds.items() if name in arrays), Generations)
         single = {"step": int, "split": str, "available": int, "tried": int}
         arrays |= {name: single[name](x) for name, x in arrays.items() if name in single}
         return kind(**arrays)

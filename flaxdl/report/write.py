@@ -18,7 +18,7 @@ from flaxdl.filesystem.paths import local_path
 from flaxdl.report import page, predictions
 from flaxdl.report.build import run_page
 from flaxdl.report.compare import ComparedRun, compare
-from flaxdl.report.predictions import Generations, Predictions
+from flaxdl.report.predictions import StoredPredictions
 from flaxdl.runs.evaluation import load_transformed
 from flaxdl.runs.plan import Plan
 from flaxdl.runs.restored import RestoredRun, read_plan, restore
@@ -136,7 +136,7 @@ def _write(text: str, path: Path) -> None:
 
 def _predictions(
     folder: Workdir, plan: Plan, config: Config | None
-) -> tuple[Predictions | Generations | None, str | None]:
+) -> tuple[StoredPredictions | None, str | None]:
     """Returns stored or newly computed predictions, or the reason why there are none."""
     metrics = MetricsFile(folder.metrics)
     if not metrics.lines:

@@ -60,7 +60,7 @@ def measure(
     sums = state.sums.zeros_like()
     for batch in batches:
         sums = block_on_cpu(add(state, sums, batch), mesh)
-    return sums.means()
+    return steps.task.finish(sums.means())
 
 
 def load_transformed(plan: Plan, folder: Workdir) -> Splits:

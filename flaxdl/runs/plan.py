@@ -119,7 +119,7 @@ class Plan:
 def resolve_model_sizes(
     config: Config, classes: tuple[str, ...] | None, transform: Transform
 ) -> Config:
-    """Sets `num_classes` and `vocab_size` of the model from the data if they are None.
+    """Sets `num_classes`, `vocab_size` and `horizon` of the model from the data if they are None.
 
     Args:
         config: configuration of the run.
@@ -129,6 +129,7 @@ def resolve_model_sizes(
     found = {
         "num_classes": None if classes is None else len(classes),
         "vocab_size": transform.vocab_size,
+        "horizon": getattr(transform, "horizon", None),
     }
     sizes = {
         name: size

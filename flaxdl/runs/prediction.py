@@ -18,10 +18,12 @@ from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
 from flaxdl.errors import UserError
 from flaxdl.models import RNNLM, TransformerLM, generate, translate
 from flaxdl.models.generation import EncoderDecoder, check_beams
+from flaxdl.runs.forecasts import Forecast, forecast_each
 from flaxdl.runs.items import SkippedItem, expand_items, summary
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
 from flaxdl.training.distributed.mesh import replicated
+from flaxdl.training.forecasting import Forecasting
 from flaxdl.training.precision import matmul_precision, to_compute_dtype
 from flaxdl.training.tasks import LanguageModeling, MaskedLanguageModeling, SequenceToSequence
 
@@ -107,12 +109,13 @@ def predict(
     config: Config | None = None,
     sampling: Sampling = Sampling(),
     beam_search: BeamSearch = BeamSearch(),
-) -> list[Prediction] | list[Generation]:
-    """Classifies files or texts, or generates texts, with the best checkpoint of a run.
+) -> list[Prediction] | list[Generation] | list[Forecast]:
+    """Classifies files or texts, generates texts or continues series, with a run's best checkpoint.
 
     Args:
         workdir: working directory of the run.
-        items: texts, file names, or names of folders to search recursively.
+        items: texts, file names, or names of folders to search recursively. For forecasts, a file
+            is a table with the columns of the run's data.
         config: config of the run, needed only if it uses classes that are not part of flaxdl.
         sampling: sampling options for language models.
         beam_search: options for encoder-decoder models.
@@ -132,7 +135,7 @@ def predict_with_run(
     *,
     sampling: Sampling = Sampling(),
     beam_search: BeamSearch = BeamSearch(),
-) -> list[Prediction] | list[Generation]:
+) -> list[Prediction] | list[Generation] | list[Forecast]:
     """Like `predict`, for a run that is already in memory.
 
     Raises:
@@ -142,7 +145,7 @@ def predict_with_run(
     unreadable = [one for one in found if isinstance(one, SkippedItem)]
     if unreadable:
         raise UserError(summary(unreadable, len(found)))
-    return cast(list[Prediction] | list[Generation], found)
+    return cast(list[Prediction] | list[Generation] | list[Forecast], found)
 
 
 def predict_each(
@@ -151,7 +154,7 @@ def predict_each(
     *,
     sampling: Sampling = Sampling(),
     beam_search: BeamSearch = BeamSearch(),
-) -> Iterator[Prediction | Generation | SkippedItem]:
+) -> Iterator[Prediction | Generation | Forecast | SkippedItem]:
     """Yields a prediction for each item, or the reason why there is none, in order.
 
     Items are processed in batches of one shape by a single compiled program, so memory does not
@@ -164,8 +167,11 @@ def predict_each(
         beam_search: options for encoder-decoder models.
 
     Raises:
-        UserError: if the run's task is not classification or text generation.
+        UserError: if the run's task is not classification, text generation or forecasting.
     """
+    if isinstance(run.config.task, Forecasting):
+        yield from forecast_each(run, items)
+        return
     predict_batch = _make_predictor(run, sampling, beam_search)
     expanded = expand_items(items, run.transform)
     size = min(run.config.batch_size, _MAX_BATCH_SIZE, len(expanded))

@@ -151,7 +151,7 @@ def set_up(config: Config, fitted: Transform | None = None) -> Setup:
     _check_augmentation(setup)
     if splits.validation is not None:
         metrics = jax.eval_shape(config.task.metrics, outputs, setup.examples)
-        config.selection.check(metrics, config.task)
+        config.selection.check(config.task.finish(dict.fromkeys(metrics, 1.0)), config.task)
     config.optimizer.schedule.check(setup.total_steps)
     config.ema.check(setup.total_steps)
     _check_steps_per_call(setup)

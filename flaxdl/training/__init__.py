@@ -2,6 +2,7 @@
 
 from flaxdl.training.distributed.mesh import MeshShape
 from flaxdl.training.ema import EMA
+from flaxdl.training.forecasting import Forecasting
 from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Diverged, Loop
 from flaxdl.training.optimizers import (
@@ -36,6 +37,7 @@ __all__ = [
     "Classification",
     "Cosine",
     "Diverged",
+    "Forecasting",
     "Interrupted",
     "LanguageModeling",
     "LinearDecay",

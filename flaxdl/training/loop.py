@@ -131,7 +131,7 @@ class Loop:
             timer.restart()
             return state
         jax.block_until_ready(state)  # dispatched steps may still be running
-        values = state.sums.means() | {
+        values = config.task.finish(state.sums.means()) | {
             "learning_rate": float(state.learning_rate),
             "gradient_norm": float(state.gradient_norm),
         }
@@ -167,7 +167,7 @@ class Loop:
             while (batch := self._next(batches, state)) is not None:
                 sums = block_on_cpu(self._evaluate(state, sums, put_batch(batch, mesh)), mesh)
                 self._stop_if_interrupted(state)
-            return sums.means()
+            return self.setup.config.task.finish(sums.means())
 
     @cached_property
     def _evaluate(self) -> Callable[..., MetricSums]:

@@ -132,6 +132,7 @@ class Steps:
         outputs = self.model.apply({"params": params, **variables}, inputs, **keywords)
         metrics = self.task.metrics(outputs, batch)
         check_metrics(self.task, metrics)
+        check_metrics(self.task, self.task.finish(dict.fromkeys(metrics, 1.0)))
         return TrainState(
             step=jnp.int32(0),
             skipped=jnp.int32(0),

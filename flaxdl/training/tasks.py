@@ -63,6 +63,14 @@ class Task:
         """Returns values and weights of each metric, to be averaged; must include `loss`."""
         raise NotImplementedError(f"{type(self).__name__}.metrics")
 
+    def finish(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Returns the metrics to report, given the averages of `metrics`; by default, the same.
+
+        For metrics that are functions of averages, such as the root of a mean squared error. The
+        result must include `loss`.
+        """
+        return dict(means)
+
     def check(self, outputs: Any, num_classes: int | None) -> None:
         """Checks that the model's outputs fit the task and the data; by default, does nothing.
 

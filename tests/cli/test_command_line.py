@@ -339,7 +339,7 @@ def test_the_mark_of_a_run_knows_every_field():
         (["export", "--workdir", "w", "--to", "model.onnx"], "a .safetensors file, a .stablehlo"),
         (["export", "--workdir", "w", "--to", "folder"], "a BERT"),
         (["evaluate", "--workdir", "w", "--split", "tets"], "test"),
-        (["predict", "--workdir", "w"], "at least one image file or text"),
+        (["predict", "--workdir", "w"], "at least one file or text"),
         (["predict", "--workdir", "w", "data.npz"], "data.npz cannot be read as an image"),
         (
             ["predict", "--workdir", "w", "x.png", "--to", "x.xlsx"],

@@ -27,7 +27,9 @@ from flaxdl.models import (
     BertForSequenceClassification,
     CNN1d,
     LeNet5,
+    LinearForecaster,
     ResNet,
+    RNNForecaster,
     Seq2SeqRNN,
     Seq2SeqTransformer,
     SimpleCNN,
@@ -138,6 +140,14 @@ FAMILIES = {
         )
         for cell in ("lstm", "gru")
     },
+    "RNNForecaster": (
+        RNNForecaster(horizon=4, hidden_size=8),
+        {"inputs": np.random.default_rng(0).standard_normal((2, 9, 3), np.float32)},
+    ),
+    "LinearForecaster": (
+        LinearForecaster(horizon=4),
+        {"inputs": np.random.default_rng(0).standard_normal((2, 9, 3), np.float32)},
+    ),
     "TextRNN": (
         TextRNN(
             vocab_size=20, embedding_size=6, hidden_size=8, num_classes=4, pooling="final_states"
@@ -221,6 +231,7 @@ def test_the_example_that_a_run_is_checked_on():
         "ResNet",
         "CNN1d",
         "SimpleRNN",
+        "RNNForecaster",
         "RNNLM",
         "Seq2SeqRNN of additive",
         "Seq2SeqTransformer",

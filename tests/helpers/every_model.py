@@ -23,6 +23,8 @@ _SIZES = {
     "BertForPreTraining": _BERT,
     "BertForSequenceClassification": _BERT | {"num_classes": 8},
     "CNN1d": {"num_classes": 8},
+    "LinearForecaster": {"horizon": 8},
+    "RNNForecaster": {"horizon": 8, "hidden_size": 64},
     "RNNLM": {"vocab_size": 128, "embedding_size": 64, "hidden_size": 64},
     "Seq2SeqRNN": {"hidden_size": 64, "vocab_size": 128, "embedding_size": 64},
     "Seq2SeqTransformer": _TRANSFORMER,
@@ -48,7 +50,7 @@ def small(name):
 
 def inputs_of(name):
     """Shapes of what the model takes: the inputs, and what goes in by keyword."""
-    if name in ("CNN1d", "SimpleRNN"):
+    if name in ("CNN1d", "LinearForecaster", "RNNForecaster", "SimpleRNN"):
         return jax.ShapeDtypeStruct((2, 5, 12), np.float32), {}
     if name not in _SIZES:
         size = 32 if name == "LeNet5" else 224
