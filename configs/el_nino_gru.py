@@ -2,7 +2,12 @@
 
 flaxdl train --config el_nino_gru
 
-TODO
+Test MAE: 0.805 °C ± 0.022 (five seeds, 0.778 to 0.828), in 15 to 28 s on two busy CPU cores. MASE
+is 0.667 ± 0.018. The MAE is 0.733 ± 0.020 times that of the seasonal naive forecast, and 1.034 ±
+0.029 times that of a linear autoregression solved by least squares (`benchmarks/forecasts.py`): on
+the 148 windows of the test part, the GRU is no better than a linear model.
+
+Needs `pip install 'flaxdl[series]'`.
 """
 
 from flaxdl import Config

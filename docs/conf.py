@@ -28,7 +28,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Types of other packages; their documentation cannot be looked up without a network.
     (r"py:.*", r"(collections|flax|jax|nn|np|numpy|optax|orbax|pathlib|signal|typing)\..*"),
-    (r"py:class", r"Figure|Tokenizer"),
+    (r"py:class", r"datetime|Figure|Tokenizer"),
     # Internal types of public objects.
     (
         r"py:class",

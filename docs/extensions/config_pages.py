@@ -20,6 +20,7 @@ _TIME = re.compile(r"(?:in|[.;]) ([^.;,()]+?)(?: from start to end)? on two (?:b
 _NOT_MEASURED = re.compile(r"\bnot (been )?measured\b", re.IGNORECASE)
 _SECTIONS = (
     "Images",
+    "Time series",
     "Texts",
     "Language modeling",
     "Text to text",
@@ -97,6 +98,8 @@ def _section(tree: ast.Module) -> str:
         return "Language modeling"
     if "SequenceToSequence(" in arguments.get("task", ""):
         return "Text to text"
+    if "Forecasting(" in arguments.get("task", ""):
+        return "Time series"
     return "Images" if arguments["transform"].startswith("Image") else "Texts"
 
 
