@@ -45,7 +45,7 @@ TRAINED = {
     *("digits_cnn", "digits_lstm", "digits_transfer", "cifar10_resnet18", "imagenet_alexnet"),
     *("languages_textrnn", "languages_transformer", "imdb_textrnn", "docs_transformer_lm"),
     *("docs_rnn_lm", "dates_seq2seq", "dates_rnn_seq2seq", "finetune_bert", "finetune_resnet50"),
-    "docs_bert_mlm",
+    *("docs_bert_mlm", "el_nino_gru"),
 }
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -43,6 +43,26 @@ def as_picture(array: np.ndarray) -> np.ndarray:
     return array.mean(axis=-1).astype(np.uint8)
 
 
+def series_picture(series: np.ndarray, height: int = 64, width: int = 128) -> np.ndarray:
+    """Draws the channels of a series [T, C] as black lines on white, uint8 [height, width].
+
+    Zeros at the end, as of padding, are left out. The lines fill the height.
+    """
+    real = np.flatnonzero(np.any(series != 0, axis=1))
+    series = series[: real[-1] + 1] if len(real) else series
+    low, high = series.min(), series.max()
+    places = np.linspace(0, len(series) - 1, width + 1)
+    picture = np.full((height, width), 255, np.uint8)
+    rows = np.arange(height)[:, None]
+    for channel in np.moveaxis(series, -1, 0):
+        values = np.interp(places, np.arange(len(series)), channel)
+        heights = np.rint((height - 1) * (high - values) / (high - low or 1))  # from the top
+        first = np.minimum(heights[:-1], heights[1:])
+        last = np.maximum(heights[:-1], heights[1:])
+        picture[(rows >= first) & (rows <= last)] = 0
+    return picture
+
+
 def draw_filters(filters: np.ndarray) -> "Figure":
     """Draws filters [height, width, C, filters], in color if there are three channels.
 

@@ -21,6 +21,7 @@ from flaxdl.training.times import load_times
 from flaxdl.training.writers.metrics_file import MetricsFile
 from flaxdl.weights.names import pytorch_key
 
+_ABBREVIATIONS = ("mae", "mase", "rmse")
 LAST_CHARTS = ("learning_rate", "gradient_norm", "examples_per_second")
 FRACTIONS = (  # shown in percent
     *("accuracy", "top_5_accuracy", "exact_match"),
@@ -210,12 +211,14 @@ def _charts(plan: Plan, metrics: MetricsFile) -> list[list[charts.Chart]]:
 
 def title_of(name: str) -> str:
     """Returns the name of a metric as the title of its chart."""
-    return spelled(name).capitalize()
+    words = spelled(name)
+    return words[:1].upper() + words[1:]
 
 
 def spelled(name: str) -> str:
     """Returns the name of a metric as words."""
-    return name.replace("_", " ").replace("top 5", "top-5")
+    words = name.replace("_", " ").replace("top 5", "top-5").split(" ")
+    return " ".join(word.upper() if word in _ABBREVIATIONS else word for word in words)
 
 
 def class_names(found: Predictions, names: Sequence[str] | None) -> Sequence[str]:

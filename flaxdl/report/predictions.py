@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdl.analysis.figures import as_picture
+from flaxdl.analysis.figures import as_picture, series_picture
 from flaxdl.data import Dataset, Splits, evaluation_batches
 from flaxdl.data.dataset import Subset
 from flaxdl.data.pipeline import evaluation_order
+from flaxdl.data.series import FittedSeries
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.filesystem.atomic import atomic_write
@@ -235,6 +236,8 @@ def _shown(run: RestoredRun, inputs: Sequence[np.ndarray]) -> np.ndarray:
     transform = run.transform
     if inputs[0].ndim == 1 and isinstance(transform, FittedText):
         return np.array([transform.decode(row[None])[0] for row in inputs])
+    if isinstance(transform, FittedSeries):
+        return np.stack([series_picture(row) for row in inputs])
     if inputs[0].ndim in (2, 3):
         return np.stack([_smaller(as_picture(row)) for row in inputs])
     return np.zeros(0, np.uint8)

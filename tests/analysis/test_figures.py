@@ -126,3 +126,18 @@ def test_what_is_a_picture():
     assert pictures.as_picture(RANDOM.normal(size=(4, 5, 7))).shape == (4, 5)
     with pytest.raises(ValueError, match=r"a picture needs .* got shape \[4\]"):
         pictures.as_picture(np.zeros(4))
+
+
+def test_a_series_is_drawn_without_its_padding():
+    slope = np.stack([np.arange(8.0), np.arange(8.0)[::-1]], axis=1)
+    drawn = pictures.series_picture(slope, height=8, width=7)
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == (8, 7)
+    columns = np.arange(7)
+    assert (drawn[7 - columns, columns] == 0).all()  # the rising channel
+    assert (drawn[columns, columns] == 0).all()  # the falling one
+    padded = np.concatenate([slope, np.zeros((20, 2))])
+    np.testing.assert_array_equal(pictures.series_picture(padded, height=8, width=7), drawn)
+    flat = pictures.series_picture(np.full((5, 1), 3.0))
+    assert (flat == 0).any(axis=0).all()
+    assert pictures.series_picture(np.zeros((5, 1))).min() == 0

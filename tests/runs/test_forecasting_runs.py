@@ -162,6 +162,7 @@ def test_the_report_draws_forecasts_over_the_truth(run):
     html = (folder / "run" / "report.html").read_text()
     assert html.count('aria-label="heat, window') == html.count('aria-label="load, window') == 3
     assert "11 windows of the test split" in html
+    assert 'aria-label="Relative MAE over steps.' in html
     with np.load(folder / "run" / "predictions.npz") as stored:
         errors = stored["errors"]
     assert errors[0, 0].mean() == pytest.approx(result.metrics["mae"], rel=1e-4)

@@ -9,6 +9,7 @@ from flaxdl import Config
 from flaxdl.cli import main
 from flaxdl.data import Arrays, Series
 from flaxdl.models import CNN1d, SimpleRNN
+from flaxdl.report import predictions
 from flaxdl.runs.config_json import from_json, to_json
 from flaxdl.training import AdamW
 
@@ -62,6 +63,8 @@ def test_a_run_learns_and_predicts_files(model, tmp_path, capsys):
     files = [str(tmp_path / name) for name in ("0.npy", "1.csv")]
     found = flaxdl.predict(tmp_path / "run", files, config=config)
     assert [one.label for one in found] == list(TEST[1][:2])
+    stored = predictions.compute(result.run, SOURCE.load(0).map(result.run.transform.apply))
+    assert stored.uncertain_inputs.shape == (9, 64, 128)  # drawn as lines
     if isinstance(model, CNN1d):
         assert main(["predict", "--workdir", str(tmp_path / "run"), files[0]]) == 0
         assert "slow" in capsys.readouterr().out
