@@ -16,8 +16,10 @@ from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
 from flaxdl.errors import UserError
 from flaxdl.models import translate
 from flaxdl.models.generation import EncoderDecoder
+from flaxdl.runs.forecasts import read_context
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
+from flaxdl.training.forecasting import Forecasting
 from flaxdl.training.precision import matmul_precision
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ def visualize(
     """
     _check_options(what, item, layer, class_name)
     run = restore(workdir, config)
+    if isinstance(run.config.task, Forecasting) and what in ("saliency", "grad-cam"):
+        raise UserError(f"--what {what} explains the class of an input, and forecasts have none")
     batch = _placeholder(run) if what == "filters" or item is None else _read(run, item)
     model, variables = run.config.model, run.variables
     batch = {name: x for name, x in batch.items() if name not in ("label", "weight")}
@@ -139,6 +143,8 @@ def _draw_heat(
 
 def _read(run: RestoredRun, item: str) -> dict[str, Any]:
     """Reads one input as a batch; for an encoder-decoder model, adds its output as `targets`."""
+    if isinstance(run.config.task, Forecasting):
+        return read_context(run, item)
     shapes = {name: example.shape[1:] for name, example in run.examples.items()}
     batch = run.transform.read([item], shapes)
     check_tokens(run.config.model, batch)

@@ -10,6 +10,7 @@ import numpy as np
 
 from flaxdl.data import SeriesSource
 from flaxdl.data.scaling import FittedScaling
+from flaxdl.data.series_table import TimeSeries
 from flaxdl.errors import UserError
 from flaxdl.runs.items import SkippedItem, expand_items
 from flaxdl.runs.restored import RestoredRun
@@ -50,24 +51,18 @@ def forecast_each(run: RestoredRun, items: Sequence[str]) -> Iterator[Forecast |
     Raises:
         UserError: if the run has no source of series, or no scaling.
     """
-    source = run.config.data
-    if not isinstance(source, SeriesSource):
-        raise UserError(
-            f"forecasts need a source of series, such as SeriesTable, got {type(source).__name__}"
-        )
-    forecast = make_forecaster(run)
+    forecast, source = make_forecaster(run), _source(run)
     for item in expand_items(items, run.transform):
         if isinstance(item, SkippedItem):
             yield item
             continue
         try:
             series = source.read(item)
-            context = series.values[-source.context :]
-            _check_context(context, source.context, item)
+            context = _last_steps(series, source.context, item)
         except ValueError as error:
             yield SkippedItem(item, str(error))
             continue
-        values = forecast({"inputs": context[None]})[0]  # [S, C]
+        values = forecast({"inputs": context})[0]  # [S, C]
         yield Forecast(
             item,
             None if series.times is None else series.times.after(len(values)),
@@ -84,11 +79,7 @@ def make_forecaster(run: RestoredRun) -> Callable[[Mapping[str, np.ndarray]], np
     Raises:
         UserError: if the run's transform is not `Scaling`.
     """
-    scaling = run.transform
-    if not isinstance(scaling, FittedScaling):
-        raise UserError(
-            f"forecasts need the transform Scaling, but the run has {type(scaling).__name__}"
-        )
+    scaling = _scaling(run)
 
     @partial(jax.jit, out_shardings=replicated(run.mesh))
     def outputs_of(state: Any, batch: Any) -> jax.Array:
@@ -103,7 +94,38 @@ def make_forecaster(run: RestoredRun) -> Callable[[Mapping[str, np.ndarray]], np
     return forecast
 
 
-def _check_context(context: np.ndarray, steps: int, item: str) -> None:
+def read_context(run: RestoredRun, item: str) -> dict[str, np.ndarray]:
+    """Returns the scaled end of the series in a file as the model's inputs, [1, T, C].
+
+    Raises:
+        UserError: if the file cannot be read, or if its last steps are too few or incomplete.
+    """
+    source = _source(run)
+    context = _last_steps(source.read(item), source.context, item)
+    return {"inputs": _scaling(run).scaled(context)}
+
+
+def _source(run: RestoredRun) -> SeriesSource:
+    source = run.config.data
+    if not isinstance(source, SeriesSource):
+        raise UserError(
+            f"forecasts need a source of series, such as SeriesTable, got {type(source).__name__}"
+        )
+    return source
+
+
+def _scaling(run: RestoredRun) -> FittedScaling:
+    scaling = run.transform
+    if not isinstance(scaling, FittedScaling):
+        raise UserError(
+            f"forecasts need the transform Scaling, but the run has {type(scaling).__name__}"
+        )
+    return scaling
+
+
+def _last_steps(series: TimeSeries, steps: int, item: str) -> np.ndarray:
+    """Returns the last values [1, T, C], after checks."""
+    context = series.values[-steps:]
     if len(context) < steps:
         raise UserError(
             f"{item} has {len(context):,} steps, but a forecast needs the last {steps:,}"
@@ -114,3 +136,4 @@ def _check_context(context: np.ndarray, steps: int, item: str) -> None:
             f"{item} lacks values in {missing:,} of the last {steps:,} steps, which a forecast "
             "needs; fill them in, or leave out what follows them"
         )
+    return context[None]

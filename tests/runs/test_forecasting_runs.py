@@ -188,6 +188,14 @@ def test_a_run_is_exported_as_a_program(run, tmp_path):
         flaxdl.export(folder / "run", tmp_path / name)
 
 
+def test_hidden_states_over_the_end_of_a_table_are_drawn(run, tmp_path):
+    folder, config, _ = run
+    figure = flaxdl.visualize(folder / "run", config.data.path, what="hidden-state")
+    assert len(figure.axes[0].images[0].get_array().T) == 8
+    with pytest.raises(flaxdl.UserError, match="saliency explains the class of an input"):
+        flaxdl.visualize(folder / "run", config.data.path, what="saliency")
+
+
 def test_setup_names_what_does_not_fit(run, tmp_path):
     _, config, _ = run
     path = config.data.path
