@@ -89,6 +89,9 @@ class Config:
     train_fraction: float = 1.0
     """Fraction of the training examples to use, stratified by class where labels are known without
     decoding the data."""
+    balanced_sampling: bool = False
+    """Drawing all classes equally often in each epoch: examples of rare classes are repeated, and
+    only a part of those of frequent classes is shown. An epoch has the same number of steps."""
     repeated_augmentation: int = 1
     """Number of copies of each example in a batch, each augmented differently (repeated
     augmentation). An epoch has the same number of steps, and therefore shows only this part of the

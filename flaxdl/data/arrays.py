@@ -14,7 +14,7 @@ from flaxdl.data.labels import as_classes
 from flaxdl.data.series import pad
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.data.texts import add_to_digest, as_texts
-from flaxdl.data.values import check_finite, warn_about_shared_examples
+from flaxdl.data.values import check_finite, check_weights, warn_about_shared_examples
 from flaxdl.errors import UserError
 from flaxdl.filesystem.paths import local_path
 
@@ -35,7 +35,9 @@ class Arrays(Source):
     """Arrays named by split and field: `train_inputs`, `train_label`, `test_inputs`, ...
 
     Integer labels [N] are classes 0 to K - 1, named by the array `classes` if there is one and by
-    their numbers otherwise; string labels [N] are classes in alphabetical order. All other fields
+    their numbers otherwise; string labels [N] are classes in alphabetical order. `train_weight`,
+    [N], contains the weight of each example in the training loss, at least 0; examples of weight 0
+    (in any split) are also left out of evaluation, in which all others count equally. Other fields
     of a split, such as `train_lengths`, are passed to the model as keyword arguments. Without
     `validation_inputs`, part of the training split is held out for validation. Such a file can be
     written by `numpy.savez("data.npz", train_inputs=..., train_label=..., ...)`.
@@ -151,6 +153,8 @@ def _dataset(
         raise UserError(f"the {split} split is empty")
     for name in ("inputs", "label"):
         check_finite(names[name], fields[name])
+    if "weight" in fields:
+        check_weights(names["weight"], fields["weight"])
     return dataset
 
 

@@ -6,7 +6,8 @@ Mixup and cutmix combine each image with the previous one of its batch, the firs
 mixed example has two classes instead of a vector of K probabilities: `label`, the class of the
 larger part, `label_2`, that of the other part, and `mix`, float32[B] in [0.5, 1], the fraction of
 the larger part. Its loss is `mix * loss(label) + (1 - mix) * loss(label_2)`, which is the
-cross-entropy with the mixed probabilities, also with label smoothing.
+cross-entropy with the mixed probabilities, also with label smoothing. The weight of a mixed example
+is that of its parts, mixed alike.
 """
 
 import math
@@ -66,7 +67,7 @@ def mixup(batch: Batch, key: jax.Array, *, alpha: float) -> Batch:
         alpha: concentration, above 0.
 
     Returns:
-        The batch with mixed `inputs`, `label`, `label_2` and `mix`.
+        The batch with mixed `inputs` and `weight`, `label`, `label_2` and `mix`.
     """
     fraction = _fraction(key, alpha)
     images = batch["inputs"]
@@ -88,7 +89,7 @@ def cutmix(batch: Batch, key: jax.Array, *, alpha: float) -> Batch:
         alpha: concentration, above 0.
 
     Returns:
-        The batch with mixed `inputs`, `label`, `label_2` and `mix`.
+        The batch with mixed `inputs` and `weight`, `label`, `label_2` and `mix`.
     """
     images = batch["inputs"]
     _, H, W, _ = images.shape
@@ -155,8 +156,8 @@ def _mixed(batch: Batch, mixed: jax.Array, fraction: jax.Array) -> Batch:
     Examples of weight 0, such as replacements of unreadable files, are not mixed into others.
     """
     label, weight = batch["label"], batch["weight"]
-    other = jnp.roll(label, 1)
-    counts = (weight > 0) & (jnp.roll(weight, 1) > 0)  # [B]
+    other, other_weight = jnp.roll(label, 1), jnp.roll(weight, 1)
+    counts = (weight > 0) & (other_weight > 0)  # [B]
     fraction = jnp.where(counts, fraction, 1)
     is_mixed = counts.reshape(-1, *(1,) * (mixed.ndim - 1))
     inputs = jnp.where(is_mixed, mixed, batch["inputs"])
@@ -167,6 +168,7 @@ def _mixed(batch: Batch, mixed: jax.Array, fraction: jax.Array) -> Batch:
         "label": jnp.where(is_larger, label, other),
         "label_2": jnp.where(is_larger, other, label),
         "mix": jnp.maximum(fraction, 1 - fraction),
+        "weight": weight + (1 - fraction) * (other_weight - weight),  # exact for equal weights
     }
 
 

@@ -6,6 +6,8 @@ The facts are a dict with the following keys; runs of version 0.1.0 have no `spl
 - `splits`: dict from split name to the number of `examples` and their `fingerprint`.
 - `steps_per_epoch`: number of training steps per epoch.
 - `example`: dict from field name to the `shape` and `dtype` of one example.
+- `task`: dict from name to value of the fields of the task that were fitted to the training split,
+  such as class weights; absent if there are none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -103,6 +105,8 @@ def find_error(data: Mapping[str, Any]) -> str | None:
         return f"steps_per_epoch must be a positive integer, got {steps!r:.80}"
     if not (isinstance(example, dict) and all(map(_is_array, example.values()))):
         return f"example must have a shape and a dtype for each array, got {example!r:.80}"
+    if not isinstance(data.get("task", {}), dict):
+        return f"task must be an object, got {data['task']!r:.80}"
     splits = data.get("splits", {})
     if not (isinstance(splits, dict) and all(map(_is_split, splits.values()))):
         return f"splits must have a number of examples and a fingerprint, got {splits!r:.80}"

@@ -6,13 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from flaxdl.checks import did_you_mean
-from flaxdl.data import fingerprint
 from flaxdl.data.class_folders import (
     Contents,
     ImageFile,
@@ -25,9 +23,9 @@ from flaxdl.data.class_folders import (
     printable,
     to_nfc,
 )
-from flaxdl.data.dataset import Dataset, rows
+from flaxdl.data.file_dataset import FileDataset
 from flaxdl.data.hash_split import check_fractions, split_of
-from flaxdl.data.image_files import SUFFIXES, read_image
+from flaxdl.data.image_files import SUFFIXES
 from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.data.source import Source, Splits
 from flaxdl.data.split_folders import check_no_splits_below, split_folders
@@ -151,7 +149,8 @@ class ImageFolder(Source):
         skipped = SkippedExamples(self.max_unreadable, "images")
         datasets = {
             split: FileDataset(
-                [[file.path for file in of_class] for of_class in files],
+                [file.path for of_class in files for file in of_class],
+                np.repeat(np.arange(len(files), dtype=np.int32), list(map(len, files))),
                 Path(root),
                 channels=self.channels,
                 skipped=skipped,
@@ -165,87 +164,6 @@ class ImageFolder(Source):
                 dataset.examples_in_0_1_0 = earlier[split]
         return Splits(
             datasets["train"], datasets.get("validation"), datasets.get("test"), tuple(classes)
-        )
-
-
-class FileDataset(Dataset):
-    """Dataset of image files that are decoded on access.
-
-    An unreadable file has `weight` 0 and is replaced by the next readable image, so that layers
-    that use the whole batch, such as BatchNorm, see valid pixels.
-
-    Args:
-        files: paths of the files of each class, by class number.
-        folder: folder that contains all files.
-        channels: number of channels: 1 for grayscale, 3 for RGB.
-        skipped: counter of unreadable files.
-    """
-
-    decodes_files = True
-
-    def __init__(
-        self,
-        files: Sequence[Sequence[str | Path]],
-        folder: Path,
-        *,
-        channels: int,
-        skipped: SkippedExamples,
-    ):
-        self.skipped: SkippedExamples = skipped
-        self._folder = folder
-        self._files = [str(file) for of_class in files for file in of_class]
-        self._labels = np.repeat(np.arange(len(files), dtype=np.int32), [len(f) for f in files])
-        self._channels = channels
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def labels(self) -> np.ndarray:
-        """Returns all labels, int32[N], known from the folders."""
-        return self._labels
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Fingerprint of the file paths relative to the folder; contents are not read."""
-        start = len(str(self._folder))
-        return fingerprint.of_texts(to_nfc(name[start:]) for name in self._files)
-
-    def name_of(self, field: str) -> str:
-        """Returns a field's name for messages; that of `inputs` includes the folder."""
-        return f"the images in {self._folder}" if field == "inputs" else field
-
-    def example_name(self, index: int) -> str:
-        """Returns the path of a file relative to the image folder, with forward slashes."""
-        return os.path.relpath(self._files[index], self._folder).replace(os.sep, "/")
-
-    def files(self) -> list[str]:
-        """Returns the path of each file."""
-        return list(self._files)
-
-    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads images; `inputs` is an object array of arrays uint8[H, W, C], H and W may differ.
-
-        Raises:
-            UserError: if there are too many unreadable files.
-        """
-        found = [self._read(int(index)) for index in indices]
-        return {
-            "inputs": rows([image for image, _ in found]),
-            "label": self._labels[indices],
-            "weight": np.array([is_original for _, is_original in found], np.float32),
-        }
-
-    def _read(self, index: int) -> tuple[np.ndarray, bool]:
-        """Returns the image and True or, if it is unreadable, the next readable one and False."""
-        for number in range(index, index + len(self)):
-            file = self._files[number % len(self)]
-            try:
-                return read_image(file, self._channels), number == index
-            except UserError as error:
-                self.skipped.add(file, str(error))
-        raise UserError(
-            f"none of the {len(self)} images can be read; the first one tried was "
-            f"{self._files[index]}"
         )
 
 

@@ -3,11 +3,16 @@
 Training batch s is the same whether the run started at step 0 or s, with one process or many: epoch
 e = s // steps_per_epoch has its own permutation, and each batch its own random numbers. Batch sizes
 are global; each process prepares only its rows. A batch is a dict of arrays [B, ...] with `weight`,
-float32[B]: 1 for an example, 0 for padding of the last evaluation batch and for replacements of
-unreadable examples.
+float32[B]: 0 for padding of the last evaluation batch and for replacements of unreadable examples,
+otherwise 1 or, in training, the weight of the example.
 
 With repeated augmentation, a batch has several copies of each example, which differ in their random
 numbers. An epoch has the same number of steps, and therefore fewer different examples.
+With balanced sampling, an epoch also has the same number of steps, and shows all classes equally
+often.
+
+The weights of examples, if a dataset has any, count in training only: in evaluation, all examples
+of weight above 0 count equally.
 
 If a dataset has lengths, batches are made of examples of similar length (length bucketing). Their
 shapes may then differ from step to step, but are the same on all processes.
@@ -20,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxdl.data.balanced_sampling import balanced_order
 from flaxdl.data.dataset import Dataset
 from flaxdl.data.prefetch import Batch, prefetched
 from flaxdl.data.transforms import Transform
@@ -52,12 +58,14 @@ def training_batches(
     rows: np.ndarray | None = None,
     repeat: int | None = None,
     copies: int = 1,
+    classes: np.ndarray | None = None,
 ) -> Generator[Batch]:
     """Yields the training batches from `start_step` on, or `rows` (int[n]) of each.
 
     The generator is infinite; closing it stops the worker threads or processes. With `repeat`, it
     cycles through the batches of the first `repeat` steps. With `copies`, a batch has
-    `batch_size / copies` examples, each that many times, augmented independently.
+    `batch_size / copies` examples, each that many times, augmented independently. With `classes`,
+    the class of each example, int[N], all classes are drawn equally often in each epoch.
 
     Raises:
         UserError: if the batch is larger than the dataset, or `copies` does not divide it.
@@ -65,7 +73,7 @@ def training_batches(
     if copies < 1 or batch_size % copies:
         raise UserError(f"copies must divide batch_size {batch_size}, got {copies}")
     rows = np.arange(batch_size) if rows is None else rows
-    batches = _TrainingBatches(dataset, transform, batch_size, seed, rows, repeat, copies)
+    batches = _TrainingBatches(dataset, transform, batch_size, seed, rows, repeat, copies, classes)
     return prefetched(batches, dataset, start_step)
 
 
@@ -76,7 +84,7 @@ def evaluation_batches(
     batch_size: int,
     rows: np.ndarray | None = None,
 ) -> Generator[Batch]:
-    """Yields batches with each example exactly once at weight 1, or `rows` (int[n]) of each batch.
+    """Yields batches with each example once, at weight 1 or 0, or `rows` (int[n]) of each batch.
 
     They are in the order of the dataset, or sorted by length if it has lengths.
 
@@ -109,6 +117,7 @@ class _TrainingBatches(Sequence[Batch]):
         rows: np.ndarray,
         repeat: int | None,
         copies: int,
+        classes: np.ndarray | None,
     ):
         self._dataset = dataset
         self._transform = transform
@@ -124,6 +133,7 @@ class _TrainingBatches(Sequence[Batch]):
             self._examples, self._places = np.unique(rows % self._distinct, return_inverse=True)
         self._steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
         self._lengths = dataset.lengths()
+        self._classes = classes
         self._remember()
 
     def _remember(self) -> None:
@@ -159,10 +169,13 @@ class _TrainingBatches(Sequence[Batch]):
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self._seed, epoch, 0))
-        order = rng.permutation(len(self._dataset))
+        count = self._steps_per_epoch * self._distinct
+        if self._classes is None:
+            order = rng.permutation(len(self._dataset))[:count]
+        else:
+            order = balanced_order(self._classes, count, rng)
         if self._lengths is None:
             return order
-        order = order[: self._steps_per_epoch * self._distinct]
         window = _WINDOW * self._distinct
         windows = [order[start : start + window] for start in range(0, len(order), window)]
         order = np.concatenate([_by_length(w, self._lengths) for w in windows])
@@ -187,7 +200,8 @@ class _EvaluationBatches(Sequence[Batch]):
         places = np.arange(start, start + self._batch_size)
         batch = self._dataset.batch(self._order[np.minimum(places, last)], self._rows)
         batch = self._transform.prepare(batch, draws={})
-        return _weighted(batch, places[self._rows] <= last)
+        batch = _weighted(batch, places[self._rows] <= last)
+        return batch | {"weight": (batch["weight"] > 0).astype(np.float32)}
 
 
 def _weighted(batch: Batch, weight: np.ndarray) -> Batch:

@@ -91,6 +91,30 @@ def check_finite(name: str, array: np.ndarray) -> None:
     )
 
 
+def check_weights(name: str, array: np.ndarray) -> None:
+    """Checks the weights of examples.
+
+    Args:
+        name: user-facing name of the array.
+        array: weights, one per example.
+
+    Raises:
+        UserError: if the array is not of numbers [N], if a weight is negative, NaN or infinite, or
+            if all are 0.
+    """
+    if array.ndim != 1 or array.dtype.kind not in "biuf":
+        raise UserError(
+            f"{name} must be one number per example, [N], got {array.dtype} {list(array.shape)}"
+        )
+    wrong = np.flatnonzero(~((array >= 0) & (array < math.inf)))
+    if len(wrong):
+        raise UserError(
+            f"{name} must be finite and at least 0, got {array[wrong[0]]} at example {wrong[0]}"
+        )
+    if not array.any():
+        raise UserError(f"{name} must not be 0 for all examples")
+
+
 def warn_about_shared_examples(inputs: Mapping[str, np.ndarray]) -> None:
     """Warns if at least 10% of the sampled examples of a split are also in another split.
 

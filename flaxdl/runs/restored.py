@@ -15,6 +15,7 @@ import numpy as np
 from flaxdl.backend.xla_flags import warn_if_cpu_is_wrong
 from flaxdl.config import Config
 from flaxdl.errors import UserError
+from flaxdl.runs.fitted_task import with_fitted_fields
 from flaxdl.runs.plan import Plan, resolve_model_sizes
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.checkpoints.folder import CorruptCheckpoint
@@ -86,6 +87,7 @@ def read_plan(workdir: str | Path, config: Config | None = None) -> Plan:
     folder = Workdir(workdir)
     config = config or folder.config()
     data = folder.data()
+    config = replace(config, task=with_fitted_fields(config.task, data.get("task", {})))
     transform = config.transform.restore(folder.path)
     classes = None if data["classes"] is None else tuple(data["classes"])
     warn_if_cpu_is_wrong()

@@ -97,7 +97,9 @@ class Session:
             UserError: if the data does not match the config, or if it differs between processes.
         """
         folder, config = self.folder, self.config
-        setup = run_on_all(lambda: set_up(config, folder.fitted(config.transform)))
+        setup = run_on_all(
+            lambda: set_up(config, folder.fitted(config.transform), folder.fitted_task(config))
+        )
         check_agreement(setup.facts(), facts.differences)
         return setup
 

@@ -22,6 +22,7 @@ from flaxdl.data import (
     steps_per_epoch,
     training_batches,
 )
+from flaxdl.data.balanced_sampling import balanced_labels
 from flaxdl.data.class_counts import warn_about_few_examples
 from flaxdl.data.dataset import IndexDataset
 from flaxdl.data.labels import check_class_labels
@@ -30,11 +31,12 @@ from flaxdl.data.values import check_inputs
 from flaxdl.errors import UserError
 from flaxdl.ops.dispatch import is_on_gpu
 from flaxdl.runs.device_data import copy_to_devices
+from flaxdl.runs.fitted_task import fit_task, fitted_fields
 from flaxdl.runs.plan import Examples, Plan, resolve_model_sizes
 from flaxdl.runs.tokens import check_tokens, fit_transform
 from flaxdl.training.distributed.mesh import check_batch_size, make_mesh, process_rows
 from flaxdl.training.distributed.parallel import check_parallel
-from flaxdl.training.tasks import Classification, MaskedLanguageModeling
+from flaxdl.training.tasks import Classification, MaskedLanguageModeling, Task
 from flaxdl.training.writers.metrics_file import SPLITS
 
 _LOGGER = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class Setup(Plan):
     """Transformed splits; the training split is reduced to `train_fraction`."""
     identity: Mapping[str, Any]
     """Identity of the raw data, see `Splits.identity`."""
+    task_fields: Mapping[str, Any]
+    """Fields of the task that were fitted to the training split, see `fitted_fields`."""
     training_examples: Examples
     """Shapes and dtypes of a training batch with one example; `examples` are those of
     evaluation."""
@@ -88,6 +92,7 @@ class Setup(Plan):
             rows=process_rows(self.config.batch_size, self.mesh),
             repeat=self.config.overfit_batches,
             copies=self.config.repeated_augmentation,
+            classes=balanced_labels(self.splits.train) if self.config.balanced_sampling else None,
         )
 
     def evaluation_batches(self, split: str) -> Generator[dict[str, np.ndarray]]:
@@ -103,16 +108,21 @@ class Setup(Plan):
                 name: {"shape": list(x.shape[1:]), "dtype": str(x.dtype)}
                 for name, x in self.examples.items()
             },
+            **({"task": self.task_fields} if self.task_fields else {}),
         }
 
 
-def set_up(config: Config, fitted: Transform | None = None) -> Setup:
+def set_up(
+    config: Config, fitted: Transform | None = None, fitted_task: Task | None = None
+) -> Setup:
     """Loads the data and checks that config, data and model are compatible.
 
     Args:
         config: configuration of the run.
         fitted: fitted transform of the run to resume; by default, the transform of the config is
             fitted to the training split.
+        fitted_task: fitted task of the run to resume; by default, the task of the config is fitted
+            to the training split.
 
     Raises:
         UserError: if the data cannot be loaded, or if config, data and model are incompatible.
@@ -127,6 +137,11 @@ def set_up(config: Config, fitted: Transform | None = None) -> Setup:
     learns_classes = type(config.task).losses is Classification.losses
     if learns_classes:
         check_class_labels(splits)
+    if config.balanced_sampling:
+        balanced_labels(splits.train)
+    task = fitted_task or fit_task(config.task, splits)
+    task_fields = fitted_fields(config.task, task)
+    config = replace(config, task=task)
     transform = fitted or fit_transform(config, splits.train)
     splits = splits.map(transform.apply)
     check_inputs(splits.train, transform)
@@ -143,6 +158,7 @@ def set_up(config: Config, fitted: Transform | None = None) -> Setup:
         mesh=mesh,
         splits=splits,
         identity=identity,
+        task_fields=task_fields,
         training_examples=training_examples,
     )
     _check_steps(setup)

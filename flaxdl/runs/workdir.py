@@ -18,9 +18,11 @@ from flaxdl.filesystem.locks import is_held, locked
 from flaxdl.filesystem.paths import local_path
 from flaxdl.ops.dispatch import is_reference
 from flaxdl.runs.config_json import differences, from_json, to_json, upgraded
+from flaxdl.runs.fitted_task import with_fitted_fields
 from flaxdl.training.checkpoints.folder import CheckpointFolder, check_path
 from flaxdl.training.distributed.collectives import is_first
 from flaxdl.training.distributed.mesh import MeshShape
+from flaxdl.training.tasks import Task
 
 _LOGGER = logging.getLogger(__name__)
 _RECORDED_VERSIONS = ("flaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -117,6 +119,21 @@ class Workdir:
             UserError: if the fitted transform cannot be read.
         """
         return transform.restore(self.path) if self.has_checkpoints else None
+
+    def fitted_task(self, config: Config) -> Task | None:
+        """Restores the fitted task of the run, which a resumed run uses even if its data changed.
+
+        Returns None before the first checkpoint, for another task, or if nothing was fitted.
+
+        Raises:
+            UserError: if the fitted task cannot be read.
+        """
+        if not self.has_checkpoints or not self._config.exists():
+            return None
+        record = self._read()
+        fields = record["data"].get("task")
+        is_same = upgraded(record["config"], config).get("task") == to_json(config.task)
+        return with_fitted_fields(config.task, fields) if fields and is_same else None
 
     def check_config(self, config: Config, *, accept_changes: bool) -> None:
         """Checks that the folder contains no run, or a run with this config.

@@ -5,15 +5,17 @@ B: examples, K: classes, T: tokens, S: target tokens, V: vocabulary size.
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from flaxdl.checks import check_integers, check_shape
 from flaxdl.errors import UserError
+from flaxdl.training.class_weights import NamedWeights, balanced, check_weights, in_class_order
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -38,6 +40,22 @@ class Task:
     """Direction of better values of each metric that `selection.metric` can be."""
     loss_fields: ClassVar[tuple[str, ...]] = ("label", "label_2", "mix", "weight")
     """Fields of a batch that only the task uses; all others are arguments of the model."""
+
+    def fit(self, labels: np.ndarray | None, classes: tuple[str, ...] | None) -> Self:
+        """Returns the task fitted to the training split, such as with class weights.
+
+        A run calls it once, when it begins, and stores the fields that it changes. By default,
+        returns the task itself.
+
+        Args:
+            labels: labels of all training examples, [N, ...]; None if getting them requires reading
+                every example.
+            classes: class names; None if labels are not classes.
+
+        Raises:
+            UserError: if the labels do not fit the task.
+        """
+        return self
 
     def model_arguments(self, batch: Batch) -> tuple[jax.Array, dict[str, Any]]:
         """Returns the model's arguments: `inputs`, and other fields as keyword arguments.
@@ -109,13 +127,53 @@ class Classification(Task):
     label_smoothing: float = 0.0
     """Label smoothing factor, in [0, 1): fraction of the target probability that is spread
     uniformly over all classes in training."""
+    class_weights: Literal["balanced"] | NamedWeights | None = None
+    """Weights of the classes in the training loss: pairs of class name and weight, one per class,
+    or `balanced` for N / (K * count), computed from the training split: a class has `count` of its
+    N examples. None for equal weights."""
 
     def __post_init__(self):
         _check_smoothing(self.label_smoothing)
+        if self.class_weights not in (None, "balanced"):
+            check_weights(self.class_weights)
+
+    def fit(self, labels: np.ndarray | None, classes: tuple[str, ...] | None) -> Self:
+        """Returns the task with one weight per class, in the order of the classes."""
+        if self.class_weights is None:
+            return self
+        if classes is None:
+            raise UserError("class_weights need classes as labels; those of the data are not")
+        if self.class_weights == "balanced":
+            return replace(self, class_weights=balanced(labels, classes))
+        return replace(self, class_weights=in_class_order(self.class_weights, classes))
 
     def losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Returns the cross-entropy of each example, with label smoothing, and its weight, [B]."""
-        return cross_entropy(outputs, batch["label"], self.label_smoothing), batch["weight"]
+        """Returns the cross-entropy of each example, with label smoothing, and its weight, [B].
+
+        As in PyTorch, class weights also apply to the smoothed part, and the mean loss is divided
+        by the sum of the weights of the labels or, for mixed examples, by their number.
+        """
+        label, weight = batch["label"], batch["weight"]
+        if self.class_weights is None:
+            return cross_entropy(outputs, label, self.label_smoothing), weight
+        class_weights = self._class_weights(outputs)
+        losses = cross_entropy(outputs, label, self.label_smoothing, class_weights)
+        if "mix" in batch:
+            return losses, weight
+        return losses / class_weights[label], weight * class_weights[label]
+
+    def _class_weights(self, outputs: jax.Array) -> jax.Array:
+        """Returns the class weights, [K], which `fit` has put into the order of the classes."""
+        if (
+            not isinstance(self.class_weights, tuple)
+            or len(self.class_weights) != outputs.shape[-1]
+        ):
+            raise UserError(
+                f"class_weights must be {outputs.shape[-1]} pairs of class name and weight, got "
+                f"{self.class_weights!r:.200}; call fit on the task first"
+            )
+        dtype = jnp.promote_types(outputs.dtype, jnp.float32)
+        return jnp.array([weight for _, weight in self.class_weights], dtype)
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
         """Returns `loss` (without label smoothing), `accuracy` and `top_5_accuracy`.
@@ -358,7 +416,12 @@ def weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(weights == 0, 0, losses * weights)
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    smoothing: float = 0.0,
+    class_weights: jax.Array | None = None,
+) -> jax.Array:
     """Returns the cross-entropy [...], computed in float32 or higher precision.
 
     Args:
@@ -366,6 +429,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
         labels: target classes, int[...].
         smoothing: label smoothing factor, in [0, 1): fraction of the target probability that is
             spread uniformly over all classes.
+        class_weights: weights of the classes, [K], by which each class's term is multiplied.
 
     Raises:
         UserError: if the labels are not integers, or if there is not one label per row of logits.
@@ -378,9 +442,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     check_integers("label", labels)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if class_weights is not None:
+        losses *= class_weights[labels]
     if smoothing == 0.0:
         return losses
-    uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+    log_probabilities = jax.nn.log_softmax(logits)
+    if class_weights is not None:
+        log_probabilities *= class_weights
+    uniform = -jnp.mean(log_probabilities, axis=-1)
     return (1 - smoothing) * losses + smoothing * uniform
 
 

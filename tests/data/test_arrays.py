@@ -129,3 +129,23 @@ def test_missing_and_broken_files_are_named(tmp_path):
         Arrays(str(tmp_path / "objects.npz")).load(seed=0)
     with pytest.raises(ValueError, match=r"memory:0123: the arrays of this run were in memory"):
         Arrays("memory:0123").load(seed=0)
+
+
+def test_weights_of_examples():
+    weight = np.linspace(0, 2, 40)
+    splits = Arrays.from_memory(**example(train_weight=weight)).load(seed=0)
+    arrays = splits.train.arrays()
+    np.testing.assert_array_equal(
+        arrays["weight"], weight[arrays["inputs"][:, 0, 0].astype(int) // 6]
+    )
+    assert "weight" not in splits.test.arrays()
+    refused(
+        "train_weight must be finite and at least 0, got -1.0 at example 3",
+        train_weight=np.where(np.arange(40) == 3, -1.0, 1.0),
+    )
+    refused("train_weight must be finite .* got nan at example 0", train_weight=np.full(40, np.nan))
+    refused("train_weight must not be 0 for all", train_weight=np.zeros(40))
+    refused(
+        r"train_weight must be one number per example, \[N\], got float64 \[40, 2\]",
+        train_weight=np.ones((40, 2)),
+    )

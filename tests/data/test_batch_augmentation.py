@@ -112,6 +112,19 @@ def test_examples_without_weight_are_not_mixed(mixing):
         assert np.isfinite(np.asarray(new["inputs"])[[0, 1, 3, 4, 5]]).all()
 
 
+@pytest.mark.parametrize("mixing", [mixup, cutmix])
+def test_weights_are_mixed_like_the_examples(mixing):
+    batch = a_batch(6) | {"weight": jnp.array([1.0, 2.0, 0.0, 0.5, 3.0, 1.0])}
+    for key in keys(4):
+        new = mixing(batch, key, alpha=1.0)
+        weight, mix = np.asarray(batch["weight"]), np.asarray(new["mix"])
+        expected = mix * weight[new["label"]] + (1 - mix) * weight[new["label_2"]]
+        expected = np.where(mix == 1, weight, expected)  # not mixed, or with itself
+        np.testing.assert_allclose(new["weight"], expected, rtol=1e-6)
+        equal = mixing(batch | {"weight": jnp.full(6, 0.3)}, key, alpha=1.0)
+        np.testing.assert_array_equal(equal["weight"], np.full(6, 0.3, np.float32))
+
+
 def test_erased_rectangles_have_the_sizes_of_torchvision():
     images = 1 + jnp.abs(a_batch(1, 64, 48)["inputs"])
     erase = jax.jit(jax.vmap(lambda key: random_erasing(images, key, probability=0.25)[0]))

@@ -214,6 +214,16 @@ def test_inputs_without_weight_are_finite():
     assert np.isnan(inputs[2, 0])  # the dataset's own array is as it was
 
 
+def test_weights_of_examples_count_in_training_only():
+    weight = np.array([0, 0.5, 1, 3, 0.5, 2], np.float32)
+    dataset = ArrayDataset({"inputs": np.arange(6), "weight": weight})
+    (batch,) = first(1, dataset, Transform(), batch_size=6, seed=0)
+    np.testing.assert_array_equal(batch["weight"], weight[batch["inputs"]])
+    batches = list(evaluation_batches(dataset, Transform(), batch_size=4))
+    found = np.concatenate([batch["weight"] for batch in batches])
+    np.testing.assert_array_equal(found, [0, 1, 1, 1, 1, 1, 0, 0])
+
+
 def sampled_by_torchvision(order, replicas, copies):
     """The global batches' order of the `RASampler` in torchvision's references/classification."""
     indices = [index for index in order for _ in range(copies)]

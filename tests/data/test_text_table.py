@@ -587,3 +587,21 @@ def test_few_of_many_columns_are_listed(tmp_path):
 def test_folders_are_no_tables(tmp_path):
     with pytest.raises(ValueError, match=r"is a folder; tables must be .csv, .tsv, "):
         load(tmp_path)
+
+
+def test_weights_of_texts(tmp_path):
+    weighted = [(*row, number % 4) for number, row in enumerate(ROWS)]
+    path = write(tmp_path / "t.csv", weighted, ("text", "label", "importance"))
+    test = write(tmp_path / "test.csv", [("new", 0), ("newer", 1)])
+    splits = load(path, weight="importance", test=test)
+    numbers = [int(text.split()[1].strip(",")) for text in splits.train.arrays()["inputs"]]
+    np.testing.assert_array_equal(splits.train.arrays()["weight"], np.array(numbers) % 4)
+    assert splits.train.arrays()["weight"].dtype == np.float32
+    np.testing.assert_array_equal(splits.test.arrays()["weight"], [1, 1])  # has no such column
+    assert "weight" not in load(path).train.arrays()
+    write(tmp_path / "t.csv", [*weighted, ("bad", 1, -1)], ("text", "label", "importance"))
+    with pytest.raises(ValueError, match=":62 has the weight '-1', must be a number of at least 0"):
+        load(path, weight="importance", max_unreadable=0)
+    write(tmp_path / "t.csv", [(*row, 0) for row in ROWS], ("text", "label", "importance"))
+    with pytest.raises(ValueError, match="all weights in column 'importance' .* are 0"):
+        load(path, weight="importance")

@@ -1,0 +1,39 @@
+"""Fitting of a run's task to its training split, and the record of it in `config.json`."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flaxdl.config import setting_names
+from flaxdl.data import Splits
+from flaxdl.errors import UserError
+from flaxdl.runs.config_json import from_json, to_json
+from flaxdl.training.tasks import Task
+
+
+def fit_task(task: Task, splits: Splits) -> Task:
+    """Returns the task fitted to the raw training split, see `Task.fit`."""
+    if type(task).fit is Task.fit:
+        return task
+    return task.fit(splits.train.labels(), splits.classes)
+
+
+def fitted_fields(task: Task, fitted: Task) -> dict[str, Any]:
+    """Returns the fields of a task that fitting has changed, as JSON-compatible values."""
+    return {
+        name: to_json(getattr(fitted, name), f"task.{name}")
+        for name in setting_names(task)
+        if getattr(fitted, name) != getattr(task, name)
+    }
+
+
+def with_fitted_fields(task: Task, fields: Mapping[str, Any]) -> Task:
+    """Returns the fitted task, given the result of `fitted_fields`.
+
+    Raises:
+        UserError: if the task does not accept the fields.
+    """
+    try:
+        return replace(task, **{name: from_json(value) for name, value in fields.items()})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.json is inconsistent: data.task: {error}") from error
