@@ -12,6 +12,7 @@ from flaxdl.data.documents import Documents
 from flaxdl.data.el_nino import ElNino
 from flaxdl.data.image_folder import ImageFolder
 from flaxdl.data.image_operations import Augmentation
+from flaxdl.data.image_table import ImageTable
 from flaxdl.data.images import ImageRows, Images
 from flaxdl.data.masked_text import MaskedText
 from flaxdl.data.next_sentence_pairs import NextSentencePairs
@@ -40,6 +41,7 @@ __all__ = [
     "ElNino",
     "ImageFolder",
     "ImageRows",
+    "ImageTable",
     "Images",
     "MaskedText",
     "NextSentencePairs",
