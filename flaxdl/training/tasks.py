@@ -15,7 +15,7 @@ import optax
 
 from flaxdl.checks import check_integers, check_shape
 from flaxdl.errors import UserError
-from flaxdl.training.class_weights import NamedWeights, balanced, check_weights, in_class_order
+from flaxdl.training.class_weights import balanced, check_weights, in_class_order
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -127,7 +127,7 @@ class Classification(Task):
     label_smoothing: float = 0.0
     """Label smoothing factor, in [0, 1): fraction of the target probability that is spread
     uniformly over all classes in training."""
-    class_weights: Literal["balanced"] | NamedWeights | None = None
+    class_weights: Literal["balanced"] | tuple[tuple[str, float], ...] | None = None
     """Weights of the classes in the training loss: pairs of class name and weight, one per class,
     or `balanced` for N / (K * count), computed from the training split: a class has `count` of its
     N examples. None for equal weights."""
