@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "config_pages",
+    "course_pages",
     "flax_modules",
     "links",
     "navigation",

@@ -38,7 +38,8 @@ ALLOWED = {
     "exporters": {*_RUNS, "runs"},
     "report": {*_RUNS, "runs", "analysis"},
     "run": {*_RUNS, "runs", "analysis", "report"},
-    "cli": {*_RUNS, "runs", "pretrained", "analysis", "exporters", "report", "run"},
+    "course": {*_RUNS, "runs", "analysis", "report", "run"},
+    "cli": {*_RUNS, "course", "runs", "pretrained", "analysis", "exporters", "report", "run"},
     "__init__": {
         *("backend", "config", "config_files", "errors", "training", "version", "weights"),
         *("runs", "pretrained", "analysis", "exporters", "run"),

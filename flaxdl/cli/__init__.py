@@ -23,6 +23,7 @@ from flaxdl.checks import did_you_mean
 from flaxdl.cli import (
     completion,
     configs,
+    course,
     evaluate,
     export,
     help_text,
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "runs": runs.main,
     "report": report.main,
     "visualize": visualize.main,
+    "course": course.main,
     "completion": completion.main,
 }
 

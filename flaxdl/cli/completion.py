@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union
 
 import tyro
 
-from flaxdl.cli import configs, evaluate, export, predict, report, runs, visualize
+from flaxdl.cli import configs, course, evaluate, export, predict, report, runs, visualize
 from flaxdl.cli.inspect import InspectArguments
 from flaxdl.cli.train import TrainArguments
 from flaxdl.config_files import load_config
@@ -41,6 +41,7 @@ def command(
         "runs": (runs.command, tyro.MISSING),
         "report": (report.command, tyro.MISSING),
         "visualize": (visualize.command, tyro.MISSING),
+        "course": (course.command, tyro.MISSING),
         "completion": (command, tyro.MISSING),
     }
     parsers = tuple(
