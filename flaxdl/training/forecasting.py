@@ -39,7 +39,9 @@ class Forecasting(Task):
     - `naive_mae`, the mean absolute error of the seasonal naive forecast, which repeats the last
       season of the context, on the same windows; and `relative_mae` = `mae` / `naive_mae`.
 
-    A source such as `SeriesTable` and the transform `Scaling` provide the fields of a batch.
+    With several series in different units, those with large values dominate all of these but
+    `mase`; the report has the errors of each series. A source such as `SeriesTable` and the
+    transform `Scaling` provide the fields of a batch.
     """
 
     better: ClassVar[Mapping[str, Better]] = {

@@ -193,3 +193,16 @@ def test_el_nino():
     assert series.times.after(2) == ["2011-01", "2011-02"]
     splits = source.load(seed=0)
     assert [len(s) for s in (splits.train, splits.validation, splits.test)] == [441, 75, 111]
+
+
+def test_el_nino_names_its_package(monkeypatch):
+    monkeypatch.setattr("flaxdl.data.el_nino.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"statsmodels: run `pip install 'flaxdl\[series\]'`"):
+        ElNino(context=24, horizon=12).load(seed=0)
+
+
+def test_el_nino_reads_tables_of_its_columns(tmp_path):
+    (tmp_path / "new.csv").write_text("month,temperature\n2011-01,24.5\n2011-02,25.5\n")
+    series = ElNino(context=2, horizon=1).read(str(tmp_path / "new.csv"))
+    np.testing.assert_array_equal(series.values, [[24.5], [25.5]])
+    assert series.times.after(1) == ["2011-03"]
