@@ -14,6 +14,7 @@ comparison.png  the comparison with a run of `configs/digits_lenet.py`
 saliency.png    saliency of the CNN for a letter of 32x32 pixels
 grad_cam.png    Grad-CAM of its second convolution for the same letter
 bottleneck.svg  the results of benchmarks/bottleneck.py, drawn alone with --bottleneck
+sounds.svg      the results of benchmarks/sounds.py, drawn alone with --sounds
 """
 
 import json
@@ -40,6 +41,7 @@ IMAGES = (
     "saliency.png",
     "grad_cam.png",
     "bottleneck.svg",
+    "sounds.svg",
 )
 _FOUR = 3  # index of a four in the test split that looks like one
 _COLUMNS = 120
@@ -71,6 +73,7 @@ def write(folder: Path, place: Path) -> None:
     photograph(place / "compared.html", folder / "comparison.png", height=1250)
     draw_letter(runs, folder)
     draw_bottleneck(folder / "bottleneck.svg")
+    draw_sounds(folder / "sounds.svg")
 
 
 def _train(name: str, place: Path) -> str:
@@ -247,10 +250,41 @@ def draw_bottleneck(path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
+def draw_sounds(path: Path) -> None:
+    """Draws accuracy by signal-to-noise ratio: a line for each config, and the range over seeds."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    results = json.loads((ROOT / "benchmarks" / "results" / "sounds.json").read_text())
+    titles = {
+        "sounds_cnn": "log-mel spectrograms, SimpleCNN",
+        "sounds_cnn1d": "waveforms, CNN1d",
+    }
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    for name, title in titles.items():
+        runs = [run["by_snr"] for run in results["configs"][name].values()]
+        percent = 100 * np.array([list(run.values()) for run in runs])  # [seeds, groups]
+        middles = [np.mean([int(end) for end in group.split("-")]) for group in runs[0]]
+        (line,) = axes.plot(middles, percent.mean(axis=0), "o-", label=title, markersize=4)
+        axes.fill_between(
+            middles, percent.min(axis=0), percent.max(axis=0), color=line.get_color(), alpha=0.2
+        )
+    axes.set_xlabel("signal-to-noise ratio (dB)")
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylim(0, 103)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    with matplotlib.rc_context({"svg.hashsalt": "sounds"}):  # the same file each time
+        figure.savefig(path, metadata={"Date": None})
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--bottleneck"]:
-        draw_bottleneck(FOLDER / "bottleneck.svg")
-        print("wrote bottleneck.svg")
+    results = {"--bottleneck": draw_bottleneck, "--sounds": draw_sounds}
+    if len(sys.argv) == 2 and sys.argv[1] in results:
+        drawn = FOLDER / f"{sys.argv[1].removeprefix('--')}.svg"
+        results[sys.argv[1]](drawn)
+        print(f"wrote {drawn.name}")
         sys.exit()
     if len(sys.argv) > 1:
         write(FOLDER, Path(sys.argv[1]))

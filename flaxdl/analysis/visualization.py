@@ -11,6 +11,7 @@ import numpy as np
 from flaxdl.analysis import figures, interpretability
 from flaxdl.checks import did_you_mean
 from flaxdl.config import Config
+from flaxdl.data import Spectrogram
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
 from flaxdl.errors import UserError
@@ -83,10 +84,10 @@ def visualize(
                 return figures.draw_filters(np.asarray(compute(interpretability.filters, layer)))
             case "features":
                 maps = interpretability.chosen(compute(interpretability.feature_maps), layer)
-                return figures.draw_feature_maps(_picture(batch), _first(maps))
+                return figures.draw_feature_maps(_picture(run, batch), _first(maps))
             case "receptive-field":
                 fields = interpretability.chosen(compute(interpretability.receptive_fields), layer)
-                return figures.draw_receptive_fields(_picture(batch), jax.device_get(fields))
+                return figures.draw_receptive_fields(_picture(run, batch), jax.device_get(fields))
             case "attention":
                 maps = _first(compute(interpretability.attention))
                 return _draw_attention(run, batch, maps, layer)
@@ -108,9 +109,7 @@ def _check_options(what: What, item: str | None, layer: str | None, class_name: 
     if class_name is not None and what not in ("saliency", "grad-cam"):
         raise UserError(f"--class applies to saliency and grad-cam, got --what {what}")
     if item is None and what != "filters":
-        raise UserError(
-            f"--what {what} needs an input: an image file or a text, as in the run's data"
-        )
+        raise UserError(f"--what {what} needs an input: a file or a text, as in the run's data")
 
 
 def _placeholder(run: RestoredRun) -> dict[str, Any]:
@@ -136,7 +135,7 @@ def _draw_heat(
     title = f"{name}{about}, {_prediction(run, batch)}"
     scores = np.asarray(heat)[0]
     if scores.ndim == 2:
-        return figures.draw_heatmap(_picture(batch), scores, name, title)
+        return figures.draw_heatmap(_picture(run, batch), scores, name, title)
     steps = _steps(run, batch)
     return figures.draw_token_heat(steps, scores[: len(steps)], title)
 
@@ -181,8 +180,12 @@ def _draw_attention(
     return figures.draw_attention(maps, queries, keys)
 
 
-def _picture(batch: dict[str, Any]) -> np.ndarray:
-    return figures.as_picture(np.asarray(batch["inputs"][0]))
+def _picture(run: RestoredRun, batch: dict[str, Any]) -> np.ndarray:
+    """Returns the input as an image; that of a sound has low frequencies at the top."""
+    inputs = np.asarray(batch["inputs"])
+    if isinstance(run.transform, Spectrogram):
+        inputs = run.transform.pictures(inputs)
+    return figures.as_picture(inputs[0])
 
 
 def _steps(run: RestoredRun, batch: dict[str, Any]) -> list[str]:

@@ -5,6 +5,8 @@ of fixed shape. Nothing here depends on a model or on the training loop.
 """
 
 from flaxdl.data.arrays import Arrays
+from flaxdl.data.audio import LogMel, Spectrogram, Waveforms
+from flaxdl.data.audio_folder import AudioFolder
 from flaxdl.data.auto_augment import AutoAugment
 from flaxdl.data.dataset import ArrayDataset, Dataset
 from flaxdl.data.dates import Dates
@@ -22,6 +24,7 @@ from flaxdl.data.reversed_strings import ReversedStrings
 from flaxdl.data.scaling import Scaling
 from flaxdl.data.series import Series
 from flaxdl.data.series_table import SeriesSource, SeriesTable
+from flaxdl.data.sounds import Sounds
 from flaxdl.data.source import Source, Splits, take_fraction
 from flaxdl.data.text import Text
 from flaxdl.data.text_pairs import TextPairs
@@ -33,6 +36,7 @@ from flaxdl.data.trivial_augment import TrivialAugmentWide
 __all__ = [
     "ArrayDataset",
     "Arrays",
+    "AudioFolder",
     "Augmentation",
     "AutoAugment",
     "Dataset",
@@ -43,6 +47,7 @@ __all__ = [
     "ImageRows",
     "ImageTable",
     "Images",
+    "LogMel",
     "MaskedText",
     "NextSentencePairs",
     "RandAugment",
@@ -51,7 +56,9 @@ __all__ = [
     "Series",
     "SeriesSource",
     "SeriesTable",
+    "Sounds",
     "Source",
+    "Spectrogram",
     "Splits",
     "Text",
     "TextPairs",
@@ -59,6 +66,7 @@ __all__ = [
     "Tfds",
     "Transform",
     "TrivialAugmentWide",
+    "Waveforms",
     "evaluation_batches",
     "steps_per_epoch",
     "take_fraction",

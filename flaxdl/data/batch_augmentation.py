@@ -1,4 +1,4 @@
-"""Augmentation of normalized image batches on the device: random erasing, mixup and cutmix.
+"""Augmentation of normalized batches on the device: erasing, masking, mixup and cutmix.
 
 B: images in a batch, H: height, W: width, C: channels.
 
@@ -53,6 +53,38 @@ def random_erasing(images: jax.Array, key: jax.Array, *, probability: float) -> 
     is_erased = (_uniform(keys[3], (B,)) < probability) & jnp.any(fits, axis=1)
     inside = _rectangles(images, top, left, top + height, left + width)
     return jnp.where(inside & is_erased[:, None, None, None], 0, images)
+
+
+def mask_bands(
+    images: jax.Array, key: jax.Array, *, axis: int, count: int, width: int
+) -> jax.Array:
+    """Sets random bands of rows or columns to zero, the mean of normalized images.
+
+    The width of each band is drawn from 0 to `width`, then its position, as in SpecAugment. Bands
+    may overlap. Park et al., https://arxiv.org/abs/1904.08779.
+
+    Args:
+        images: normalized images, [B, H, W, C].
+        key: random key.
+        axis: 1 for bands of rows, 2 for bands of columns.
+        count: number of bands per image; 0 returns the images unchanged.
+        width: maximum width of a band.
+
+    Raises:
+        UserError: if a band can be wider than the images.
+    """
+    if not count:
+        return images
+    B, size = images.shape[0], images.shape[axis]
+    if width > size:
+        raise UserError(f"masked bands must fit into {size} rows or columns, got width {width}")
+    width_key, place_key = jax.random.split(key)
+    widths = (_uniform(width_key, (B, count, 1)) * (width + 1)).astype(jnp.int32)
+    starts = (_uniform(place_key, (B, count, 1)) * (size - widths + 1)).astype(jnp.int32)
+    places = jnp.arange(size)
+    is_masked = jnp.any((places >= starts) & (places < starts + widths), axis=1)  # [B, size]
+    shape = (B, size, 1, 1) if axis == 1 else (B, 1, size, 1)
+    return jnp.where(is_masked.reshape(shape), 0, images)
 
 
 def mixup(batch: Batch, key: jax.Array, *, alpha: float) -> Batch:

@@ -1,4 +1,4 @@
-"""Finds the images of each class in an image folder and counts unused files.
+"""Finds the files of each class in a folder of images or sounds and counts unused files.
 
 Names are compared in Unicode normalization form C (NFC), so that a folder copied from one system
 to another gives the same classes and splits. Hidden files and folders, those created by operating
@@ -9,12 +9,10 @@ import logging
 import os
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-
-from flaxdl.data.image_files import SUFFIXES, is_image
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,12 +26,29 @@ _SYSTEM_FOLDERS = frozenset(
 _SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 _WORKDIR_FOLDERS = frozenset(("checkpoints", "events", "profile"))
 _SUFFIXES_OF_0_1_0 = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_IMAGE = "image"
+_WANTED = "wanted"
 _SHOWN_FOLDERS = 20  # in the warning about unused files
 
 
-class ImageFile(NamedTuple):
-    """An image in a class folder."""
+@dataclass(frozen=True)
+class Kind:
+    """Kind of files to find, such as images."""
+
+    noun: str
+    """Singular noun for messages."""
+    suffixes: tuple[str, ...]
+    """Usual suffixes, for messages."""
+    matches: Callable[[str], bool]
+    """Callable that returns True if the file at a path is of this kind."""
+
+    @property
+    def plural(self) -> str:
+        """Plural noun for messages."""
+        return f"{self.noun}s"
+
+
+class ClassFile(NamedTuple):
+    """A file in a class folder."""
 
     path: str
     name: str
@@ -41,7 +56,7 @@ class ImageFile(NamedTuple):
 
     @property
     def name_in_0_1_0(self) -> str | None:
-        """Name of the image in flaxdl 0.1.0; None if that version did not read it."""
+        """Name of an image in flaxdl 0.1.0; None if that version did not read it."""
         name = "/".join(self.path.split(os.sep)[-2:])
         suffix = os.path.splitext(name)[1].lower()
         is_read = to_nfc(name) == self.name and suffix in _SUFFIXES_OF_0_1_0
@@ -50,9 +65,9 @@ class ImageFile(NamedTuple):
 
 @dataclass
 class Contents:
-    """Images, subfolders and unused files of a class folder."""
+    """Files, subfolders and unused files of a class folder."""
 
-    images: list[ImageFile] = field(default_factory=list)
+    files: list[ClassFile] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     """Names of the immediate subfolders, in NFC."""
     unused: Counter[str] = field(default_factory=Counter)
@@ -73,10 +88,10 @@ class UnusedFiles:
             text = what if isinstance(what, str) else format_counts(what)
             self._lines.append(text if place == "." else f"{printable(place)}: {text}")
 
-    def add_loose_images(self, folder: str) -> None:
-        """Records the images in a folder of class folders that are not in a class folder."""
-        if count := count_loose_images(folder):
-            self.add(folder, f"images outside class folders: {count:,}")
+    def add_loose_files(self, folder: str, kind: Kind) -> None:
+        """Records the files in a folder of class folders that are not in a class folder."""
+        if count := count_loose_files(folder, kind):
+            self.add(folder, f"{kind.plural} outside class folders: {count:,}")
 
     def warn(self) -> None:
         """Logs one warning with the recorded entries, if there are any."""
@@ -86,8 +101,8 @@ class UnusedFiles:
             _LOGGER.warning("unused in %s:\n  %s", printable(self._root), "\n  ".join(shown))
 
 
-def find_images(folder: str) -> Contents:
-    """Finds the images in a class folder, at any depth, sorted by name.
+def find_files(folder: str, kind: Kind) -> Contents:
+    """Finds the files of one kind in a class folder, at any depth, sorted by name.
 
     Symbolic links are followed, except to folders already visited and parents of the class folder.
 
@@ -95,7 +110,7 @@ def find_images(folder: str) -> Contents:
         OSError: if a folder cannot be read.
     """
     contents = Contents()
-    # Links are visited last, so that images of a folder inside the class folder keep their paths.
+    # Links are visited last, so that files of a folder inside the class folder keep their paths.
     pending = deque([(folder, os.path.basename(folder))])
     seen = {_identity(str(parent)) for parent in Path(folder).absolute().parents}
     while pending:
@@ -115,11 +130,11 @@ def find_images(folder: str) -> Contents:
                     (pending.append if entry.is_symlink() else pending.appendleft)(below)
                     if path == folder:
                         contents.folders.append(to_nfc(entry.name))
-            elif (kind := _kind(entry)) == _IMAGE:
-                contents.images.append(ImageFile(entry.path, to_nfc(below[1])))
-            elif kind is not None:
-                contents.unused[kind] += 1
-    contents.images.sort(key=lambda image: image.name.split("/"))
+            elif (found := _describe(entry, kind)) == _WANTED:
+                contents.files.append(ClassFile(entry.path, to_nfc(below[1])))
+            elif found is not None:
+                contents.unused[found] += 1
+    contents.files.sort(key=lambda file: file.name.split("/"))
     return contents
 
 
@@ -139,12 +154,12 @@ def folders_in(folder: str) -> list[str]:
     return sorted(names, key=to_nfc)
 
 
-def count_loose_images(folder: str) -> int:
-    """Returns the number of images in a folder of class folders that are not in a class folder."""
+def count_loose_files(folder: str, kind: Kind) -> int:
+    """Returns the number of files in a folder of class folders that are not in a class folder."""
     entries = _entries(folder)
     if _is_workdir(entries):
         return 0
-    return sum(not _is_folder(entry) and _kind(entry) == _IMAGE for entry in entries)
+    return sum(not _is_folder(entry) and _describe(entry, kind) == _WANTED for entry in entries)
 
 
 def is_data_folder(name: str) -> bool:
@@ -202,8 +217,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _kind(entry: os.DirEntry[str]) -> str | None:
-    """Returns the kind that a file is counted as; None for files that are never data."""
+def _describe(entry: os.DirEntry[str], kind: Kind) -> str | None:
+    """Returns what a file is counted as; None for files that are never data."""
     suffix = os.path.splitext(entry.name)[1].lower()
     if entry.name.startswith("._") or entry.name.casefold() in _SYSTEM_FILES:
         return None
@@ -213,5 +228,5 @@ def _kind(entry: os.DirEntry[str]) -> str | None:
     except OSError:
         return "broken links"
     if entry.name.startswith("."):
-        return "hidden images" if suffix in SUFFIXES else None
-    return _IMAGE if is_image(entry.path) else suffix or "without suffix"
+        return f"hidden {kind.plural}" if suffix in kind.suffixes else None
+    return _WANTED if kind.matches(entry.path) else suffix or "without suffix"

@@ -209,8 +209,8 @@ def sample(dataset: Dataset) -> dict[str, np.ndarray]:
     return dataset.gather(np.linspace(0, len(dataset) - 1, count).astype(np.int64))
 
 
-def rows(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns an object array of the given arrays; `np.array` would stack arrays of one shape."""
+def rows(values: Sequence[Any]) -> np.ndarray:
+    """Returns an object array of the given values; `np.array` would stack arrays of one shape."""
     array = np.empty(len(values), object)
     for number, value in enumerate(values):
         array[number] = value

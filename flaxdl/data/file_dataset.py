@@ -1,7 +1,7 @@
-"""Dataset of image files that are decoded on access."""
+"""Base class of datasets of files that are decoded on access."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -9,29 +9,29 @@ import numpy as np
 
 from flaxdl.data import fingerprint
 from flaxdl.data.class_folders import to_nfc
-from flaxdl.data.dataset import Dataset, rows
-from flaxdl.data.image_files import read_image
+from flaxdl.data.dataset import Dataset
 from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.errors import UserError
 
 
 class FileDataset(Dataset):
-    """Dataset of image files that are decoded on access.
+    """Dataset of files with a label each; subclasses read them.
 
-    An unreadable file has `weight` 0 and is replaced by the next readable image, so that layers
-    that use the whole batch, such as BatchNorm, see valid pixels.
+    An unreadable file has `weight` 0 and is replaced by the next readable one, so that layers that
+    use the whole batch, such as BatchNorm, see valid values.
 
     Args:
         files: paths of the files.
         labels: label of each file, [N, ...].
         folder: folder that contains the files; names in messages are relative to it.
-        channels: number of channels: 1 for grayscale, 3 for RGB.
         skipped: counter of unreadable files.
         weights: weight of each file in training, float32[N]; None for equal weights.
         labels_in_paths: True if the paths determine the labels.
     """
 
     decodes_files = True
+    plural = "files"
+    """Noun for messages."""
 
     def __init__(
         self,
@@ -39,7 +39,6 @@ class FileDataset(Dataset):
         labels: np.ndarray,
         folder: Path,
         *,
-        channels: int,
         skipped: SkippedExamples,
         weights: np.ndarray | None = None,
         labels_in_paths: bool = True,
@@ -49,7 +48,6 @@ class FileDataset(Dataset):
         self._files = list(map(str, files))
         self._labels = labels
         self._weights = weights
-        self._channels = channels
         self._labels_in_paths = labels_in_paths
 
     def __len__(self) -> int:
@@ -71,7 +69,7 @@ class FileDataset(Dataset):
 
     def name_of(self, field: str) -> str:
         """Returns a field's name for messages; that of `inputs` includes the folder."""
-        return f"the images in {self._folder}" if field == "inputs" else field
+        return f"the {self.plural} in {self._folder}" if field == "inputs" else field
 
     def example_name(self, index: int) -> str:
         """Returns the path of a file relative to the folder, with forward slashes."""
@@ -81,29 +79,28 @@ class FileDataset(Dataset):
         """Returns the path of each file."""
         return list(self._files)
 
-    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads images; `inputs` is an object array of arrays uint8[H, W, C], H and W may differ.
+    def read_readable(
+        self, index: int, read: Callable[[str], np.ndarray]
+    ) -> tuple[np.ndarray, bool]:
+        """Reads a file or, if it is unreadable, the next readable one.
+
+        Args:
+            index: number of the file.
+            read: callable that reads a file by its path, or raises a UserError.
+
+        Returns:
+            The array, and True if it is that of the file itself.
 
         Raises:
-            UserError: if there are too many unreadable files.
+            UserError: if too many files are unreadable.
         """
-        found = [self._read(int(index)) for index in indices]
-        weight = np.array([is_original for _, is_original in found], np.float32)
-        return {
-            "inputs": rows([image for image, _ in found]),
-            "label": self._labels[indices],
-            "weight": weight if self._weights is None else weight * self._weights[indices],
-        }
-
-    def _read(self, index: int) -> tuple[np.ndarray, bool]:
-        """Returns the image and True or, if it is unreadable, the next readable one and False."""
         for number in range(index, index + len(self)):
             file = self._files[number % len(self)]
             try:
-                return read_image(file, self._channels), number == index
+                return read(file), number == index
             except UserError as error:
                 self.skipped.add(file, str(error))
         raise UserError(
-            f"none of the {len(self)} images can be read; the first one tried was "
+            f"none of the {len(self)} {self.plural} can be read; the first one tried was "
             f"{self._files[index]}"
         )

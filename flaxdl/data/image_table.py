@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from flaxdl.data.class_folders import to_nfc
 from flaxdl.data.class_spellings import class_key
-from flaxdl.data.file_dataset import FileDataset
 from flaxdl.data.hash_split import check_fractions, split_of
+from flaxdl.data.image_dataset import ImageDataset
 from flaxdl.data.separated_files import check_separator
 from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.data.source import Source, Splits
@@ -107,7 +107,7 @@ class ImageTable(Source):
         if self.weight is not None and not any(row.weight for row in parts["train"]):
             raise UserError(f"all weights in column {self.weight!r} of {self.path} are 0")
         datasets = {
-            split: FileDataset(
+            split: ImageDataset(
                 [os.path.join(root, row.values[0]) for row in part],
                 labels_of(part, names),
                 root,

@@ -4,8 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 from flaxdl.data.class_folders import (
+    Kind,
     UnusedFiles,
-    find_images,
+    find_files,
     folders_in,
     format_names,
     to_nfc,
@@ -19,14 +20,15 @@ _SPLITS = {
 }
 
 
-def split_folders(root: str, unused: UnusedFiles) -> dict[str, str]:
-    """Finds the split folders in an image folder.
+def split_folders(root: str, kind: Kind, unused: UnusedFiles) -> dict[str, str]:
+    """Finds the split folders in a folder of classes.
 
     Folders are splits if one named `train` or `training`, ignoring case, contains folders.
     Otherwise they are classes.
 
     Args:
-        root: path of the image folder.
+        root: path of the folder.
+        kind: kind of the files in the class folders.
         unused: collection to which folders that are not splits are added.
 
     Returns:
@@ -54,7 +56,7 @@ def split_folders(root: str, unused: UnusedFiles) -> dict[str, str]:
             found[split] = os.path.join(root, name)
         else:
             unused.add(os.path.join(root, name), "no class folders inside")
-    _check_others(root, [name for name in names if name not in splits], found, unused)
+    _check_others(root, [name for name in names if name not in splits], found, kind, unused)
     return found
 
 
@@ -64,29 +66,29 @@ def split_named(name: str) -> str | None:
 
 
 def _check_others(
-    root: str, names: Sequence[str], splits: Mapping[str, str], unused: UnusedFiles
+    root: str, names: Sequence[str], splits: Mapping[str, str], kind: Kind, unused: UnusedFiles
 ) -> None:
     """Records folders next to the split folders as unused.
 
     Raises:
-        UserError: if `train` is the only split and other folders contain images, since `train`
+        UserError: if `train` is the only split and other folders contain data, since `train`
             might then be a class.
     """
-    images = {}
+    counts = {}
     for name in names:
-        contents = find_images(os.path.join(root, name))
-        if contents.images:
-            images[name] = len(contents.images)
-            unused.add(os.path.join(root, name), f"images: {len(contents.images):,}")
+        contents = find_files(os.path.join(root, name), kind)
+        if contents.files:
+            counts[name] = len(contents.files)
+            unused.add(os.path.join(root, name), f"{kind.plural}: {len(contents.files):,}")
         else:
             unused.add(os.path.join(root, name), contents.unused)
-    if images and len(splits) == 1:
+    if counts and len(splits) == 1:
         train = os.path.basename(splits["train"])
         raise UserError(
             f"{root}/{train} contains folders ({format_names(folders_in(splits['train']))}) like a "
-            f"training split, but there are also images in {format_names(images)}. If {train} is a "
-            f"class, move its images out of its subfolders; if it is the training split, move the "
-            f"other folders out of {root}"
+            f"training split, but there are also {kind.plural} in {format_names(counts)}. If "
+            f"{train} is a class, move its {kind.plural} out of its subfolders; if it is the "
+            f"training split, move the other folders out of {root}"
         )
 
 
@@ -108,15 +110,15 @@ def _check_classes(
             raise UserError(
                 f"{root}/{name} contains folders with the same names as those next to it "
                 f"({format_names(sorted(common))}), so it seems to be a split; move the training "
-                f"images to {root}/train"
+                f"files to {root}/train"
             )
 
 
 def check_no_splits_below(root: str, folders: Mapping[str, Sequence[str]]) -> None:
-    """Checks that no class folder contains split folders, since their images would be mixed.
+    """Checks that no class folder contains split folders, since their files would be mixed.
 
     Args:
-        root: path of the image folder.
+        root: path of the folder.
         folders: names of the immediate subfolders of each class folder.
 
     Raises:

@@ -25,8 +25,8 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
 
     - `NAME.safetensors`: weights with PyTorch names and layouts.
     - `NAME.stablehlo`: a program that includes its weights; see `export_stablehlo`. Its inputs are
-      the batches of the data pipeline. Images are therefore uint8 and are normalized by the
-      program.
+      the batches of the data pipeline. Images are therefore uint8, and sounds int16 waveforms,
+      and the program normalizes them.
     - A name without a dot: a folder in Hugging Face format, for BERT models; see
       `export_hugging_face`.
 
@@ -113,8 +113,9 @@ def _example(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray
             values = np.full(size, text.shape[1])
         elif shape.dtype == np.bool_:
             values = np.ones(size)
-        elif shape.dtype == np.uint8:
-            values = rng.integers(0, 256, size)
+        elif shape.dtype in (np.uint8, np.int16):  # images and sounds
+            limits = np.iinfo(shape.dtype)
+            values = rng.integers(limits.min, limits.max, size, endpoint=True)
         elif np.issubdtype(shape.dtype, np.integer):
             values = rng.integers(0, 2, size)
         else:

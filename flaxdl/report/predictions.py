@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxdl.analysis.figures import as_picture, series_picture
-from flaxdl.data import Dataset, Splits, evaluation_batches
+from flaxdl.data import Dataset, Splits, Waveforms, evaluation_batches
 from flaxdl.data.dataset import Subset
 from flaxdl.data.pipeline import evaluation_order
 from flaxdl.data.series import FittedSeries
@@ -230,10 +230,16 @@ class _Kept:
 
 
 def _shown(run: RestoredRun, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns inputs as images of one size or as texts; empty if they are neither."""
+    """Returns inputs as images of one size or as texts; empty if they are neither.
+
+    Sounds are shown as spectrograms, with high frequencies at the top.
+    """
     if not inputs:
         return np.zeros(0, np.uint8)
     transform = run.transform
+    if isinstance(transform, Waveforms):
+        spectrograms = transform.pictures(np.stack(inputs))
+        return np.stack([_smaller(as_picture(one[::-1])) for one in spectrograms])
     if inputs[0].ndim == 1 and isinstance(transform, FittedText):
         return np.array([transform.decode(row[None])[0] for row in inputs])
     if isinstance(transform, FittedSeries):

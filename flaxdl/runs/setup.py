@@ -14,10 +14,12 @@ from flaxdl.backend.xla_flags import warn_if_cpu_is_wrong
 from flaxdl.checks import did_you_mean
 from flaxdl.config import Config
 from flaxdl.data import (
+    AudioFolder,
     Dataset,
     MaskedText,
     Splits,
     Transform,
+    Waveforms,
     evaluation_batches,
     steps_per_epoch,
     training_batches,
@@ -134,6 +136,7 @@ def set_up(
     splits = load_splits(config)
     identity = splits.identity()
     _check_masking(config)
+    _check_sounds(config)
     learns_classes = type(config.task).losses is Classification.losses
     if learns_classes:
         check_class_labels(splits)
@@ -265,6 +268,14 @@ def _check_masking(config: Config) -> None:
         raise UserError(
             "the transform MaskedText needs the task MaskedLanguageModeling, "
             f"got {type(config.task).__name__}"
+        )
+
+
+def _check_sounds(config: Config) -> None:
+    if isinstance(config.data, AudioFolder) and not isinstance(config.transform, Waveforms):
+        raise UserError(
+            "the source AudioFolder needs the transform LogMel, Spectrogram or Waveforms, "
+            f"got {type(config.transform).__name__}"
         )
 
 

@@ -152,7 +152,7 @@ def test_an_encoder_decoder_shows_what_each_written_token_looks_at(model, maps, 
     [
         (["--what", "attention", "IMAGE"], "need an attention layer; SimpleCNN has none"),
         (["--what", "hidden-state", "IMAGE"], "need a recurrent layer; SimpleCNN has none"),
-        (["--what", "grad-cam"], "needs an input: an image file or a text"),
+        (["--what", "grad-cam"], "needs an input: a file or a text"),
         (["--what", "grad-cam", "nowhere.png"], "nowhere.png"),
         (["--what", "filters", "--to", "/nowhere/a.png"], "cannot be written"),
         (["--what", "filters", "--to", "a.jpg"], "the output must be a .png file, got a.jpg"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flaxdl.data import ImageRows, Images
-from flaxdl.data.batch_augmentation import cutmix, cutmix_box, mixup, random_erasing
+from flaxdl.data.batch_augmentation import cutmix, cutmix_box, mask_bands, mixup, random_erasing
 from flaxdl.errors import UserError
 
 pytestmark = pytest.mark.quick
@@ -229,3 +229,23 @@ def test_batches_that_cannot_be_mixed_are_named(changes, message):
     batch = {name: x for name, x in (a_batch() | changes).items() if x is not None}
     with pytest.raises(UserError, match=message):
         Images(mixup_alpha=0.2).augment_batch(batch, jax.random.key(0))
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_masked_bands_have_all_widths_and_places(axis):
+    images = jnp.ones((4000, 7, 7, 2))
+    mask = jax.jit(lambda key, count: mask_bands(images, key, axis=axis, count=count, width=3),
+                   static_argnums=1)  # fmt: skip
+    masked = np.asarray(mask(jax.random.key(0), 1)) == 0
+    lines = masked.all(axis=(3 - axis, 3))  # [B, 7]
+    np.testing.assert_array_equal(masked.any(axis=(3 - axis, 3)), lines)  # of the whole width
+    widths = lines.sum(axis=1)
+    np.testing.assert_allclose(np.bincount(widths) / 4000, [0.25] * 4, atol=0.03)
+    starts = lines[widths == 3].argmax(axis=1)
+    assert np.all(lines[widths == 3].sum(axis=1) == 3)
+    np.testing.assert_allclose(np.bincount(starts) / len(starts), [0.2] * 5, atol=0.05)
+    np.testing.assert_allclose(
+        np.bincount(lines[widths == 1].argmax(axis=1)) / 1000, 1 / 7, atol=0.04
+    )
+    assert (np.asarray(mask(jax.random.key(0), 2)) == 0).mean() > 1.5 * masked.mean()
+    assert mask_bands(images, jax.random.key(0), axis=axis, count=0, width=3) is images

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from flaxdl.data import ImageFolder
-from flaxdl.data.class_folders import find_images
+from flaxdl.data.class_folders import find_files
+from flaxdl.data.image_folder import IMAGES
 
 
 def png():
@@ -90,11 +91,11 @@ def test_links_are_followed_but_nothing_is_read_twice(pets, tmp_path, caplog):
     (pets / "dog" / "gone.png").symlink_to(tmp_path / "gone.png")
     (pets / "dog" / "self.png").symlink_to(pets / "dog" / "self.png")
     os.mkfifo(pets / "dog" / "pipe.png")
-    found = find_images(str(pets / "dog"))
-    assert len(found.images) == 21
+    found = find_files(str(pets / "dog"), IMAGES)
+    assert len(found.files) == 21
     assert found.unused == {"broken links": 2, "special files": 1}
-    found = find_images(str(pets / "cat"))
-    assert {image.name for image in found.images} == {
+    found = find_files(str(pets / "cat"), IMAGES)
+    assert {image.name for image in found.files} == {
         *(f"cat/{number}.png" for number in range(20)),
         *(f"cat/again/{number}.png" for number in range(3)),
         "cat/zoo/1.png",

@@ -7,8 +7,8 @@ import pytest
 
 from flaxdl.data import ArrayDataset, Dataset, facts, fingerprint
 from flaxdl.data.dataset import RecordDataset, Subset
-from flaxdl.data.file_dataset import FileDataset
 from flaxdl.data.fingerprint import may_be_equal, of_arrays, of_texts
+from flaxdl.data.image_dataset import ImageDataset
 from flaxdl.data.skipped_examples import SkippedExamples
 
 IMAGES = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
@@ -107,7 +107,7 @@ def test_of_files_the_folder_does_not_count():
     def of(folder, *names):
         files = [Path(folder) / name for name in names]
         labels, skipped = np.zeros(len(names), np.int32), SkippedExamples(0, "images")
-        return FileDataset(files, labels, Path(folder), channels=3, skipped=skipped).fingerprint
+        return ImageDataset(files, labels, Path(folder), channels=3, skipped=skipped).fingerprint
 
     assert of("a", "a/1.png", "b/2.png") == of("/data/b", "a/1.png", "b/2.png")
     assert of("a", "a/aa/2.png") != of("a", "a/a/a2.png")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import soundfile
 from PIL import Image
 
 import flaxdl
@@ -70,6 +71,10 @@ def folder(tmp_path_factory):
             Image.new("RGB", (8, 8), (12 * number, 0, 0)).save(
                 folder / "pets" / name / f"{number}.png"
             )
+    for name in ("owl", "wren"):
+        (folder / "birds" / name).mkdir(parents=True)
+        for number in range(20):
+            soundfile.write(folder / "birds" / name / f"{number}.wav", np.zeros(9, np.int16), 8000)
     example = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     shapes = jax.eval_shape(ResNet18().init, jax.random.key(0), example)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)

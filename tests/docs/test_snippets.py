@@ -24,6 +24,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+import soundfile
 import tyro
 import yaml
 from PIL import Image
@@ -92,6 +93,10 @@ def project(tmp_path_factory):
         path = folder / "pets" / kind / f"{kind}{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(path)
+    for number in range(64):
+        path = folder / "birds" / ("owl", "wren")[number % 2] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, rng.integers(-900, 900, 8000).astype(np.int16), 16_000)
     words = np.array(["dull", "slow", "fine", "warm", "great", "plot", "end", "cast"])
     rows = [f"{' '.join(rng.choice(words, 6))},{number % 3 + 1}" for number in range(150)]
     (folder / "reviews.csv").write_text("\n".join(["review,stars", *rows, ""]))
@@ -441,6 +446,35 @@ def test_measured_effects_of_pretraining_are_those_of_the_results():
             ),
             f"{gain.mean():+.1f} ({gain.min():+.1f} to {gain.max():+.1f})",
         ]
+
+
+@pytest.mark.quick
+def test_measured_sounds_are_those_of_the_results():
+    results = json.loads((ROOT / "benchmarks/results/sounds.json").read_text())["configs"]
+    table = section("benchmarks.md", "Sounds with noise")
+    header, _, *rows = (
+        line.strip("|").split("|") for line in table.splitlines() if line[:1] == "|"
+    )
+    groups = [cell.strip().replace(" to ", "-").removesuffix(" dB") for cell in header[2:]]
+    written = {name.strip(" `"): [cell.strip() for cell in cells] for name, *cells in rows}
+    assert written == {name: sound_cells(runs, groups) for name, runs in results.items()}
+    for name, runs in results.items():
+        doc = (ROOT / f"configs/{name}.py").read_text()
+        low, high = (f"{100 * f(one['accuracy'] for one in runs.values()):.1f}" for f in (min, max))
+        found = re.search(
+            r"accuracy: ([\d.]+ % ± [\d.]+) \(five\s+seeds, ([\d.]+) to ([\d.]+)\)", doc
+        )
+        assert found is not None
+        assert list(found.groups()) == [sound_cells(runs, [])[0], low, high]
+        assert len(runs) == 5
+
+
+def sound_cells(runs, groups):
+    """Accuracy in percent: mean and deviation over seeds, then the mean of each group."""
+    total = [100 * run["accuracy"] for run in runs.values()]
+    means = (np.mean([100 * run["by_snr"][group] for run in runs.values()]) for group in groups)
+    cells = [f"{np.mean(total):.1f} % ± {np.std(total, ddof=1):.1f}"]
+    return [*cells, *(f"{mean:.1f} %" for mean in means)]
 
 
 def section(page, title):
