@@ -3,7 +3,6 @@
 N: number of series, T: steps, C: channels.
 """
 
-import csv
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset, Dataset
-from flaxdl.data.text_files import read_text
+from flaxdl.data.series_files import read_series_file
 from flaxdl.data.transforms import Transform
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
 
 _LOGGER = logging.getLogger(__name__)
 _FILE_NAME = "series.json"
@@ -62,8 +60,7 @@ class Series(Transform):
         if self.standardize:
             mean, std = real.mean(0, dtype=np.float64), real.std(0, dtype=np.float64)
             std[std <= 1e-12 * np.abs(mean)] = 1  # constant, up to rounding
-        return FittedSeries(
-            **{setting.name: getattr(self, setting.name) for setting in fields(Series)},
+        return self._fitted(
             length=length,
             has_lengths="lengths" in train.arrays() or bool((lengths < length).any()),
             mean=tuple(mean.tolist()),
@@ -75,9 +72,7 @@ class Series(Transform):
         path = workdir / _FILE_NAME
         try:
             stored = json.loads(path.read_text())
-            settings = {setting.name: getattr(self, setting.name) for setting in fields(Series)}
-            return FittedSeries(
-                **settings,
+            return self._fitted(
                 length=stored["length"],
                 has_lengths=stored["has_lengths"],
                 mean=tuple(stored["mean"]),
@@ -85,6 +80,10 @@ class Series(Transform):
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
+
+    def _fitted(self, **statistics: Any) -> "FittedSeries":
+        settings = {setting.name: getattr(self, setting.name) for setting in fields(Series)}
+        return FittedSeries(**settings, **statistics)
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class FittedSeries(Series):
         """Reads one series from each .npy or .csv file."""
         rows = []
         for item in items:
-            series, lengths = pad([_read(item)])
+            series, lengths = pad([read_series_file(item)])
             rows.append(self._encode(series, lengths, item))
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
@@ -197,49 +196,3 @@ def _series_of(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
             f"got {lengths[wrong[0]]} at example {wrong[0]}"
         )
     return series, lengths.astype(np.int32)
-
-
-def _read(path: str) -> np.ndarray:
-    """Reads a series [T, C] from a file."""
-    try:
-        if Path(path).suffix.lower() == ".csv":
-            series = _read_csv(path)
-        else:
-            series = np.load(local_path(path), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} cannot be read as a .npy file: {error}") from error
-    series = series[:, None] if series.ndim == 1 else series
-    if series.ndim != 2 or not series.size or series.dtype.kind not in "biuf":
-        raise UserError(
-            f"{path} must contain a series of numbers, [T, C] or [T], "
-            f"got {series.dtype} {list(series.shape)}"
-        )
-    if not np.isfinite(series).all():
-        step = int(np.flatnonzero(~np.isfinite(series).all(1))[0])
-        raise UserError(f"{path} must contain finite numbers, got {series[step]} at step {step}")
-    return series
-
-
-def _read_csv(path: str) -> np.ndarray:
-    text = read_text(local_path(path), "utf-8")
-    rows = [(line, row) for line, row in enumerate(csv.reader(text.splitlines()), 1) if row]
-    if rows and not all(map(_is_number, rows[0][1])):
-        rows = rows[1:]  # a header
-    for line, row in rows:
-        wrong = [cell for cell in row if not _is_number(cell)]
-        if wrong or len(row) != len(rows[0][1]):
-            got = repr(wrong[0]) if wrong else f"{len(row)} cells"
-            raise UserError(
-                f"{path}:{line} must have {len(rows[0][1])} numbers, as the first row, got {got}"
-            )
-    return np.array([[float(cell) for cell in row] for _, row in rows])
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
