@@ -21,6 +21,7 @@ _NOT_MEASURED = re.compile(r"\bnot (been )?measured\b", re.IGNORECASE)
 _SECTIONS = (
     "Images",
     "Time series",
+    "Sounds",
     "Texts",
     "Language modeling",
     "Text to text",
@@ -100,6 +101,8 @@ def _section(tree: ast.Module) -> str:
         return "Text to text"
     if "Forecasting(" in arguments.get("task", ""):
         return "Time series"
+    if arguments["transform"].startswith(("LogMel(", "Spectrogram(", "Waveforms(")):
+        return "Sounds"
     return "Images" if arguments["transform"].startswith("Image") else "Texts"
 
 
