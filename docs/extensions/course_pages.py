@@ -31,18 +31,17 @@ class Claims(SphinxDirective):
         """Reads the records, which the page depends on from then on."""
         lines = []
         for chapter, names in CHAPTERS.items():
-            lines += [f".. list-table:: {chapter}", "   :widths: 70 30", ""]
+            lines += [f"| {chapter} | verdict |", "|---|---|"]
             for name in names:
                 self.env.note_dependency(COURSE / "results" / f"{name}.json")
                 record = read_record(name)
-                lines += [f"   * - :doc:`{record['claim']} <{name}>`"]
-                lines += [f"     - {record['verdict']['outcome']}"]
+                lines.append(f"| [{record['claim']}]({name}.md) | {record['verdict']['outcome']} |")
             lines.append("")
         return self.parse_text_to_nodes("\n".join(lines))
 
 
 class Claim(SphinxDirective):
-    """Inserts the verdict, the figure and the code of a claim."""
+    """Inserts the verdict, the figure and the code of a claim, as Markdown."""
 
     required_arguments = 1
 
@@ -53,21 +52,19 @@ class Claim(SphinxDirective):
             self.env.note_dependency(COURSE / "results" / f"{name}.{suffix}")
         record = read_record(name)
         verdict, seeds = record["verdict"], record["seeds"]
+        expected = load_experiment(name).EXPECTED
         figure = (COURSE / "results" / f"{name}.svg").read_text(encoding="utf-8")
-        figure = figure[figure.index("<svg") :]
         shown = "seed 0" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
         lines = [
             *(f"**Claim.** {record['claim']}", ""),
-            *(f"**Expected.** {load_experiment(name).EXPECTED.capitalize()}.", ""),
+            *(f"**Expected.** {expected[0].upper()}{expected[1:]}.", ""),
             *(f"**Verdict: {verdict['outcome']}.** {verdict['reason']}", ""),
-            *(".. raw:: html", ""),
-            *(f"   {line}" for line in _figure(figure, record["claim"]).splitlines()),
-            "",
+            *("```{raw} html", _figure(figure[figure.index("<svg") :], record["claim"]), "```", ""),
             f"Measured on {record['date']} with {shown} in {record['seconds']:.0f} s "
             f"({record['processor']}; jax {record['versions']['jax']}). To measure it again:",
-            *("", ".. code-block:: console", "", f"   $ flaxdl course {name}", ""),
-            *(f".. literalinclude:: /../flaxdl/course/{name}.py", "   :language: python"),
-            f"   :caption: flaxdl/course/{name}.py",
+            *("", "```{code-block} console", f"$ flaxdl course {name}", "```", ""),
+            f"```{{literalinclude}} ../../flaxdl/course/{name}.py",
+            *(":language: python", f":caption: flaxdl/course/{name}.py", "```"),
         ]
         return self.parse_text_to_nodes("\n".join(lines))
 

@@ -160,5 +160,6 @@ def draw(results: Results):
     axes.axhline(50, linestyle="--", color=COLORS[4], label="chance")
     axes.set_xticks(range(len(questions)), questions)
     axes.set(ylabel="test accuracy (%)", ylim=(40, 103))
-    axes.legend(loc="lower right", fontsize=9)
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9)
     return figure
