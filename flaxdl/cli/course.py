@@ -33,7 +33,7 @@ def command(
     Args:
         name: Name of the experiment to run; by default, all are listed.
         quick: Reduce the experiment to a first impression of a minute or less.
-        all_claims: Run all experiments without results in the folder; to resume, run the same
+        all_claims: Run all experiments without results in the folder. To resume, run the same
             command.
         seeds: Seeds to measure; by default, those of the recorded results.
         to: Folder for results and figures.
@@ -42,8 +42,11 @@ def command(
         raise UserError(f"--all runs every experiment; omit the name {name!r}")
     if all_claims:
         for one in EXPERIMENTS:
-            if record.read(one, to) is None:
+            found = record.read(one, to)
+            if found is None or (found.quick and not quick):
                 _run(one, quick=quick, seeds=seeds, to=to)
+            else:
+                print(f"{one}: {found.verdict.outcome} (measured on {found.date})", flush=True)
     elif name is None:
         _print_claims()
     else:

@@ -24,7 +24,8 @@ PILOT_SEEDS = (100, 101)
 """Seeds for the choice of learning rates; recorded results are those of other seeds."""
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colors, which color-blind readers can tell apart on light and dark pages."""
-_INK = "#808081"  # of text and axes, replaced by the color of the page's text
+INK = "#808081"
+"""Color of text and axes, which is replaced by the color of the page's text."""
 
 
 @dataclass(frozen=True)
@@ -90,28 +91,6 @@ def is_larger(differences: Sequence[float], margin: float) -> bool:
     return min(differences) > 0 and statistics.median(differences) >= margin
 
 
-def is_equal(differences: Sequence[float], margin: float) -> bool:
-    """Returns True if the mean paired difference is within the margin with 95 % confidence.
-
-    Both ends of the two-sided 90 % interval of the mean (Student's t) must be inside the margin:
-    two one-sided tests at 5 % (Schuirmann, 1987).
-
-    Args:
-        differences: one difference per seed, at least ten.
-        margin: largest difference that does not count, in the unit of the differences.
-
-    Raises:
-        ValueError: if there are fewer than ten differences.
-    """
-    from scipy.stats import t
-
-    if len(differences) < 10:
-        raise ValueError(f"at least 10 paired differences are needed, got {len(differences)}")
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    reach = float(t.ppf(0.95, len(differences) - 1)) * error
-    return abs(statistics.mean(differences)) + reach <= margin
-
-
 def best_rate(losses: Mapping[float, Sequence[float]]) -> float:
     """Returns the learning rate with the lowest mean loss over the pilot seeds.
 
@@ -175,11 +154,11 @@ def save_figure(draw: Callable[[], "Figure"], path: Path) -> None:
     from cycler import cycler
 
     style: Any = {
-        **{f"{part}.color": _INK for part in ("text", "xtick", "ytick", "grid")},
-        "axes.edgecolor": _INK,
+        **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
+        "axes.edgecolor": INK,
         "axes.facecolor": "none",
         "axes.grid": True,
-        "axes.labelcolor": _INK,
+        "axes.labelcolor": INK,
         "axes.prop_cycle": cycler(color=COLORS),
         "axes.spines.right": False,
         "axes.spines.top": False,
@@ -197,4 +176,4 @@ def save_figure(draw: Callable[[], "Figure"], path: Path) -> None:
     written = io.StringIO()
     with matplotlib.rc_context(style):
         draw().savefig(written, format="svg", metadata={"Date": None})
-    path.write_text(written.getvalue().replace(_INK, "currentColor"), encoding="utf-8")
+    path.write_text(written.getvalue().replace(INK, "currentColor"), encoding="utf-8")

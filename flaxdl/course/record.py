@@ -1,6 +1,7 @@
 """Recorded results of the experiments, one JSON file and one SVG file per experiment."""
 
 import json
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from flaxdl.course.experiment import Results, Verdict, load_experiment, save_figure
+from flaxdl.course.experiment import PILOT_SEEDS, Results, Verdict, load_experiment, save_figure
 from flaxdl.errors import UserError
 from flaxdl.filesystem.paths import local_path
 
@@ -44,10 +45,20 @@ def run(name: str, seeds: Sequence[int] | None = None, *, quick: bool = False) -
         quick: whether to reduce the experiment to a minute or less.
 
     Raises:
-        UserError: if there is no experiment of this name.
+        UserError: if there is no experiment of this name, or if the seeds do not suit it.
     """
     experiment = load_experiment(name)
     seeds = tuple(range(experiment.SEEDS) if seeds is None else seeds)
+    if (
+        len(set(seeds)) < max(len(seeds), experiment.SEEDS)
+        or min(seeds) < 0
+        or not set(seeds).isdisjoint(PILOT_SEEDS)
+    ):
+        raise UserError(
+            f"seeds must be at least {experiment.SEEDS} different integers of at least 0, without "
+            f"{' and '.join(map(str, PILOT_SEEDS))} (those that learning rates are chosen on), "
+            f"got {' '.join(map(str, seeds))}"
+        )
     start = time.perf_counter()
     # As written to a file and read again, so that verdicts and figures see what is stored.
     results = json.loads(json.dumps(experiment.measure(seeds, quick=quick)))
@@ -69,8 +80,16 @@ def write(name: str, record: Record, folder: Path) -> None:
     """Writes NAME.svg and NAME.json to a folder; the JSON file last, as the mark of a whole record.
 
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder cannot be written, or if a reduced experiment would replace a whole
+            one.
     """
+    folder = local_path(folder)
+    existing = read(name, folder)
+    if existing is not None and record.quick and not existing.quick:
+        raise UserError(
+            f"{folder / name}.json has the results of the whole experiment, which --quick does not "
+            "replace; choose another folder (--to)"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draw = partial(load_experiment(name).draw, record.results)
@@ -105,8 +124,6 @@ def read(name: str, folder: Path | None = None) -> Record | None:
 
 def _processor() -> str:
     """Returns the model name of the processor and the number of cores that can be used."""
-    import os
-
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,6 +1,7 @@
 """Each experiment: its rule on both sides, its recorded results, its page."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from flaxdl import UserError
 from flaxdl.cli import main
 from flaxdl.course import EXPERIMENTS, order_in_sequences, pooling_sizes, record, rnn_gradients
 from flaxdl.course.experiment import load_experiment
@@ -59,11 +61,14 @@ def test_pooling_is_not_exact_if_other_rows_are_lost(size, matters):
     assert pooling_sizes.verdict(results).outcome == "does not hold here"
 
 
-def test_gradients_by_lag_are_those_of_the_chain_rule():
-    """For a layer of one input and one unit without weights on its input, by hand."""
+def test_gates_alone_halve_the_gradient_and_a_sum_keeps_it():
     with jax.enable_x64(True):
-        norms = np.asarray(rnn_gradients.gradient_by_lag("sum", 0))
-    np.testing.assert_allclose(norms, norms[0], rtol=1e-12)
+        halved = np.asarray(rnn_gradients.gradient_by_lag("LSTM, gates alone", 0))
+        kept = np.asarray(rnn_gradients.gradient_by_lag("sum", 0))
+    np.testing.assert_allclose(kept, kept[0], rtol=1e-12)
+    lags = np.array(rnn_gradients.LAGS)
+    rates = np.log2(halved[0] / halved[1:]) / (lags[1:] - 1)
+    np.testing.assert_allclose(rates[3:], 1, atol=0.1)  # over at least 19 steps
 
 
 def gradients(**fractions):
@@ -77,12 +82,12 @@ def gradients(**fractions):
 @pytest.mark.parametrize(
     ("fractions", "outcome"),
     [
-        ({"LSTM, forget bias 0": 0.01}, "holds"),
-        ({"LSTM, forget bias 0": 0.009, "LSTM, chrono": 0.5}, "holds in part"),
+        ({"LSTM": 0.01}, "holds"),
+        ({"LSTM": 0.009, "LSTM, chrono": 0.5}, "holds in part"),
         ({"LSTM, forget bias 1": 0.02}, "holds in part"),
         ({}, "does not hold here"),
-        ({"LSTM, forget bias 0": 0.5, "RNN": 2e-6}, "does not hold here"),  # nothing vanishes
-        ({"LSTM, forget bias 0": 0.5, "sum": 1e-3}, "does not hold here"),  # the control vanishes
+        ({"LSTM": 0.5, "RNN": 2e-6}, "does not hold here"),  # nothing vanishes
+        ({"LSTM": 0.5, "sum": 1e-3}, "does not hold here"),  # the control vanishes
     ],
 )
 def test_verdict_on_gradients(fractions, outcome):
@@ -147,15 +152,31 @@ def test_all_claims_run_once(tmp_path, monkeypatch, capsys):
     assert main(arguments) == 0
     assert runs == [(name, (5, 6), False) for name in EXPERIMENTS]
     (tmp_path / "rnn_formula.json").unlink()
+    reduced = dataclasses.replace(record.read("pooling_sizes"), quick=True)
+    (tmp_path / "pooling_sizes.json").unlink()
+    record.write("pooling_sizes", reduced, tmp_path)
     assert main(arguments) == 0
-    assert runs[len(EXPERIMENTS) :] == [("rnn_formula", (5, 6), False)]
-    capsys.readouterr()
+    again = sorted(name for name, *_ in runs[len(EXPERIMENTS) :])
+    assert again == ["pooling_sizes", "rnn_formula"]
+    assert "rnn_gradients: holds in part (measured on 2" in capsys.readouterr().out
+
+
+def test_a_first_impression_does_not_replace_a_whole_record(tmp_path):
+    whole = record.read("pooling_sizes")
+    record.write("pooling_sizes", whole, tmp_path)
+    with pytest.raises(UserError, match="results of the whole experiment, which --quick does not"):
+        record.write("pooling_sizes", dataclasses.replace(whole, quick=True), tmp_path)
+    assert record.read("pooling_sizes", tmp_path) == whole
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["rnn"], "there is no experiment 'rnn'"),
+        (["rnn_gradients", "--seeds", "0", "1"], "at least 5 different integers of at least 0"),
+        (["rnn_formula", "--seeds", "0", "0", "1", "2", "3"], "got 0 0 1 2 3"),
+        (["rnn_formula", "--seeds", "-1", "0", "1", "2", "3"], "got -1 0 1 2 3"),
+        (["pooling_sizes", "--seeds", "100"], "without 100 and 101"),
         (["rnn_formula", "--all"], "--all runs every experiment; omit the name 'rnn_formula'"),
     ],
 )
