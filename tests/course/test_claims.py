@@ -186,6 +186,7 @@ def test_what_cannot_be_run_is_named(arguments, message, capsys):
 
 
 def test_a_broken_record_is_named(tmp_path, capsys):
-    (tmp_path / "rnn_formula.json").write_text("{}")
+    (tmp_path / f"{EXPERIMENTS[0]}.json").write_text("{}")
     assert main(["course", "--all", "--to", str(tmp_path)]) == 2
-    assert "rnn_formula.json is not a record of an experiment" in capsys.readouterr().err
+    message = f"{EXPERIMENTS[0]}.json is not a record of an experiment"
+    assert message in capsys.readouterr().err
