@@ -1,20 +1,19 @@
 """Times of the rows of a table: their places on a regular grid, and the times that follow."""
 
 import calendar
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
 
+from flaxdl.data.time_cells import parse_times
 from flaxdl.errors import UserError
 
 _TOLERANCE = 0.01  # of a step
+_ROUNDING = 0.05  # of a step, for rounded numbers such as 1958.042, 1958.125, 1958.208
 _MOST_MISSING = 10  # grid points per row
-_YEAR_AND_MONTH = re.compile(r"\d{4}-\d\d")
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,24 @@ class RegularTimes:
     otherwise in seconds."""
     in_months: bool = False
     """True for dates that are a whole number of calendar months apart."""
+    at_month_end: bool = False
+    """True for dates that are all the last day of a month, whose day therefore varies."""
     pattern: str = ""
     """Format of dates, for `strftime`."""
 
     def after(self, count: int) -> list[str]:
-        """Returns the times of the next `count` steps as text."""
-        return [self._text(number) for number in range(1, count + 1)]
+        """Returns the times of the next `count` steps as text.
+
+        Raises:
+            UserError: if a date is after the year 9999.
+        """
+        try:
+            return [self._text(number) for number in range(1, count + 1)]
+        except (ValueError, OverflowError) as error:
+            raise UserError(
+                f"dates must be at most in the year 9999, but {count:,} steps after {self.last} "
+                "end later"
+            ) from error
 
     def _text(self, number: int) -> str:
         if not isinstance(self.last, datetime):
@@ -42,12 +53,9 @@ class RegularTimes:
             return (self.last + timedelta(seconds=number * self.step)).strftime(self.pattern)
         months = 12 * self.last.year + self.last.month - 1 + round(number * self.step)
         year, month = months // 12, months % 12 + 1
-        day, longest = self.last.day, calendar.monthrange(year, month)[1]
-        if _is_month_end(self.last):
-            day = longest
-        return self.last.replace(year=year, month=month, day=min(day, longest)).strftime(
-            self.pattern
-        )
+        longest = calendar.monthrange(year, month)[1]
+        day = longest if self.at_month_end else min(self.last.day, longest)
+        return self.last.replace(year=year, month=month, day=day).strftime(self.pattern)
 
 
 def places_of(
@@ -56,10 +64,11 @@ def places_of(
     """Returns the place of each row on a regular grid, and its times.
 
     Dates with the same day in every month, or the last day of every month, are counted in calendar
-    months. The step is the median distance between neighboring times.
+    months. The step is the median distance between neighboring times; for rounded numbers, such as
+    decimal years, it is the mean distance.
 
     Args:
-        cells: the times, in any order: numbers, or dates in ISO 8601.
+        cells: the times, in any order: numbers, or dates in ISO 8601 or such as 20240131 or 202401.
         lines: their line numbers in the file, for error messages.
         name: name of the file and the column, for error messages.
 
@@ -67,19 +76,21 @@ def places_of(
         The places, int64[N], starting at 0, and the grid.
 
     Raises:
-        UserError: if a time cannot be read or is repeated, or if the times are not on a grid.
+        UserError: if a time cannot be read or is repeated, if the times are not on a grid, or if
+            there is only one date, which has no step.
     """
-    times = [_parsed(cell, line, name) for cell, line in zip(cells, lines, strict=True)]
+    times, pattern = parse_times(cells, lines, name=name)
     is_date = isinstance(times[0], datetime)
-    mixed = [n for n, time in enumerate(times) if isinstance(time, datetime) != is_date]
-    if mixed:
+    if is_date and len(times) == 1:
         raise UserError(
-            f"{name} must have only numbers or only dates, got {cells[0]!r} and {cells[mixed[0]]!r}"
+            f"{name} must have two dates or more, since the distance of dates is unknown from "
+            f"one, got {cells[0]!r}"
         )
     in_months = is_date and _are_months(times)
     values = np.array([_value(time, in_months) for time in times])
     order = np.argsort(values, kind="stable")
-    distances = np.diff(values[order])
+    with np.errstate(over="ignore"):
+        distances = np.diff(values[order])
     if (distances == 0).any():
         first = int(np.flatnonzero(distances == 0)[0])
         one, other = (order[first], order[first + 1])
@@ -87,9 +98,7 @@ def places_of(
             f"each time must occur once in {name}, got {cells[one]!r} in lines {lines[one]} and "
             f"{lines[other]}; tables with several series need a column for each"
         )
-    step = float(np.sort(distances)[(len(distances) - 1) // 2]) if len(distances) else 1.0
-    places = (values - values[order[0]]) / step
-    off = np.abs(places - np.rint(places)) > _TOLERANCE
+    step, places, off = _steps(values, distances, may_be_rounded=not is_date)
     if off.any() or places.max() > _MOST_MISSING * len(places) + 1:
         wrong = int(np.flatnonzero(off)[0] if off.any() else order[-1])
         raise UserError(
@@ -97,35 +106,36 @@ def places_of(
             f"{places[wrong]:.6g} steps after the first; without a time column, rows count as "
             "equally spaced"
         )
-    last: Any = times[order[-1]]
-    pattern = _pattern(cells, times) if is_date else ""
-    return np.rint(places).astype(np.int64), RegularTimes(last, step, in_months, pattern)
+    at_month_end = in_months and all(map(_is_month_end, times))
+    grid = RegularTimes(times[order[-1]], step, in_months, at_month_end, pattern)
+    return np.rint(places).astype(np.int64), grid
 
 
-def _parsed(cell: Any, line: int, name: str) -> float | datetime:
-    """Returns a number, or a date with time; those with a time zone are converted to UTC."""
-    if isinstance(cell, date):
-        moment = cell if isinstance(cell, datetime) else datetime(cell.year, cell.month, cell.day)
-        return _in_utc(moment)
-    try:
-        if isinstance(cell, int | float | Decimal | str) and np.isfinite(float(cell)):
-            return float(cell)
-    except ValueError:
-        text = str(cell).strip()
-        try:
-            if _YEAR_AND_MONTH.fullmatch(text):
-                text += "-01"
-            return _in_utc(datetime.fromisoformat(text))
-        except ValueError:
-            pass
-    raise UserError(
-        f"{name} must have numbers, such as years, or dates such as 2024-01-31 and "
-        f"2024-01-31 12:00, got {cell!r} in line {line}"
-    )
+def _steps(
+    values: np.ndarray, distances: np.ndarray, *, may_be_rounded: bool
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Returns the step, the places, and which times have no place on the grid."""
+    if not len(distances):
+        return 1.0, np.zeros(1), np.zeros(1, bool)
+    step = float(np.sort(distances)[(len(distances) - 1) // 2])
+    places, off = _places(values, step, _TOLERANCE)
+    if may_be_rounded and off.any():
+        with np.errstate(all="ignore"):  # neighbors can be several steps apart
+            mean = float(distances.sum() / np.rint(distances / step).sum())
+        refined, still_off = _places(values, mean, _ROUNDING)
+        if not still_off.any():
+            return mean, refined, still_off
+    return step, places, off
 
 
-def _in_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo is None else moment.astimezone(UTC)
+def _places(values: np.ndarray, step: float, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the distances from the first value in steps, and which have no place on the grid."""
+    with np.errstate(all="ignore"):  # distances that overflow have no place
+        places = (values - values.min()) / step
+        off = ~(np.abs(places - np.rint(places)) <= tolerance)
+    taken = np.ones(len(places), bool)
+    taken[np.unique(np.rint(places), return_index=True)[1]] = False
+    return places, off | taken
 
 
 def _are_months(times: Sequence[Any]) -> bool:
@@ -148,13 +158,3 @@ def _value(time: float | datetime, in_months: bool) -> float:
         return float(12 * time.year + time.month - 1)
     start = datetime(1970, 1, 1, tzinfo=time.tzinfo)
     return (time - start).total_seconds()
-
-
-def _pattern(cells: Sequence[Any], times: Sequence[Any]) -> str:
-    if all(isinstance(x, str) and _YEAR_AND_MONTH.fullmatch(x.strip()) for x in cells):
-        return "%Y-%m"
-    zone = "+00:00" if times[0].tzinfo is not None else ""
-    if all(time.time() == times[0].time().min for time in times) and not zone:
-        return "%Y-%m-%d"
-    fraction = ".%f" if any(time.microsecond for time in times) else ""
-    return f"%Y-%m-%d %H:%M:%S{fraction}{zone}"

@@ -101,9 +101,9 @@ class SeriesTable(SeriesSource):
     """One or several time series in the columns of a CSV, TSV, JSON Lines or Parquet file.
 
     With a time column, rows are sorted by time, and missing rows count as missing values. Times are
-    numbers, such as years, or dates in ISO 8601, at regular distances or in regular months. Without
-    one, rows are in order of time and equally spaced. Empty cells, `NaN`, `NA` and `null` are
-    missing values.
+    numbers, such as years, or dates in ISO 8601 or such as 20240131 or 202401, at regular distances
+    or in regular months. Without one, rows are in order of time and equally spaced. Empty cells,
+    `NaN`, `NA` and `null` are missing values.
     """
 
     path: str
@@ -122,6 +122,11 @@ class SeriesTable(SeriesSource):
         super().__post_init__()
         check_separator(self.separator)
         check_encoding(self.encoding)
+        if isinstance(self.columns, str):
+            raise UserError(
+                f"columns must be a tuple of names, such as ({self.columns!r},), got "
+                f"{self.columns!r}"
+            )
         names = [*self.columns, *([] if self.time is None else [self.time])]
         if not self.columns or len(set(names)) < len(names):
             raise UserError(

@@ -128,7 +128,9 @@ def split_windows(
                 "--data.test-fraction"
             )
         raise UserError(
-            f"the {split} part of {name} has no {needed} consecutive steps without missing values"
+            f"the {split} part of {name} has no {needed} consecutive steps without missing values; "
+            "rows missing between times count as missing values: for business days, omit the time "
+            "column"
         )
     possible = sum(len(part) - steps + 1 for part in parts.values())
     kept = sum(map(len, found.values()))

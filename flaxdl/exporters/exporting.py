@@ -26,7 +26,9 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
     - `NAME.safetensors`: weights with PyTorch names and layouts.
     - `NAME.stablehlo`: a program that includes its weights; see `export_stablehlo`. Its inputs are
       the batches of the data pipeline. Images are therefore uint8, and sounds int16 waveforms,
-      and the program normalizes them.
+      and the program normalizes them. The program of a forecaster, however, takes standardized
+      contexts and returns standardized values; mean and standard deviation of each series are
+      only in the workdir's `scaling.json`.
     - A name without a dot: a folder in Hugging Face format, for BERT models; see
       `export_hugging_face`.
 

@@ -51,7 +51,7 @@ def forecast_each(run: RestoredRun, items: Sequence[str]) -> Iterator[Forecast |
     Raises:
         UserError: if the run has no source of series, or no scaling.
     """
-    forecast, source = make_forecaster(run), _source(run)
+    forecast, source, horizon = make_forecaster(run), _source(run), _scaling(run).horizon
     for item in expand_items(items, run.transform):
         if isinstance(item, SkippedItem):
             yield item
@@ -59,13 +59,14 @@ def forecast_each(run: RestoredRun, items: Sequence[str]) -> Iterator[Forecast |
         try:
             series = source.read(item)
             context = _last_steps(series, source.context, item)
+            times = None if series.times is None else series.times.after(horizon)
         except ValueError as error:
             yield SkippedItem(item, str(error))
             continue
         values = forecast({"inputs": context})[0]  # [S, C]
         yield Forecast(
             item,
-            None if series.times is None else series.times.after(len(values)),
+            times,
             dict(zip(series.columns, values.T.tolist(), strict=True)),
             source.time_column,
         )

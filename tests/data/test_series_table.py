@@ -131,6 +131,10 @@ def test_invalid_tables_are_named(tmp_path):
     refused(tmp_path, "train part of .* has 1 of 1 steps", head)
     holes = "time,a,b\n" + "\n".join(f"{n},{n},{'' if n % 5 else n}" for n in range(40))
     refused(tmp_path, "train part .* no context 4 .* consecutive steps without missing", holes)
+    weekdays = [day for day in np.arange("2024-01-01", "2024-03-01", dtype="datetime64[D]")
+                if np.is_busday(day)]  # fmt: skip
+    business_days = "time,a,b\n" + "\n".join(f"{day},1,2" for day in weekdays)
+    refused(tmp_path, "for business days, omit the time column", business_days)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +151,8 @@ def test_settings_are_checked(settings, message):
         table("a.csv", **settings)
     with pytest.raises(ValueError, match="columns must be the names of different columns"):
         SeriesTable("a.csv", ("a", "time"), "time", context=2, horizon=1)
+    with pytest.raises(ValueError, match=r"such as \('visits',\), got 'visits'"):
+        SeriesTable("a.csv", "visits", context=2, horizon=1)  # pyright: ignore[reportArgumentType]
 
 
 def test_scaling_is_that_of_the_training_windows(path, tmp_path):

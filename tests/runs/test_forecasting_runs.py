@@ -5,6 +5,7 @@ import json
 import math
 import signal
 
+import jax
 import numpy as np
 import pytest
 from helpers.small_runs import interrupt_at, train
@@ -16,6 +17,7 @@ from flaxdl.data import Scaling, SeriesTable
 from flaxdl.models import LinearForecaster, RNNForecaster
 from flaxdl.report.write import write_report
 from flaxdl.runs.config_json import from_json, to_json
+from flaxdl.runs.forecasts import forecast_each
 from flaxdl.training import AdamW, Forecasting, Interrupted, Selection
 
 STEPS = np.arange(96)
@@ -182,10 +184,24 @@ def test_an_interrupted_run_ends_with_the_same_weights(run, tmp_path, monkeypatc
     assert resumed.metrics == result.metrics
 
 
-def test_a_run_is_exported_as_a_program(run, tmp_path):
-    folder, _, _ = run
+def test_dates_without_continuation_end_no_other_forecast(run, tmp_path):
+    late = write(tmp_path / "late.csv", VALUES[:20], first=12 * 8000 - 20)
+    skipped, forecast = forecast_each(run[2].run, [late, write(tmp_path / "b.csv", VALUES[:20])])
+    assert skipped.item == late
+    assert "at most in the year 9999, but 6 steps after 9999-12" in skipped.error
+    assert forecast.times[0] == "2001-09"
+
+
+def test_a_run_is_exported_as_a_program_of_standardized_values(run, tmp_path):
+    folder, _, result = run
     for name in ("model.stablehlo", "model.safetensors"):
         flaxdl.export(folder / "run", tmp_path / name)
+    program = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
+    stored = json.loads((folder / "run" / "scaling.json").read_text())
+    contexts = np.stack([VALUES[:8], VALUES[40:48], VALUES[88:]])
+    inputs = ((contexts - stored["mean"]) / stored["std"]).astype(np.float32)
+    expected = result.model.apply(result.variables, inputs)
+    np.testing.assert_allclose(program.call({"inputs": inputs}), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_hidden_states_over_the_end_of_a_table_are_drawn(run, tmp_path):
