@@ -33,7 +33,9 @@ class Series(Transform):
     gets none.
 
     For prediction, a file has one series: .npy files an array [T, C] or [T], .csv files a row per
-    step and a column per channel, with or without a header.
+    step and a column per channel, with or without a header. The first row is a header if none of
+    its cells is a number. A header of numbers, such as `0,1` from pandas for columns without names,
+    counts as a step, so write such files without it (`to_csv(header=False, index=False)`).
     """
 
     file_suffixes: ClassVar[tuple[str, ...]] = (".npy", ".csv")

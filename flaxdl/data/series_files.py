@@ -4,6 +4,7 @@ T: steps, C: channels.
 """
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,13 @@ def read_series_file(path: str) -> np.ndarray:
     Raises:
         UserError: if the file cannot be read, or if it does not have finite numbers.
     """
+    kind = ".csv" if Path(path).suffix.lower() == ".csv" else ".npy"
     try:
-        if Path(path).suffix.lower() == ".csv":
-            series = _read_csv(path)
-        else:
-            series = np.load(local_path(path), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        series = _read_csv(path) if kind == ".csv" else _read_npy(path)
+    except (OSError, ValueError, EOFError, csv.Error) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} cannot be read as a .npy file: {error}") from error
+        raise UserError(f"{path} cannot be read as a {kind} file: {error}") from error
     series = series[:, None] if series.ndim == 1 else series
     if series.ndim != 2 or not series.size or series.dtype.kind not in "biuf":
         raise UserError(
@@ -40,11 +39,16 @@ def read_series_file(path: str) -> np.ndarray:
     return series
 
 
+def _read_npy(path: str) -> np.ndarray:
+    with open(local_path(path), "rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)  # np.load also opens archives
+
+
 def _read_csv(path: str) -> np.ndarray:
     text = read_text(local_path(path), "utf-8")
     rows = [(line, row) for line, row in enumerate(csv.reader(text.splitlines()), 1) if row]
-    if rows and not all(map(_is_number, rows[0][1])):
-        rows = rows[1:]  # a header
+    if rows and _is_header(rows[0][1]):
+        rows = rows[1:]
     for line, row in rows:
         wrong = [cell for cell in row if not _is_number(cell)]
         if wrong or len(row) != len(rows[0][1]):
@@ -53,6 +57,10 @@ def _read_csv(path: str) -> np.ndarray:
                 f"{path}:{line} must have {len(rows[0][1])} numbers, as the first row, got {got}"
             )
     return np.array([[float(cell) for cell in row] for _, row in rows])
+
+
+def _is_header(row: Sequence[str]) -> bool:
+    return not any(map(_is_number, row)) and any(cell.strip() for cell in row)
 
 
 def _is_number(cell: str) -> bool:

@@ -7,6 +7,7 @@ import pytest
 
 from flaxdl.data import ArrayDataset, Arrays, Series
 from flaxdl.data.series import FittedSeries
+from flaxdl.errors import UserError
 
 pytestmark = pytest.mark.quick
 
@@ -89,8 +90,8 @@ def test_files_are_read_as_the_training_series(tmp_path):
     transform, expected = fitted(), fitted().apply(DATA).arrays()
     np.save(tmp_path / "a.npy", INPUTS[0])
     (tmp_path / "b.csv").write_text("left,right\n6,10\n")
-    (tmp_path / "c.csv").write_text("6,1e1\n\n")
-    items = [str(tmp_path / name) for name in ("a.npy", "b.csv", "c.csv")]
+    (tmp_path / "c.CSV").write_text("6,1e1\n\n")
+    items = [str(tmp_path / name) for name in ("a.npy", "b.csv", "c.CSV")]
     batch = transform.read(items, {"inputs": (3, 2), "lengths": ()})
     np.testing.assert_array_equal(batch["inputs"], expected["inputs"][[0, 1, 1]])
     np.testing.assert_array_equal(batch["lengths"], [3, 1, 1])
@@ -104,13 +105,26 @@ def test_files_are_read_as_the_training_series(tmp_path):
         ("a.csv", "left,right\n", r"must contain a series of numbers, .* got float64 \[0, 1\]"),
         ("a.csv", "1,nan\n", "must contain finite numbers, got .* at step 0"),
         ("a.csv", "1,2,3\n", r"a.csv must have 2 channels, as in training, got 3"),
+        ("a.csv", "1.5,\n3,4\n", r"a.csv:1 must have 2 numbers, .* got ''"),
+        ("a.csv", "time,2\n3,4\n", r"a.csv:1 must have 2 numbers, .* got 'time'"),
+        ("a.csv", ",\n3,4\n", r"a.csv:1 must have 2 numbers, .* got ''"),
+        ("a.csv", "1," + "2" * 140_000, r"a.csv cannot be read as a .csv file: field larger"),
+        ("b.csv", None, r"b.csv cannot be read"),
         ("a.npy", "1,2\n", r"a.npy cannot be read as a .npy file"),
+        ("a.npy", "", r"a.npy cannot be read as a .npy file"),
     ],
 )
 def test_unreadable_files_are_named(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
         fitted().read([str(tmp_path / name)], {"inputs": (3, 2), "lengths": ()})
+
+
+def test_an_archive_is_no_series(tmp_path):
+    np.savez(tmp_path / "a.npz", inputs=INPUTS)
+    with pytest.raises(UserError, match=r"a.npz cannot be read as a .npy file"):
+        fitted().read([str(tmp_path / "a.npz")], {"inputs": (3, 2), "lengths": ()})
 
 
 @pytest.mark.parametrize(
