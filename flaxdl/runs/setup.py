@@ -164,17 +164,7 @@ def set_up(
         task_fields=task_fields,
         training_examples=training_examples,
     )
-    _check_steps(setup)
-    outputs = setup.check()
-    _check_training_examples(setup)
-    _check_augmentation(setup)
-    if splits.validation is not None:
-        metrics = jax.eval_shape(config.task.metrics, outputs, setup.examples)
-        config.selection.check(config.task.finish(dict.fromkeys(metrics, 1.0)), config.task)
-    config.optimizer.schedule.check(setup.total_steps)
-    config.ema.check(setup.total_steps)
-    _check_steps_per_call(setup)
-    _check_heads(config, mesh)
+    _check_setup(setup)
     if mesh.shape["tensor"] > 1 and not setup.placement.tensor_axes:
         _LOGGER.warning(
             "mesh.tensor %d shards no parameters: %s declares no tensor_axes",
@@ -182,6 +172,22 @@ def set_up(
             type(config.model).__name__,
         )
     return setup
+
+
+def _check_setup(setup: Setup) -> None:
+    """Checks model, task, optimizer and mesh against each other and the number of steps."""
+    config = setup.config
+    _check_steps(setup)
+    outputs = setup.check()
+    _check_training_examples(setup)
+    _check_augmentation(setup)
+    if setup.splits.validation is not None:
+        metrics = jax.eval_shape(config.task.metrics, outputs, setup.examples)
+        config.selection.check(config.task.finish(dict.fromkeys(metrics, 1.0)), config.task)
+    config.optimizer.schedule.check(setup.total_steps)
+    config.ema.check(setup.total_steps)
+    _check_steps_per_call(setup)
+    _check_heads(config, setup.mesh)
 
 
 def _check_steps(setup: Setup) -> None:
