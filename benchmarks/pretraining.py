@@ -6,10 +6,10 @@ The task is to tell windows of 62 characters of Python's documentation from wind
 letters of each word are shuffled. Of ten long pages, the first 60 % are for training, the next 20 %
 for validation, the rest for testing. A small BERT is pretrained once, by masked language modeling,
 on the training parts and on other pages; those that share a line of text with the ten pages are
-left out. Passages that the documentation repeats remain: apart from whitespace, 2.0 % of the validation
-windows and 0.9 % of the test windows, before letters are shuffled, also occur in the pretraining
-text. The model is then fine-tuned on few labeled windows, and compared with the same model from
-random weights, trained on the same windows with the same seed.
+left out. Passages that the documentation repeats remain: apart from whitespace, 2.0 % of the
+validation windows and 0.9 % of the test windows, before letters are shuffled, also occur in the
+pretraining text. The model is then fine-tuned on few labeled windows, and compared with the same
+model from random weights, trained on the same windows with the same seed.
 
 Writes the results to benchmarks/results/pretraining.json; what is already in the file is not
 measured again. The pretrained run is stored in runs/pretraining and resumed if it is incomplete.
