@@ -42,10 +42,9 @@ PACKAGES = {
 
 # One of each model family on each kind of data.
 TRAINED = {
-    *("digits_cnn", "digits_lstm", "digits_transfer", "cifar10_resnet18", "imagenet_alexnet"),
-    *("languages_textrnn", "languages_transformer", "imdb_textrnn", "docs_transformer_lm"),
-    *("docs_rnn_lm", "dates_seq2seq", "dates_rnn_seq2seq", "finetune_bert", "finetune_resnet50"),
-    *("docs_bert_mlm", "el_nino_gru"),
+    *("digits_cnn", "digits_lstm", "digits_transfer", "languages_textrnn", "finetune_resnet50"),
+    *("finetune_bert", "docs_rnn_lm", "docs_transformer_lm", "docs_bert_mlm", "dates_seq2seq"),
+    "el_nino_gru",
 }
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
