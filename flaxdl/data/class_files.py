@@ -71,7 +71,11 @@ def list_files(path: str, kind: Kind, *, validation: float, test: float) -> List
     """
     root = str(local_path(path))
     if not os.path.isdir(root):
-        raise UserError(f"no such {kind.noun} folder or file: {path}")
+        if os.path.exists(root):
+            raise UserError(
+                f"{path} is not a folder; give one with a subfolder of {kind.plural} per class"
+            )
+        raise UserError(f"no such folder of {kind.plural}: {path}")
     unused = UnusedFiles(root)
     try:
         folders = split_folders(root, kind, unused)

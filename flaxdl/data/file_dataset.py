@@ -1,6 +1,5 @@
 """Base class of datasets of files that are decoded on access."""
 
-import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from flaxdl.data.class_folders import to_nfc
 from flaxdl.data.dataset import Dataset
 from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.errors import UserError
+from flaxdl.filesystem.paths import relative_path
 
 
 class FileDataset(Dataset):
@@ -60,8 +60,8 @@ class FileDataset(Dataset):
     @cached_property
     def fingerprint(self) -> str | None:
         """Fingerprint of paths relative to the folder, labels and weights; files are not read."""
-        start = len(str(self._folder))
-        paths = fingerprint.of_texts(to_nfc(name[start:]) for name in self._files)
+        folder = str(self._folder)
+        paths = fingerprint.of_texts(to_nfc(name.removeprefix(folder)) for name in self._files)
         arrays = {} if self._labels_in_paths else {"label": self._labels}
         if self._weights is not None:
             arrays["weight"] = self._weights
@@ -73,7 +73,7 @@ class FileDataset(Dataset):
 
     def example_name(self, index: int) -> str:
         """Returns the path of a file relative to the folder, with forward slashes."""
-        return os.path.relpath(self._files[index], self._folder).replace(os.sep, "/")
+        return relative_path(self._files[index], self._folder)
 
     def files(self) -> list[str]:
         """Returns the path of each file."""

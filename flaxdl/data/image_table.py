@@ -26,7 +26,7 @@ from flaxdl.data.table_rows import (
 )
 from flaxdl.data.text_files import check_encoding
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.paths import local_path, relative_path
 
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = 10  # lines in a message
@@ -103,9 +103,9 @@ class ImageTable(Source):
         names = find_classes(self.path, rows, self.label)
         parts = self._split(rows)
         remedy = "assign training rows in a split column (--data.split)"
-        check_parts(self.path, rows, parts, names, label=self.label, remedy=remedy)
-        if self.weight is not None and not any(row.weight for row in parts["train"]):
-            raise UserError(f"all weights in column {self.weight!r} of {self.path} are 0")
+        check_parts(
+            self.path, rows, parts, names, label=self.label, weight=self.weight, remedy=remedy
+        )
         datasets = {
             split: ImageDataset(
                 [os.path.join(root, row.values[0]) for row in part],
@@ -143,7 +143,9 @@ class ImageTable(Source):
                 found.append(row._replace(values=[name, *row.values[1:]]))
             else:
                 broken[row.line] = f"lists {row.values[0]}, which is not a file"
-        where = "" if found else f" (paths are relative to {root}; --data.root sets another folder)"
+        where = ""
+        if rows and not found:
+            where = f" (paths are relative to {root}; --data.root sets another folder)"
         count_broken(
             self.path,
             broken,
@@ -152,6 +154,8 @@ class ImageTable(Source):
             max_unreadable=self.max_unreadable,
             hint=where,
         )
+        if not rows:
+            raise UserError(f"{self.path} has no valid rows")
         if not found:
             raise UserError(f"{self.path} lists no images that exist{where}")
         return self._without_repetitions(found)
@@ -219,7 +223,7 @@ def _relative(path: str, root: str) -> str:
     """Returns a path relative to `root`, with forward slashes and without `.` and inner `..`."""
     path = path.strip().replace("\\", "/")
     if os.path.isabs(path):
-        path = os.path.relpath(path, root).replace(os.sep, "/")
+        path = relative_path(path, root)
     return posixpath.normpath(path)
 
 

@@ -62,7 +62,10 @@ def read_rows(
         errors = [_find_error(*field) for field in zip(columns, values, strict=True)]
         number = 1.0 if weight is None or errors[-1] else _as_weight(values[-1])
         if number is None:
-            errors[-1] = f"the weight {values[-1]!r:.40}, must be a number of at least 0"
+            errors[-1] = (
+                f"the weight {values[-1]!r:.40}, must be a number of at least 0 that is finite in "
+                "float32"
+            )
         if any(errors):
             broken[line] = f"has {'; '.join(filter(None, errors))}"
         else:
@@ -96,8 +99,9 @@ def count_broken(
     reasons = {f"{path}:{line}": f"{path}:{line} {broken[line]}" for line in sorted(broken)}
     if len(reasons) > max_unreadable:
         shown = list(reasons.values())[: max_unreadable + 1]
+        lines = "1 line" if len(reasons) == 1 else f"{len(reasons):,} lines"
         raise UserError(
-            f"{len(reasons):,} lines cannot be read, more than max_unreadable = "
+            f"{lines} cannot be read, more than max_unreadable = "
             f"{max_unreadable}, of {total:,} in {path}{hint}; to skip them, set "
             f"--data.max-unreadable {len(reasons)}:\n  " + "\n  ".join(shown)
         )
@@ -141,9 +145,10 @@ def check_parts(
     names: Mapping[str, str],
     *,
     label: str,
+    weight: str | None,
     remedy: str,
 ) -> None:
-    """Checks that no split is empty, and that each class has training examples.
+    """Checks that no split is empty or without weight, and that each class has training examples.
 
     Args:
         path: path of the table.
@@ -151,16 +156,22 @@ def check_parts(
         parts: rows by split.
         names: class names by `class_key`.
         label: name of the label column.
+        weight: name of the column of example weights; None if all are 1.
         remedy: how to keep classes from being held out as a whole.
 
     Raises:
-        UserError: if a split is empty, or if a class is only in other splits.
+        UserError: if a split is empty or all its weights are 0, or if a class is only in other
+            splits.
     """
     for split, part in parts.items():
         if not part:
             raise UserError(
                 f"{path} has too few rows: none of {len(rows)} was assigned to the {split} split; "
                 f"add rows or set --data.{split}-fraction"
+            )
+        if not any(row.weight for row in part):
+            raise UserError(
+                f"all weights in column {weight!r} of {path} are 0 in the {split} split"
             )
     missing = set(names.values()) - {names[class_key(row.label)] for row in parts["train"]}
     if missing:
@@ -211,12 +222,14 @@ def _find_error(column: str, value: Any) -> str | None:
 
 
 def _as_weight(value: _Written) -> float | None:
-    """Returns a weight as a number; None if it is not one that is finite and at least 0."""
+    """Returns a weight rounded to float32; None if it is not at least 0 and finite in float32."""
     try:
         number = float(str(value))
     except ValueError:
         return None
-    return number if 0 <= number < math.inf else None
+    with np.errstate(over="ignore"):
+        rounded = float(np.float32(number))
+    return rounded if number >= 0 and rounded < math.inf else None
 
 
 def _written(value: _Written) -> str:

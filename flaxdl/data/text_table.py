@@ -100,9 +100,9 @@ class TextTable(Source):
                 check_known(path, parts[split], names, self.path)
                 self._warn_about_overlap(path, parts[split], rows)
         remedy = "give files with --data.validation and --data.test"
-        check_parts(self.path, rows, parts, names, label=self.label, remedy=remedy)
-        if self.weight is not None and not any(row.weight for row in parts["train"]):
-            raise UserError(f"all weights in column {self.weight!r} of {self.path} are 0")
+        check_parts(
+            self.path, rows, parts, names, label=self.label, weight=self.weight, remedy=remedy
+        )
         datasets = {split: self._dataset(part, names) for split, part in parts.items()}
         return Splits(
             datasets["train"],

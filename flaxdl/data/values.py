@@ -100,18 +100,21 @@ def check_weights(name: str, array: np.ndarray) -> None:
 
     Raises:
         UserError: if the array is not of numbers [N], if a weight is negative, NaN or infinite, or
-            if all are 0.
+            if all are 0, after conversion to float32.
     """
     if array.ndim != 1 or array.dtype.kind not in "biuf":
         raise UserError(
             f"{name} must be one number per example, [N], got {array.dtype} {list(array.shape)}"
         )
-    wrong = np.flatnonzero(~((array >= 0) & (array < math.inf)))
+    with np.errstate(over="ignore", under="ignore"):
+        weights = array.astype(np.float32)  # as in batches
+    wrong = np.flatnonzero(~((array >= 0) & (weights < math.inf)))
     if len(wrong):
         raise UserError(
-            f"{name} must be finite and at least 0, got {array[wrong[0]]} at example {wrong[0]}"
+            f"{name} must be at least 0 and finite in float32, got {array[wrong[0]]} at example "
+            f"{wrong[0]}"
         )
-    if not array.any():
+    if not weights.any():
         raise UserError(f"{name} must not be 0 for all examples")
 
 

@@ -140,11 +140,13 @@ def test_weights_of_examples():
     )
     assert "weight" not in splits.test.arrays()
     refused(
-        "train_weight must be finite and at least 0, got -1.0 at example 3",
+        "train_weight must be at least 0 and finite in float32, got -1.0 at example 3",
         train_weight=np.where(np.arange(40) == 3, -1.0, 1.0),
     )
-    refused("train_weight must be finite .* got nan at example 0", train_weight=np.full(40, np.nan))
+    refused("train_weight must .* finite .* got nan at example 0", train_weight=np.full(40, np.nan))
+    refused(r"finite in float32, got 1e\+39 at example 0", train_weight=np.full(40, 1e39))
     refused("train_weight must not be 0 for all", train_weight=np.zeros(40))
+    refused("train_weight must not be 0 for all", train_weight=np.full(40, 1e-60))
     refused(
         r"train_weight must be one number per example, \[N\], got float64 \[40, 2\]",
         train_weight=np.ones((40, 2)),

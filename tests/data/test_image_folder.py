@@ -212,8 +212,12 @@ def test_folders_at_odds_are_named(folder, kind, message):
 
 
 def test_folders_with_nothing_in_them(tmp_path):
-    with pytest.raises(ValueError, match="no such image folder or file: .*absent"):
+    with pytest.raises(ValueError, match="no such folder of images: .*absent"):
         ImageFolder(str(tmp_path / "absent")).load(seed=0)
+    save(tmp_path / "1.png")
+    with pytest.raises(ValueError, match="1.png is not a folder; give one with a subfolder of im"):
+        ImageFolder(str(tmp_path / "1.png")).load(seed=0)
+    (tmp_path / "1.png").unlink()
     with pytest.raises(ValueError, match="at least two classes, has none"):
         ImageFolder(str(tmp_path)).load(seed=0)
     for name in ("a", "b"):

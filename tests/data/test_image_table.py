@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -15,6 +16,8 @@ import flaxdl
 from flaxdl import Config
 from flaxdl.data import Images, ImageTable, evaluation_batches
 from flaxdl.data.hash_split import split_of
+from flaxdl.data.image_dataset import ImageDataset
+from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.errors import UserError
 from flaxdl.models import SimpleCNN
 from flaxdl.runs.config_json import from_json, to_json
@@ -104,6 +107,17 @@ def test_paths_may_be_written_in_several_ways(folder, tmp_path_factory):
     short = [(path.removeprefix("images/"), label) for path, label in ROWS]
     inside = load(table(folder, short), root=str(folder / "images"))
     assert sum(map(len, (inside.train, inside.validation, inside.test))) == 60
+
+
+def test_files_on_other_drives_have_different_fingerprints():
+    files = [["D:/a/1.png"], ["E:/a/1.png"]]
+    first, second = (
+        ImageDataset(
+            one, np.zeros(1), Path("C:/tables"), channels=3, skipped=SkippedExamples(0, "files")
+        )
+        for one in files
+    )
+    assert first.fingerprint != second.fingerprint
 
 
 def test_a_table_in_a_folder_beside_the_images(folder):
@@ -216,14 +230,32 @@ def test_wrong_splits_are_one_message(folder, splits, message):
         load(table(folder, with_splits(splits), (*NAMES, "split")), split="split")
 
 
-@pytest.mark.parametrize("weight", ["-1", "much", "nan", "inf"])
+@pytest.mark.parametrize("weight", ["-1", "much", "nan", "inf", "1e39"])
 def test_wrong_weights_name_the_line(folder, weight):
     rows = [(*row, 1) for row in ROWS[:-1]] + [(*ROWS[-1], weight)]
     with pytest.raises(UserError, match=f":61 has the weight '{weight}', must be a number of at"):
         load(table(folder, rows, (*NAMES, "weight")), weight="weight", max_unreadable=0)
-    path = table(folder, [(*row, 0) for row in ROWS], (*NAMES, "weight"))
-    with pytest.raises(UserError, match="all weights in column 'weight' .* are 0"):
+    path = table(folder, [(*row, 1e-60) for row in ROWS], (*NAMES, "weight"))
+    with pytest.raises(UserError, match="all weights in column 'weight' .* are 0 in the train spl"):
         load(path, weight="weight")
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_split_without_weight_is_named(folder, split):
+    names = ["train", "train", "validation", "test"] * 15
+    rows = [(*row, name, int(name != split)) for row, name in zip(ROWS, names, strict=True)]
+    path = table(folder, rows, (*NAMES, "split", "weight"))
+    with pytest.raises(UserError, match=f"all weights .* are 0 in the {split} split"):
+        load(path, split="split", weight="weight")
+
+
+def test_another_folder_is_suggested_only_for_missing_files(folder):
+    path = table(folder, [("", "cat")])
+    with pytest.raises(UserError, match=r"^1 line cannot be read") as error:
+        load(path, max_unreadable=0)
+    assert "--data.root" not in str(error.value)
+    with pytest.raises(UserError, match=r"has no valid rows$"):
+        load(path)
 
 
 @pytest.mark.parametrize(

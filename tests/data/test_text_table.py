@@ -605,3 +605,8 @@ def test_weights_of_texts(tmp_path):
     write(tmp_path / "t.csv", [(*row, 0) for row in ROWS], ("text", "label", "importance"))
     with pytest.raises(ValueError, match="all weights in column 'importance' .* are 0"):
         load(path, weight="importance")
+    held_out = load(path).test.arrays()["inputs"]
+    rows = [(text, label, int(text not in held_out)) for text, label in ROWS]
+    write(tmp_path / "t.csv", rows, ("text", "label", "importance"))
+    with pytest.raises(ValueError, match="are 0 in the test split"):
+        load(path, weight="importance")

@@ -1,5 +1,8 @@
 """`~` is the home folder wherever a path is given, and never the name of a folder."""
 
+import ntpath
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +11,8 @@ from flaxdl import load_config
 from flaxdl.analysis.learning_rate import LearningRateCurve
 from flaxdl.data import Arrays, Images, Transform
 from flaxdl.exporters.hugging_face import export_hugging_face
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem import paths
+from flaxdl.filesystem.paths import local_path, relative_path
 from flaxdl.models import Bert, SimpleCNN
 from flaxdl.pretrained import evaluate_pretrained
 from flaxdl.report.listing import list_runs
@@ -63,3 +67,10 @@ def test_files_are_written_to_the_home_folder(home):
     sizes = {"vocab_size": 8, "hidden_size": 4, "num_layers": 1, "num_heads": 1}
     export_hugging_face(Bert(**sizes, feed_forward_size=4), {"params": {}}, "~/my-bert")
     assert (home / "my-bert" / "config.json").is_file()
+
+
+def test_a_path_on_another_drive_of_windows_stays_absolute(monkeypatch):
+    monkeypatch.setattr(paths, "os", SimpleNamespace(path=ntpath, sep="\\"))
+    assert relative_path("C:\\pets\\cats\\1.png", "C:\\pets") == "cats/1.png"
+    assert relative_path("C:/1.png", "C:\\pets") == "../1.png"
+    assert relative_path("D:/cats/1.png", "C:\\pets") == "D:/cats/1.png"
