@@ -123,8 +123,8 @@ def set_up(
         config: configuration of the run.
         fitted: fitted transform of the run to resume; by default, the transform of the config is
             fitted to the training split.
-        fitted_task: fitted task of the run to resume; by default, the task of the config is fitted
-            to the training split.
+        fitted_task: fitted task of the run to resume, which is checked against the data; by
+            default, the task of the config is fitted to the training split.
 
     Raises:
         UserError: if the data cannot be loaded, or if config, data and model are incompatible.
@@ -142,7 +142,7 @@ def set_up(
         check_class_labels(splits)
     if config.balanced_sampling:
         balanced_labels(splits.train)
-    task = fitted_task or fit_task(config.task, splits)
+    task = fit_task(fitted_task or config.task, splits)
     task_fields = fitted_fields(config.task, task)
     config = replace(config, task=task)
     transform = fitted or fit_transform(config, splits.train)

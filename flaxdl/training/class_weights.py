@@ -36,7 +36,9 @@ def check_weights(weights: Any) -> None:
     counts = Counter(name for name, _ in weights)
     repeated = [repr(name) for name, count in counts.items() if count > 1]
     if repeated:
-        raise UserError(f"class_weights must name each class once, got {_some(repeated)} again")
+        raise UserError(
+            f"class_weights must name each class once, got {_some(repeated)} more than once"
+        )
 
 
 def balanced(labels: np.ndarray | None, classes: Sequence[str]) -> NamedWeights:

@@ -44,8 +44,9 @@ class Task:
     def fit(self, labels: np.ndarray | None, classes: tuple[str, ...] | None) -> Self:
         """Returns the task fitted to the training split, such as with class weights.
 
-        A run calls it once, when it begins, and stores the fields that it changes. By default,
-        returns the task itself.
+        A run calls it when it begins, and stores the fields that it changes; a resumed run calls
+        it on the fitted task, which it must return unchanged if the classes are the same. By
+        default, returns the task itself.
 
         Args:
             labels: labels of all training examples, [N, ...]; None if getting them requires reading

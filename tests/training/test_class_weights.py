@@ -18,7 +18,7 @@ from flaxdl.runs.config_json import from_json, to_json
 from flaxdl.runs.restored import read_plan
 from flaxdl.runs.setup import set_up
 from flaxdl.runs.workdir import Workdir
-from flaxdl.training import Classification, Interrupted
+from flaxdl.training import Classification, Interrupted, tasks
 from flaxdl.training.tasks import mixed, weighted
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
@@ -105,7 +105,7 @@ def test_weights_by_name_are_sorted_by_class():
         ((("ant", 0.0), ("bee", 1.0)), "must be positive and finite, got 0.0 for 'ant'"),
         ((("ant", -1.0), ("bee", float("nan"))), "got -1.0 for 'ant', nan for 'bee'"),
         ((("ant", float("inf")),), "must be positive and finite, got inf"),
-        ((("ant", 1.0), ("ant", 2.0)), "must name each class once, got 'ant'"),
+        ((("ant", 1.0), ("ant", 2.0)), "must name each class once, got 'ant' more than once"),
     ],
 )
 def test_wrong_weights_are_refused(weights, message):
@@ -196,7 +196,7 @@ def test_an_interrupted_run_resumes_with_the_same_weights(workdir, config, tmp_p
         with pytest.raises(Interrupted):
             train(config, tmp_path)
     # The stored weights are used, not those of the data at the time of resuming.
-    monkeypatch.setattr(Classification, "fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(tasks, "balanced", lambda *_: pytest.fail("computed again"))
     resumed = train(config, tmp_path)
     expected = flaxdl.restore(workdir, config)
     jax.tree.map(np.testing.assert_array_equal, resumed.variables, expected.variables)
@@ -208,6 +208,17 @@ def test_a_changed_task_is_fitted_again(workdir, config):
     assert Workdir(workdir).fitted_task(config) is not None
     assert Workdir(workdir).fitted_task(other) is None
     assert set_up(other).config.task.class_weights == pairs[::-1]
+
+
+def test_stored_weights_follow_the_classes_of_the_data(config):
+    fitted = set_up(config).config.task
+    assert set_up(config, fitted_task=fitted).config.task == fitted
+    pairs = fitted.class_weights
+    moved = replace(fitted, class_weights=pairs[::-1])
+    assert set_up(config, fitted_task=moved).config.task == fitted
+    fewer = replace(fitted, class_weights=pairs[:3])
+    with pytest.raises(UserError, match="must name all 4 classes, lacks 3"):
+        set_up(config, fitted_task=fewer)
 
 
 @pytest.mark.parametrize(
