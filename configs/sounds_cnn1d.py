@@ -2,8 +2,8 @@
 
 flaxdl train --config sounds_cnn1d
 
-Test accuracy: 65.4 % ± 1.1 (five seeds, 64.4 to 67.0), at any signal-to-noise ratio from 0 to 30
-dB; about three minutes on two busy CPU cores (AMD EPYC; 73 s of processor time, including
+Test accuracy: 65.4 % ± 1.1 (five seeds, 64.4 to 67.0) on sounds with signal-to-noise ratios from 0
+to 30 dB; about three minutes on two busy CPU cores (AMD EPYC; 73 s of processor time, including
 compilation).
 """
 

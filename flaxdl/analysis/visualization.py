@@ -11,7 +11,7 @@ import numpy as np
 from flaxdl.analysis import figures, interpretability
 from flaxdl.checks import did_you_mean
 from flaxdl.config import Config
-from flaxdl.data import Spectrogram
+from flaxdl.data import Spectrogram, Waveforms
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import END_TOKEN, START_TOKEN, FittedTextPairs
 from flaxdl.errors import UserError
@@ -50,7 +50,8 @@ def visualize(
 
     Args:
         workdir: working directory of the run.
-        item: file name or text, as for `predict`; not needed for `filters`.
+        item: file name or text, as for `predict`; not needed for `filters`. Sounds are drawn as
+            spectrograms, so a run on `Waveforms` has only `filters`.
         what: kind of figure: `filters` (weights of a convolution), `features` (feature maps of each
             layer), `receptive-field` (pixels that the center unit of each layer depends on),
             `attention` (attention weights), `saliency` (input gradients of the prediction),
@@ -68,6 +69,8 @@ def visualize(
     run = restore(workdir, config)
     if isinstance(run.config.task, Forecasting) and what in ("saliency", "grad-cam"):
         raise UserError(f"--what {what} explains the class of an input, and forecasts have none")
+    if what != "filters":
+        _check_drawable(run, what)
     batch = _placeholder(run) if what == "filters" or item is None else _read(run, item)
     model, variables = run.config.model, run.variables
     batch = {name: x for name, x in batch.items() if name not in ("label", "weight")}
@@ -110,6 +113,14 @@ def _check_options(what: What, item: str | None, layer: str | None, class_name: 
         raise UserError(f"--class applies to saliency and grad-cam, got --what {what}")
     if item is None and what != "filters":
         raise UserError(f"--what {what} needs an input: a file or a text, as in the run's data")
+
+
+def _check_drawable(run: RestoredRun, what: What) -> None:
+    if isinstance(run.transform, Waveforms) and not isinstance(run.transform, Spectrogram):
+        raise UserError(
+            f"--what {what} needs spectrograms (the transform LogMel or Spectrogram) and cannot "
+            "draw waveforms, the inputs of this run"
+        )
 
 
 def _placeholder(run: RestoredRun) -> dict[str, Any]:

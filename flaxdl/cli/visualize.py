@@ -39,8 +39,8 @@ def command(
             attention (attention weights), saliency (input gradients of the prediction), grad-cam
             (class activation map of the last feature maps), hidden-state (states of a recurrent
             network).
-        item: Image file, sound file or text, of the same kind as the run's data; not needed for
-            filters.
+        item: Image file, sound file (for models of spectrograms, not waveforms) or text, of the
+            same kind as the run's data; not needed for filters.
         layer: Name of a single layer to plot, such as layer4. For grad-cam, the layer with the
             feature maps, by default the last. For filters, the convolution, by default the first.
         class_name: Class that saliency and grad-cam explain; by default, the predicted class.

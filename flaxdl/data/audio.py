@@ -16,6 +16,7 @@ import numpy as np
 from flaxdl.data.audio_files import SUFFIXES, fit_length, read_sound
 from flaxdl.data.audio_folder import Recording
 from flaxdl.data.batch_augmentation import check_mixable, mask_bands, mixup
+from flaxdl.data.dataset import rows
 from flaxdl.data.image_operations import check_number
 from flaxdl.data.spectrogram import decibels, mel_filters, mel_spectrogram, power_spectrogram
 from flaxdl.data.transforms import Transform
@@ -34,7 +35,8 @@ class Waveforms(Transform):
 
     Longer sounds are cropped and shorter ones padded with zeros: at random places in training, and
     in the middle in evaluation and prediction. Sounds are int16 until they are on the device.
-    Arrays in memory must have the sample rate of the transform and 16-bit values [N, T].
+    Arrays in memory must have the sample rate of the transform and 16-bit values [N, T]; if they
+    have `lengths`, int[N], only that many samples of each sound are used.
     """
 
     file_suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
@@ -68,14 +70,22 @@ class Waveforms(Transform):
     ) -> dict[str, np.ndarray]:
         """Reads the sounds of files, and crops or pads all sounds to int16[B, T].
 
+        Sounds with `lengths` are cut to these first; the model gets no lengths. Replacements of
+        unreadable files get the weight 0.
+
         Raises:
-            UserError: if there are too many unreadable files, or if arrays are not 16-bit [B, T].
+            UserError: if there are too many unreadable files, if arrays are not 16-bit [B, T], or
+                if their lengths are out of range.
         """
+        others = {name: x for name, x in batch.items() if name not in ("inputs", "lengths")}
         sounds = batch["inputs"]
+        if "lengths" in batch:
+            sounds = _cut(sounds, batch["lengths"])
         places = draws.get("places", np.full(len(sounds), 0.5))
         found = [self._clip(*pair) for pair in zip(sounds, places, strict=True)]
-        weight = np.array([is_original for _, is_original in found], np.float32)
-        return batch | {"inputs": np.stack([clip for clip, _ in found]), "weight": weight}
+        weight = np.array([is_original for _, is_original in found]) * batch.get("weight", 1)
+        inputs = np.stack([clip for clip, _ in found])
+        return others | {"inputs": inputs, "weight": weight.astype(np.float32)}
 
     def _clip(self, sound: Any, place: float) -> tuple[np.ndarray, bool]:
         """Returns the samples, int16[T], and False if they replace those of an unreadable file."""
@@ -83,10 +93,10 @@ class Waveforms(Transform):
             return sound.read(sample_rate=self.sample_rate, length=self.length, place=place)
         samples = np.asarray(sound)
         if samples.ndim != 1 or samples.dtype.kind != "i" or not _is_16_bit(samples):
+            remedy = "; multiply floats from -1 to 1 by 32767" if samples.dtype.kind == "f" else ""
             raise UserError(
                 "sounds must be files, or arrays [N, T] of integers from -32768 to 32767, but an "
-                f"example has {samples.dtype}{list(samples.shape)}; multiply floats from -1 to 1 "
-                "by 32767"
+                f"example has {samples.dtype}{list(samples.shape)}{remedy}"
             )
         return fit_length(samples.astype(np.int16, copy=False), self.length, place), True
 
@@ -151,10 +161,8 @@ class Spectrogram(Waveforms):
             check_number(name, getattr(self, name), 1)
         for name in ("frequency_masks", "frequency_width", "time_masks", "time_width"):
             check_number(name, getattr(self, name), 0)
-        if self.win_length is not None and not 1 <= self.win_length <= self.n_fft:
-            raise UserError(
-                f"win_length must be from 1 to n_fft {self.n_fft}, got {self.win_length}"
-            )
+        if self.win_length is not None:
+            check_number("win_length", self.win_length, 1, self.n_fft)
 
     def spectra(self, waves: jax.Array) -> jax.Array:
         """Returns power spectrograms [B, F, N] of waveforms [B, T] with full scale 1."""
@@ -217,7 +225,7 @@ class LogMel(Spectrogram):
         super().__post_init__()
         check_number("n_mels", self.n_mels, 1)
         nyquist = self.sample_rate / 2
-        if not 0 <= self.fmin < (self.fmax or nyquist) <= nyquist:
+        if not 0 <= self.fmin < self._highest <= nyquist:
             raise UserError(
                 f"fmin and fmax must be in ascending order from 0 to half the sample rate "
                 f"({nyquist:g}), got {self.fmin} and {self.fmax}"
@@ -229,6 +237,10 @@ class LogMel(Spectrogram):
                 f"transform; increase n_fft, which is {self.n_fft}, or reduce n_mels"
             )
 
+    @property
+    def _highest(self) -> float:
+        return self.sample_rate / 2 if self.fmax is None else self.fmax
+
     @cached_property
     def _filters(self) -> np.ndarray:
         return mel_filters(
@@ -236,12 +248,28 @@ class LogMel(Spectrogram):
             n_fft=self.n_fft,
             n_mels=self.n_mels,
             fmin=self.fmin,
-            fmax=self.fmax or self.sample_rate / 2,
+            fmax=self._highest,
         )
 
     def spectra(self, waves: jax.Array) -> jax.Array:
         """Returns mel spectrograms [B, F, N] of waveforms [B, T] with full scale 1."""
         return mel_spectrogram(super().spectra(waves), self._filters)
+
+
+def _cut(sounds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns an object array of the first `lengths` (int[B]) samples of each sound."""
+    if lengths.shape != (len(sounds),) or lengths.dtype.kind not in "iu":
+        raise UserError(
+            "lengths of sounds must be one integer per sound, "
+            f"got {lengths.dtype} {list(lengths.shape)}"
+        )
+    for sound, length in zip(sounds, lengths, strict=True):
+        if not 1 <= length <= len(sound):
+            raise UserError(
+                f"lengths of sounds must be from 1 to {len(sound)}, the number of samples, "
+                f"got {length}"
+            )
+    return rows([sound[:length] for sound, length in zip(sounds, lengths, strict=True)])
 
 
 def _is_16_bit(samples: np.ndarray) -> bool:

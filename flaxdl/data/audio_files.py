@@ -13,6 +13,7 @@ import numpy as np
 from flaxdl.errors import UserError
 
 SUFFIXES = (".wav", ".flac")
+_UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's number for a stream of unknown length
 _MISSING = (
     "reading sound files needs the packages soundfile and soxr; install them with "
     "`pip install 'flaxdl[audio]'`"
@@ -83,12 +84,17 @@ def fit_length(samples: np.ndarray, length: int, place: float) -> np.ndarray:
 
 
 def _read_section(path: str | Path, seconds: float, place: float) -> tuple[Any, int]:
-    """Returns the samples of a section, float32[T, channels], and the sample rate of the file."""
+    """Returns the samples of a section, float32[T, channels] from -1 to 1, and the sample rate."""
     import soundfile
 
     with open(path, "rb") as opened, soundfile.SoundFile(opened) as file:
         if not file.frames:
             raise UserError("it contains no samples")
+        if file.frames == _UNKNOWN_FRAMES:
+            raise UserError(
+                "its header lacks the number of samples, as in streams; encode it again into a "
+                "file, such as with `ffmpeg -i old.flac new.flac`"
+            )
         count = min(math.ceil(seconds * file.samplerate), file.frames)
         start = round(place * (file.frames - count))
         if start:  # seeking in a broken FLAC file fails without a reason
@@ -99,7 +105,7 @@ def _read_section(path: str | Path, seconds: float, place: float) -> tuple[Any, 
         raise UserError(f"it ends after {len(samples):,} of {count:,} samples; it is incomplete")
     if not np.isfinite(samples).all():
         raise UserError("it contains samples that are not finite")
-    return samples, rate
+    return samples.clip(-1, 1), rate  # before averaging, which could overflow
 
 
 def _is_empty(path: str | Path) -> bool:

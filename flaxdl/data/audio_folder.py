@@ -72,11 +72,15 @@ class SoundDataset(FileDataset):
     plural = SOUNDS.plural
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the labels, and as `inputs` an object array of a `Recording` per example."""
-        return {
+        """Returns the labels, and as `inputs` an object array of a `Recording` per example.
+
+        If the files have weights, returns these as `weight`.
+        """
+        examples = {
             "inputs": rows([Recording(self, int(index)) for index in indices]),
             "label": self._labels[indices],
         }
+        return examples if self._weights is None else {**examples, "weight": self._weights[indices]}
 
 
 @dataclass(frozen=True)

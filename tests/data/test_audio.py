@@ -5,10 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdl.data import LogMel, Spectrogram, Waveforms, sounds
+from flaxdl import Config
+from flaxdl.data import (
+    Arrays,
+    LogMel,
+    Spectrogram,
+    Waveforms,
+    evaluation_batches,
+    sounds,
+    training_batches,
+)
 from flaxdl.data.dataset import rows
 from flaxdl.data.spectrogram import decibels, mel_filters, mel_spectrogram, power_spectrogram
 from flaxdl.errors import UserError
+from flaxdl.models import CNN1d, SimpleCNN
+from flaxdl.runs.setup import set_up
 
 pytestmark = pytest.mark.quick
 
@@ -74,17 +85,73 @@ def test_wider_integers_of_different_lengths_are_taken_as_sixteen_bits():
 
 
 @pytest.mark.parametrize(
-    "inputs",
+    ("inputs", "remedy"),
     [
-        np.zeros((2, 800), np.float32),
-        np.zeros((2, 8, 8, 3), np.uint8),
-        np.array(["a", "b"]),
-        np.full((2, 800), 40_000),
+        (np.zeros((2, 800), np.float32), "; multiply floats from -1 to 1 by 32767"),
+        (np.zeros((2, 8, 8, 3), np.uint8), ""),
+        (np.array(["a", "b"]), ""),
+        (np.full((2, 800), 40_000), ""),
     ],
 )
-def test_other_inputs_are_refused(inputs):
-    with pytest.raises(UserError, match=r"arrays \[N, T\] of integers from -32768 to 32767, but"):
+def test_other_inputs_are_refused(inputs, remedy):
+    message = rf"arrays \[N, T\] of integers from -32768 to 32767, but .*\]{remedy}$"
+    with pytest.raises(UserError, match=message):
         Waveforms().prepare({"inputs": inputs}, draws={})
+
+
+def test_weights_of_examples_are_kept(waves):
+    source = Arrays.from_memory(
+        train_inputs=waves,
+        train_label=np.arange(10) % 2,
+        train_weight=np.array([0, 0.5, 2, 3, 1] * 2),
+        validation_inputs=waves,
+        validation_label=np.arange(10) % 2,
+        validation_weight=np.array([0, 0.5, 2, 3, 1] * 2),
+    )
+    splits = source.load(seed=0)
+    for transform in (Waveforms(sample_rate=8000), Spectrogram(sample_rate=8000, **WINDOW)):
+        batch = next(training_batches(splits.train, transform, batch_size=10, seed=0))
+        assert batch["weight"].dtype == np.float32
+        np.testing.assert_array_equal(np.sort(batch["weight"]), [0, 0, 0.5, 0.5, 1, 1, 2, 2, 3, 3])
+        batch = next(evaluation_batches(splits.validation, transform, batch_size=10))
+        np.testing.assert_array_equal(batch["weight"], [0, 1, 1, 1, 1] * 2)
+
+
+def test_padding_of_arrays_is_no_part_of_the_sounds():
+    inputs = np.array([[1, 2, 3, 4, 5, 6], [7, 8, 0, 0, 0, 0]], np.int16)
+    batch = {"inputs": inputs, "lengths": np.array([6, 2], np.int32), "label": np.arange(2)}
+    found = Waveforms(sample_rate=4).prepare(batch, draws={})
+    np.testing.assert_array_equal(found["inputs"], [[2, 3, 4, 5], [0, 7, 8, 0]])
+    assert set(found) == {"inputs", "label", "weight"}
+    for lengths, message in (
+        (np.array([6, 0]), "must be from 1 to 6, the number of samples, got 0"),
+        (np.array([7, 2]), "must be from 1 to 6, the number of samples, got 7"),
+        (np.array([6.0, 2.0]), r"must be one integer per sound, got float64 \[2\]"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Waveforms(sample_rate=4).prepare({**batch, "lengths": lengths}, draws={})
+
+
+@pytest.mark.parametrize(
+    ("model", "transform"),
+    [
+        (CNN1d(num_classes=None, filters=(4,), kernel_sizes=(3,)), Waveforms(sample_rate=8000)),
+        (
+            SimpleCNN(num_classes=None),
+            LogMel(sample_rate=8000, n_mels=12, n_fft=256, hop_length=250),
+        ),
+    ],
+)
+def test_a_model_gets_no_lengths_of_padded_arrays(waves, model, transform):
+    source = Arrays.from_memory(
+        train_inputs=[wave[: 7000 + 100 * number] for number, wave in enumerate(waves)],
+        train_label=np.arange(10) % 2,
+    )
+    setup = set_up(Config(model=model, data=source, transform=transform, batch_size=4))
+    assert setup.examples.keys() == {"inputs", "label", "weight"}
+    batch = next(setup.training_batches())
+    assert batch.keys() == {"inputs", "label", "weight"}
+    assert batch["inputs"].shape == (4, 8000)
 
 
 def test_masks_are_of_the_training_step_and_leave_the_weights_alone(waves):
@@ -126,9 +193,14 @@ def test_masks_are_of_the_training_step_and_leave_the_weights_alone(waves):
         (lambda: Waveforms(seconds=float("nan")), "seconds must be at least one sample"),
         (lambda: Waveforms(mixup_alpha=-1.0), "mixup_alpha must be 0 or above"),
         (lambda: Spectrogram(hop_length=0), "hop_length must be an integer, at least 1, got 0"),
-        (lambda: Spectrogram(win_length=600), "win_length must be from 1 to n_fft 512, got 600"),
+        (
+            lambda: Spectrogram(win_length=600),
+            "win_length must be an integer, from 1 to 512, got 600",
+        ),
+        (lambda: Spectrogram(win_length=10.5), "win_length must be an integer, .* got 10.5"),
         (lambda: Spectrogram(time_masks=-1), "time_masks must be an integer, at least 0, got -1"),
         (lambda: LogMel(fmax=9000.0), r"from 0 to half the sample rate \(8000\), got 0.0 and 9000"),
+        (lambda: LogMel(fmax=0.0), "in ascending order from 0 to .*, got 0.0 and 0.0"),
         (lambda: LogMel(n_mels=200), r"\d+ of 200 mel bands contain no frequency .* increase"),
     ],
 )

@@ -59,6 +59,9 @@ def test_channels_are_averaged_and_beyond_full_scale_is_clipped(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "stereo.wav"), np.rint(mean))
     soundfile.write(tmp_path / "loud.wav", np.array([1.5, -1.5, 0.5]), RATE, subtype="FLOAT")
     np.testing.assert_array_equal(read(tmp_path / "loud.wav", 3), [32767, -32768, 16384])
+    huge = np.array([[3e38, 3e38], [-3e38, -3e38], [0.5, 0.5]], np.float32)
+    soundfile.write(tmp_path / "huge.wav", huge, RATE, subtype="FLOAT")
+    np.testing.assert_array_equal(read(tmp_path / "huge.wav", 3), [32767, -32768, 16384])
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
@@ -112,7 +115,11 @@ def of(suffix, samples, **options):
 
 
 WHOLE = {suffix: of(suffix, noise()) for suffix in ("wav", "flac")}
+STREAMED = bytearray(WHOLE["flac"])
+STREAMED[21] &= 0xF0  # the last 36 bits of these are the number of samples; 0 means unknown
+STREAMED[22:26] = bytes(4)
 BROKEN = {
+    "streamed.flac": (bytes(STREAMED), "header lacks the number of samples, .* encode it again"),
     "empty.wav": (b"", "it is empty"),
     "text.wav": (b"not a sound, but a text " * 20, "Format not recognised"),
     "header.wav": (WHOLE["wav"][:30], "No 'data' chunk marker"),

@@ -8,6 +8,8 @@ import pytest
 import soundfile
 
 from flaxdl.data import AudioFolder, LogMel, Waveforms, evaluation_batches, training_batches
+from flaxdl.data.audio_folder import SoundDataset
+from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.data.values import check_inputs
 from flaxdl.errors import UserError
 
@@ -107,6 +109,22 @@ def test_unreadable_files_are_skipped_up_to_a_limit(birds, tmp_path, caplog):
 
 
 @pytest.mark.quick
+def test_weights_of_files_are_kept(birds, tmp_path):
+    files = load_all(birds).train.files()[:4]
+    (tmp_path / "empty.wav").touch()
+    dataset = SoundDataset(
+        [*files[:3], tmp_path / "empty.wav", files[3]],
+        np.arange(5) % 2,
+        birds,
+        skipped=SkippedExamples(1, "sounds"),
+        weights=np.array([0, 0.5, 2, 3, 1], np.float32),
+    )
+    batch = WAVEFORMS.prepare(dataset.gather(np.arange(5)), draws={})
+    assert batch["weight"].dtype == np.float32
+    np.testing.assert_array_equal(batch["weight"], [0, 0.5, 2, 0, 1])
+
+
+@pytest.mark.quick
 def test_a_copy_in_a_worker_process_collects_its_reasons(birds, tmp_path):
     shutil.copytree(birds, tmp_path / "birds")
     (tmp_path / "birds" / "owl" / "0.wav").write_bytes(b"")
@@ -117,8 +135,11 @@ def test_a_copy_in_a_worker_process_collects_its_reasons(birds, tmp_path):
 
 @pytest.mark.quick
 def test_folders_without_sounds(tmp_path, birds):
-    with pytest.raises(UserError, match="no such sound folder or file: .*absent"):
+    with pytest.raises(UserError, match="no such folder of sounds: .*absent"):
         load_all(tmp_path / "absent")
+    (tmp_path / "one.wav").touch()
+    with pytest.raises(UserError, match="one.wav is not a folder; give one with a subfolder of so"):
+        load_all(tmp_path / "one.wav")
     for name in ("owl", "wren"):
         (tmp_path / "mp3" / name).mkdir(parents=True)
         (tmp_path / "mp3" / name / "call.mp3").write_bytes(b"ID3")

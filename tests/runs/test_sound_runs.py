@@ -4,6 +4,7 @@ import dataclasses
 import json
 import signal
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.export
@@ -14,6 +15,7 @@ from helpers.small_runs import interrupt_at, train
 
 import flaxdl
 from flaxdl import Config
+from flaxdl.analysis import visualization
 from flaxdl.analysis.visualization import visualize
 from flaxdl.data import AudioFolder, Images, LogMel, Spectrogram, Transform, Waveforms
 from flaxdl.errors import UserError
@@ -145,8 +147,10 @@ def test_the_exported_program_reads_int16(run, tmp_path, birds):
 
 def test_figures_are_drawn_on_the_spectrogram(run, birds):
     file = str(next((birds / "low").glob("*.wav")))
-    assert visualize(run, file, "grad-cam").axes
-    assert visualize(run, file, "saliency").axes
+    for what in ("grad-cam", "saliency"):
+        images = [image for axes in visualize(run, file, what).axes for image in axes.images]
+        assert images[0].get_array().shape[:2] == (20, 26)  # mel bands, frames
+        assert {tuple(image.get_extent()) for image in images} == {(-0.5, 25.5, 19.5, -0.5)}
 
 
 def test_a_recurrent_network_reads_waveforms(birds, tmp_path):
@@ -159,6 +163,11 @@ def test_a_recurrent_network_reads_waveforms(birds, tmp_path):
     )
     result = train(config, tmp_path / "run")
     assert np.isfinite(result.metrics["loss"])
+    file = str(next((birds / "low").glob("*.wav")))
+    for what in get_args(visualization.What):
+        if what != "filters":
+            with pytest.raises(UserError, match=f"--what {what} needs spectrograms .* waveforms"):
+                visualize(tmp_path / "run", file, what)
 
 
 def test_configs_of_sounds_are_stored(birds):
