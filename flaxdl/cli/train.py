@@ -31,7 +31,7 @@ _HASH_ORDER = (
     *("model", "data", "transform", "task", "init", "optimizer", "freeze", "freeze_epochs"),
     *("batch_size", "accumulate_steps", "epochs", "train_fraction", "overfit_batches"),
     *("precision", "seed", "evaluate_every", "log_every", "selection", "keep_checkpoints"),
-    *("max_bad_steps", "spike_recovery", "repeated_augmentation", "ema"),
+    *("max_bad_steps", "spike_recovery", "repeated_augmentation", "ema", "balanced_sampling"),
 )
 
 

@@ -2,7 +2,8 @@
 
 import json
 import os
-import platform
+import sys
+import sysconfig
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -71,7 +72,7 @@ def run(name: str, seeds: Sequence[int] | None = None, *, quick: bool = False) -
         seconds=round(time.perf_counter() - start, 1),
         date=date.today().isoformat(),
         processor=_processor(),
-        versions={"python": platform.python_version()}
+        versions={"python": sys.version.split()[0]}
         | {name: metadata.version(name) for name in ("flaxdl", "jax", "flax", "optax")},
     )
 
@@ -127,5 +128,5 @@ def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else sysconfig.get_platform()
     return f"{name}, {len(os.sched_getaffinity(0)) if names else os.cpu_count()} cores"

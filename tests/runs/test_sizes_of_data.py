@@ -125,7 +125,7 @@ def test_the_data_decide_before_anything_is_traced(tmp_path):
     # Padding, unknown, the digits, a space, and the letters of good and bad.
     assert (model.vocab_size, model.num_classes) == (2 + 10 + 1 + 5, 2)
     given = text_config(tmp_path, vocab_size=100, num_classes=2)
-    assert set_up(given).config is given
+    assert set_up(given).config == given
 
 
 def test_a_vocabulary_that_the_transform_does_not_have_is_asked_for():
