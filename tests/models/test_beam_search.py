@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.parity import cast
+from helpers.sampling import sampled
 
 from flaxdl.models import Seq2SeqRNN, Seq2SeqTransformer, translate
 from flaxdl.models.beam_search import beam_search
@@ -57,7 +58,7 @@ def best_of_all(log_probabilities, outputs, length_penalty):
     return np.where(is_real, outputs, 0)[scores.argmax(1)]
 
 
-@every_model
+@pytest.mark.parametrize("name", sampled(MODELS, "rnn".__eq__))
 def test_as_many_beams_as_prefixes_are_exhaustive_search(name):
     outputs = np.array(list(itertools.product(range(V), repeat=S)))
     with jax.enable_x64(True):
