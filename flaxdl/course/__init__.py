@@ -5,8 +5,11 @@ A module states its claim in `CLAIM` and defines `measure`, `verdict` and `draw`
 """
 
 CHAPTERS: dict[str, tuple[str, ...]] = {
-    "Convolutional networks": ("pooling_sizes",),
+    "Convolutional networks": ("pooling_sizes", "receptive_field"),
+    "Residual connections": ("zero_branch",),
     "Recurrent networks": ("order_in_sequences", "rnn_formula", "rnn_gradients"),
+    "Transformers": ("head_count", "attention_scale", "masking", "dependent_steps"),
+    "Normalization": ("norm_axes",),
 }
 """Names of the modules by chapter, in the order of the course."""
 
