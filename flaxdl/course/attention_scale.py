@@ -52,14 +52,23 @@ def gradient(weights: jax.Array) -> float:
     return float(jnp.median(jnp.linalg.norm(derivative, axis=(-2, -1))))
 
 
+def gap(weights: jax.Array) -> float:
+    """Returns the median difference between the two largest scores of a query."""
+    first, second = jnp.moveaxis(jax.lax.top_k(jnp.log(weights), 2)[0], -1, 0)
+    return float(jnp.median(first - second))
+
+
+MEASURES = {"entropy": entropy, "gradient": gradient, "gap": gap}
+
+
 def measure(seeds: Sequence[int], *, quick: bool) -> Results:
-    """Returns entropy and gradient by arm, width of the head and seed."""
-    found = {"entropy": {}, "gradient": {}}
+    """Returns entropy, gradient and gap by arm, width of the head and seed."""
+    found = {name: {} for name in MEASURES}
     with jax.enable_x64(True):
         for arm in ARMS:
             for width in WIDTHS:
                 weights = [attention_weights(arm, width, seed) for seed in seeds]
-                for name, function in (("entropy", entropy), ("gradient", gradient)):
+                for name, function in MEASURES.items():
                     found[name].setdefault(arm, {})[str(width)] = [function(w) for w in weights]
     return found
 

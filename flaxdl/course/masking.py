@@ -86,7 +86,7 @@ def verdict(results: Results) -> Verdict:
     course, flaxdl = (results["not_numbers"][name] for name in ("course", "flaxdl"))
     reason = (
         f"The derivatives for later positions are at most {masked[later].max():g} with the mask, "
-        f"and at least {unmasked[later].min():.0e} without. Of {PADDING} queries without keys, "
+        f"and at least {unmasked[later].min():.1g} without. Of {PADDING} queries without keys, "
         f"{course['outputs']} are not a number in the course's code and {flaxdl['outputs']} in "
         f"flaxdl's layer; left out of the loss, they still make the gradients of "
         f"{len(course['gradients'])} and {len(flaxdl['gradients'])} of 4 weights not a number."

@@ -5,9 +5,10 @@ strides before it. The experiment computes the gradient of one unit in the middl
 the image, as the root of the mean square over 64 random images and the channels, with He's
 initialization. The measured field is the box of all pixels with a gradient other than 0.
 
-Most of a field hardly counts. As in Luo et al. (2016), the effective size is the root of the number
+Not all of a field counts equally. As in Luo et al. (2016), the effective size is the root of the number
 of pixels with at least 4.55 % of the largest gradient. The networks are stacks of 3 x 3
-convolutions and the features of the course's CNN. The control is a linear layer, whose field is
+convolutions and the features of the course's CNN. The predicted effective size is that of a
+calculation in which each layer spreads the squared gradient evenly over its window. The control is a linear layer, whose field is
 the whole image.
 """
 
@@ -79,6 +80,22 @@ def gradient_map(layers: tuple[str, ...], seed: int) -> jax.Array:
     return root / root.max()
 
 
+def spread_evenly(layers: Sequence[str]) -> np.ndarray:
+    """Returns the map of a network whose layers spread the squared gradient over their windows."""
+    squared = np.ones(SIZE if layers[0] == "linear" else 1)  # along a side of the field
+    for layer in reversed(layers):
+        if layer == "conv":
+            squared = np.convolve(squared, np.ones(3))
+        elif layer == "pool":
+            squared = np.repeat(squared, 2)
+    return np.sqrt(np.outer(squared, squared)) / squared.max()
+
+
+def effective_size(values: np.ndarray) -> float:
+    """Returns the root of the number of pixels that pass the threshold."""
+    return math.sqrt((values >= EFFECTIVE * values.max()).sum())
+
+
 def measured_size(values: np.ndarray) -> int:
     """Returns the longer side of the box around all pixels with a gradient."""
     return max(int(np.ptp(places)) + 1 for places in np.nonzero(values))
@@ -92,7 +109,8 @@ def measure(seeds: Sequence[int], *, quick: bool) -> Results:
         sizes[name] = {
             "theory": theory(layers),
             "measured": [measured_size(values) for values in maps],
-            "effective": [math.sqrt((values >= EFFECTIVE).sum()) for values in maps],
+            "effective": [effective_size(values) for values in maps],
+            "predicted": effective_size(spread_evenly(layers)),
         }
     edge = (SIZE - CROP) // 2
     crop = np.asarray(gradient_map(NETWORKS[COURSE], seeds[0]))[
@@ -127,11 +145,13 @@ def draw(results: Results):
     image.set(title="the course's CNN", xticks=[], yticks=[])
     image.grid(visible=False)
     sizes = [results["sizes"][f"{depth} conv"] for depth in DEPTHS]
+    lines.plot(DEPTHS, [s["theory"] for s in sizes], "-", linewidth=6, alpha=0.4, label="theory")
     for name in ("measured", "effective"):
         draw_range(lines, DEPTHS, list(zip(*(s[name] for s in sizes), strict=True)), name)
-    lines.plot(DEPTHS, [s["theory"] for s in sizes], "--", color=COLORS[2], label="theory")
+    predicted = [s["predicted"] for s in sizes]
+    lines.plot(DEPTHS, predicted, ":", color=COLORS[3], label="effective, predicted")
     lines.set(xlabel="convolutions of 3 x 3", ylabel="size of the field (pixels)", xticks=DEPTHS)
-    lines.legend()
+    lines.legend(fontsize=8)
     return figure
 
 

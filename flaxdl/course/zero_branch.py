@@ -95,7 +95,7 @@ def fractions(results: Results, arm: str) -> list[float]:
 def verdict(results: Results) -> Verdict:
     """Holds if at least half of the gradient passes all blocks, and none without skips."""
     left = {arm: statistics.median(fractions(results, arm)) for arm in ARMS}
-    numbers = ", ".join(f"{arm}: {fraction:.2f}" for arm, fraction in left.items())
+    numbers = "; ".join(f"{arm}: {fraction:.2f}" for arm, fraction in left.items())
     reason = f"Of the gradient at the output, this fraction is left at the input: {numbers}."
     holds = is_larger(fractions(results, "skip"), PRESERVED)
     without = max(fractions(results, "no skip"))
@@ -109,6 +109,7 @@ def draw(results: Results):
     for arm, by_seed in results["norms"].items():
         left = [[norm / norms[-1] for norm in norms] for norms in by_seed]
         draw_range(axes, range(1, BLOCKS + 2), left, arm)
+    axes.lines[-1].set(linestyle="--", marker="s", markersize=9, markerfacecolor="none")
     labels = [*map(str, range(1, BLOCKS + 1)), "output"]
     axes.set_xticks(range(1, BLOCKS + 2), labels)
     axes.set(xlabel="input of block", ylabel="fraction of the gradient left", ylim=(-0.05, 1.1))

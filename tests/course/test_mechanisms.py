@@ -115,6 +115,8 @@ def test_equal_and_certain_weights_have_known_entropy_and_gradient():
     assert attention_scale.gradient(equal) == pytest.approx(3**0.5 / 4)
     assert attention_scale.entropy(certain) == 0
     assert attention_scale.gradient(certain) == 0
+    weights = jax.nn.softmax(jnp.array([[1.0, 4.0, 3.5], [0.0, 0.0, 0.5], [9.0, 2.0, 1.0]]))
+    assert attention_scale.gap(weights) == pytest.approx(0.5, rel=1e-5)
 
 
 def test_with_one_feature_the_division_changes_nothing():
@@ -206,6 +208,15 @@ def test_a_unit_sees_nothing_outside_its_field_and_a_linear_one_sees_everything(
     inside[22:27, 22:27] = True
     np.testing.assert_array_equal(field > 0, inside)
     assert receptive_field.gradient_map(("linear",), 0).min() > 0
+
+
+def test_an_even_spread_has_known_values():
+    spread = receptive_field.spread_evenly(("conv", "conv"))  # squared: 1 2 3 2 1 along a side
+    assert spread.shape == (5, 5)
+    np.testing.assert_allclose(spread[0], np.sqrt([1, 2, 3, 2, 1]) / 3)
+    assert receptive_field.effective_size(spread) == 5
+    for layers in receptive_field.NETWORKS.values():
+        assert len(receptive_field.spread_evenly(layers)) == receptive_field.theory(layers)
 
 
 def test_verdict_on_receptive_fields():
