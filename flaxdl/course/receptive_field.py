@@ -5,11 +5,12 @@ strides before it. The experiment computes the gradient of one unit in the middl
 the image, as the root of the mean square over 64 random images and the channels, with He's
 initialization. The measured field is the box of all pixels with a gradient other than 0.
 
-Not all of a field counts equally. As in Luo et al. (2016), the effective size is the root of the number
-of pixels with at least 4.55 % of the largest gradient. The networks are stacks of 3 x 3
-convolutions and the features of the course's CNN. The predicted effective size is that of a
-calculation in which each layer spreads the squared gradient evenly over its window. The control is a linear layer, whose field is
-the whole image.
+Not all of a field counts equally. As in Luo et al. (2016), the effective size is the root of the
+number of pixels with at least 4.55 % of the largest gradient. The predicted effective size is that
+of a calculation in which each layer spreads the squared gradient evenly over its window.
+
+The networks are stacks of 3 x 3 convolutions and the features of the course's CNN. The control is a
+linear layer, whose field is the whole image.
 """
 
 import math
