@@ -230,7 +230,7 @@ def test_folders_that_are_no_classes_are_listed(tmp_path):
     message = "no ImageNet class: golden_retreiver, n99999999; .*did you mean 'golden retriever'"
     with pytest.raises(ValueError, match=message):
         evaluate_pretrained("resnet18", tmp_path)
-    with pytest.raises(ValueError, match="no such image folder"):
+    with pytest.raises(ValueError, match="no such folder of images"):
         evaluate_pretrained("resnet18", tmp_path / "missing")
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.sampling import sampled
 
 import flaxdl
 from flaxdl.models import (
@@ -86,15 +87,10 @@ MODELS = {
     "alexnet": (AlexNet(num_classes=3, dropout=0.0), images(63, 3), {}),
     "vgg": (VGG11(num_classes=3, dropout=0.0), images(32, 3), {}),
 }
-LARGE = ("alexnet", "vgg")
+SAMPLED = ("cnn", "lstm", "linear forecaster", "encoder", "bert")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=pytest.mark.whole if name in LARGE else ()) for name in MODELS
-    ],
-)
+@pytest.fixture(scope="module", params=sampled(MODELS, SAMPLED.__contains__))
 def evaluate(request):
     """Compiles a transformation of the loss in training mode, such as `jax.grad`.
 

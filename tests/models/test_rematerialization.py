@@ -44,11 +44,15 @@ TRANSFORMER = {
             texts(),
             {},
         ),
-        (lambda **kw: Seq2SeqTransformer(**TRANSFORMER, **kw), texts(), {"targets": texts()}),
-        (
+        pytest.param(
+            lambda **kw: Seq2SeqTransformer(**TRANSFORMER, **kw),
+            *(texts(), {"targets": texts()}),
+            marks=pytest.mark.whole,
+        ),
+        pytest.param(
             lambda **kw: BertForSequenceClassification(num_classes=4, **TRANSFORMER, **kw),
-            texts(),
-            {},
+            *(texts(), {}),
+            marks=pytest.mark.whole,
         ),
     ],
     ids=["ResNet", "TransformerClassifier", "Seq2SeqTransformer", "Bert"],

@@ -66,7 +66,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(stopped):
 @pytest.mark.parametrize(
     ("count", "devices", "told", "flags"),
     [
-        (1, 4, None, []),
+        pytest.param(1, 4, None, [], marks=pytest.mark.whole),
         pytest.param(
             *(2, 2, by_slurm, ["--mesh.fsdp", "2", "--mesh.tensor", "2"]), marks=pytest.mark.whole
         ),
