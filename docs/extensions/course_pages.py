@@ -4,7 +4,6 @@
 figure and the code of one.
 """
 
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,17 @@ from sphinx.util.docutils import SphinxDirective
 
 from flaxdl.course import CHAPTERS
 from flaxdl.course.experiment import load_experiment
+from flaxdl.course.record import Record, read
 
 COURSE = Path(__file__).parents[2] / "flaxdl" / "course"
 
 
-def read_record(name: str) -> dict[str, Any]:
+def read_record(name: str) -> Record:
     """Reads the record of an experiment."""
-    return json.loads((COURSE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    recorded = read(name, COURSE / "results")
+    if recorded is None:
+        raise ValueError(f"{name} has no recorded results")
+    return recorded
 
 
 class Claims(SphinxDirective):
@@ -35,7 +38,7 @@ class Claims(SphinxDirective):
             for name in names:
                 self.env.note_dependency(COURSE / "results" / f"{name}.json")
                 record = read_record(name)
-                lines.append(f"| [{record['claim']}]({name}.md) | {record['verdict']['outcome']} |")
+                lines.append(f"| [{record.claim}]({name}.md) | {record.verdict.outcome} |")
             lines.append("")
         return self.parse_text_to_nodes("\n".join(lines))
 
@@ -51,17 +54,17 @@ class Claim(SphinxDirective):
         for suffix in ("json", "svg"):
             self.env.note_dependency(COURSE / "results" / f"{name}.{suffix}")
         record = read_record(name)
-        verdict, seeds = record["verdict"], record["seeds"]
+        verdict, seeds = record.verdict, record.seeds
         expected = load_experiment(name).EXPECTED
         figure = (COURSE / "results" / f"{name}.svg").read_text(encoding="utf-8")
         shown = "seed 0" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
         lines = [
-            *(f"**Claim.** {record['claim']}", ""),
+            *(f"**Claim.** {record.claim}", ""),
             *(f"**Expected.** {expected[0].upper()}{expected[1:]}.", ""),
-            *(f"**Verdict: {verdict['outcome']}.** {verdict['reason']}", ""),
-            *("```{raw} html", _figure(figure[figure.index("<svg") :], record["claim"]), "```", ""),
-            f"Measured on {record['date']} with {shown} in {record['seconds']:.0f} s "
-            f"({record['processor']}; jax {record['versions']['jax']}). To measure it again:",
+            *(f"**Verdict: {verdict.outcome}.** {verdict.reason}", ""),
+            *("```{raw} html", _figure(figure[figure.index("<svg") :], record.claim), "```", ""),
+            f"Measured on {record.date} with {shown} in {record.seconds:.0f} s "
+            f"({record.processor}; jax {record.versions['jax']}). To measure it again:",
             *("", "```{code-block} console", f"$ flaxdl course {name}", "```", ""),
             f"```{{literalinclude}} ../../flaxdl/course/{name}.py",
             *(":language: python", f":caption: flaxdl/course/{name}.py", "```"),

@@ -67,10 +67,7 @@ def visualize(
     """
     _check_options(what, item, layer, class_name)
     run = restore(workdir, config)
-    if isinstance(run.config.task, Forecasting) and what in ("saliency", "grad-cam"):
-        raise UserError(f"--what {what} explains the class of an input, and forecasts have none")
-    if what != "filters":
-        _check_drawable(run, what)
+    _check_drawable(run, what)
     batch = _placeholder(run) if what == "filters" or item is None else _read(run, item)
     model, variables = run.config.model, run.variables
     batch = {name: x for name, x in batch.items() if name not in ("label", "weight")}
@@ -116,7 +113,12 @@ def _check_options(what: What, item: str | None, layer: str | None, class_name: 
 
 
 def _check_drawable(run: RestoredRun, what: What) -> None:
-    if isinstance(run.transform, Waveforms) and not isinstance(run.transform, Spectrogram):
+    if isinstance(run.config.task, Forecasting) and what in ("saliency", "grad-cam"):
+        raise UserError(f"--what {what} explains the class of an input, and forecasts have none")
+    is_waveform = isinstance(run.transform, Waveforms) and not isinstance(
+        run.transform, Spectrogram
+    )
+    if is_waveform and what != "filters":
         raise UserError(
             f"--what {what} needs spectrograms (the transform LogMel or Spectrogram) and cannot "
             "draw waveforms, the inputs of this run"

@@ -69,6 +69,7 @@ def _print_claims() -> None:
 
 def _run(name: str, *, quick: bool, seeds: tuple[int, ...] | None, to: Path) -> None:
     experiment = load_experiment(name)
+    record.prepare(name, to, quick=quick)
     print(f"{name}: {experiment.CLAIM}", flush=True)
     print(f"  expected: {experiment.EXPECTED}", flush=True)
     result = record.run(name, seeds, quick=quick)

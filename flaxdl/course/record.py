@@ -77,22 +77,34 @@ def run(name: str, seeds: Sequence[int] | None = None, *, quick: bool = False) -
     )
 
 
-def write(name: str, record: Record, folder: Path) -> None:
-    """Writes NAME.svg and NAME.json to a folder; the JSON file last, as the mark of a whole record.
+def prepare(name: str, folder: Path, *, quick: bool) -> None:
+    """Creates the folder of a record, so that nothing is measured that cannot be written.
 
     Raises:
-        UserError: if the folder cannot be written, or if a reduced experiment would replace a whole
+        UserError: if the folder cannot be created, or if a reduced experiment would replace a whole
             one.
     """
     folder = local_path(folder)
     existing = read(name, folder)
-    if existing is not None and record.quick and not existing.quick:
+    if existing is not None and quick and not existing.quick:
         raise UserError(
             f"{folder / name}.json has the results of the whole experiment, which --quick does not "
             "replace; choose another folder (--to)"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def write(name: str, record: Record, folder: Path) -> None:
+    """Writes NAME.svg and NAME.json to a folder; the JSON file last, as the mark of a whole record.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    folder = local_path(folder)
+    try:
         draw = partial(load_experiment(name).draw, record.results)
         save_figure(draw, folder / f"{name}.svg")
         text = json.dumps(asdict(record), indent=1, ensure_ascii=False)

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-from flaxdl import UserError
 from flaxdl.cli import main
 from flaxdl.course import EXPERIMENTS, order_in_sequences, pooling_sizes, record, rnn_gradients
 from flaxdl.course.experiment import load_experiment
@@ -161,12 +160,25 @@ def test_all_claims_run_once(tmp_path, monkeypatch, capsys):
     assert "rnn_gradients: holds in part (measured on 2" in capsys.readouterr().out
 
 
-def test_a_first_impression_does_not_replace_a_whole_record(tmp_path):
+def refuse(*_, **__):
+    pytest.fail("measured although the result cannot be written")
+
+
+def test_a_first_impression_does_not_replace_a_whole_record(tmp_path, monkeypatch, capsys):
     whole = record.read("pooling_sizes")
     record.write("pooling_sizes", whole, tmp_path)
-    with pytest.raises(UserError, match="results of the whole experiment, which --quick does not"):
-        record.write("pooling_sizes", dataclasses.replace(whole, quick=True), tmp_path)
+    monkeypatch.setattr(pooling_sizes, "measure", refuse)
+    assert main(["course", "pooling_sizes", "--quick", "--to", str(tmp_path)]) == 2
+    message = "results of the whole experiment, which --quick does not"
+    assert message in " ".join(capsys.readouterr().err.split())
     assert record.read("pooling_sizes", tmp_path) == whole
+
+
+def test_a_folder_that_cannot_be_created_is_named_before_measuring(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(pooling_sizes, "measure", refuse)
+    assert main(["course", "pooling_sizes", "--to", str(tmp_path / "file" / "course")]) == 2
+    assert "cannot be written: Not a directory" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
