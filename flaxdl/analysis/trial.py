@@ -5,11 +5,11 @@ from contextlib import closing
 import jax
 
 from flaxdl.analysis.memory import memory_explained
-from flaxdl.runs.evaluation import measure
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.setup import Setup
 from flaxdl.training.distributed.parallel import compile_train
 from flaxdl.training.distributed.placement import put_batch
+from flaxdl.training.evaluation import Evaluator
 from flaxdl.training.loop import Diverged
 
 _MOST_SKIPPED = 20  # steps; each one halves the float16 loss scale, initially 2**16
@@ -46,5 +46,6 @@ def dry_run(setup: Setup) -> dict[str, dict[str, float]]:
     for split in splits[:1]:
         with closing(setup.evaluation_batches(split)) as batches:
             placed = (put_batch(batch, setup.mesh) for batch in batches)
-            metrics[split] = measure(setup.steps, state, placed, mesh=setup.mesh)
+            evaluator = Evaluator(setup.steps, setup.mesh, setup.classes)
+            metrics[split] = evaluator.measure(state, placed)
     return metrics

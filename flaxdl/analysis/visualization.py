@@ -20,8 +20,8 @@ from flaxdl.models.generation import EncoderDecoder
 from flaxdl.runs.forecasts import read_context
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
-from flaxdl.training.forecasting import Forecasting
 from flaxdl.training.precision import matmul_precision
+from flaxdl.training.tasks import Forecasting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

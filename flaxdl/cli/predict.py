@@ -16,8 +16,7 @@ from flaxdl.runs.forecasts import Forecast
 from flaxdl.runs.items import SkippedItem, read_items, summary
 from flaxdl.runs.prediction import BeamSearch, Sampling, predict_each
 from flaxdl.runs.restored import RestoredRun, restore
-from flaxdl.training.forecasting import Forecasting
-from flaxdl.training.tasks import LanguageModeling, SequenceToSequence
+from flaxdl.training.tasks import Forecasting, LanguageModeling, SequenceToSequence
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -87,14 +87,15 @@ def _results(
     """
     test, best = metrics.of_split("test"), _best_line(plan, metrics)
     line = test[-1] if test else best or metrics.lines[-1]
-    metric, better = plan.config.selection.metric, plan.config.task.better
+    metric, task = plan.config.selection.metric, plan.config.task
     results, numbers = {}, {}
     split = "training" if line["split"] == "train" else line["split"]
 
     def add(label: str, name: str, value: float | None) -> None:
         results[label] = figure(name, value)
-        if value is not None and name in better:
-            numbers[label] = (value, better[name])
+        direction = task.direction(name)
+        if value is not None and direction is not None:
+            numbers[label] = (value, direction)
 
     for name, value in line.items():
         if name not in ("step", "split", *LAST_CHARTS):
@@ -137,7 +138,7 @@ def _selection(plan: Plan, metrics: MetricsFile, has_checkpoints: bool) -> str:
             f"best one. The run has {total} steps."
         )
     metric = plan.config.selection.metric
-    direction = {"lower": "lowest", "higher": "highest"}[plan.config.task.better[metric]]
+    direction = "highest" if plan.config.task.direction(metric) == "higher" else "lowest"
     epoch = f"epoch {line['step'] / plan.steps_per_epoch:.4g} of {plan.config.epochs:.4g}"
     return (
         f"Checkpoint with the {direction} validation {spelled(metric)}: "

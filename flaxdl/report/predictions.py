@@ -27,8 +27,12 @@ from flaxdl.report.forecasts import Forecasts
 from flaxdl.runs.prediction import Generation, predict_with_run
 from flaxdl.runs.restored import RestoredRun
 from flaxdl.training.distributed.mesh import replicated
-from flaxdl.training.forecasting import Forecasting
-from flaxdl.training.tasks import LanguageModeling, MaskedLanguageModeling, SequenceToSequence
+from flaxdl.training.tasks import (
+    Forecasting,
+    LanguageModeling,
+    MaskedLanguageModeling,
+    SequenceToSequence,
+)
 
 _MAX_EXAMPLES = 10_000  # evenly spaced examples of larger splits
 _MAX_BATCH_SIZE = 128

@@ -1,13 +1,8 @@
 """Evaluation of a run's best checkpoint on a split of its data."""
 
 import logging
-from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
-
-import jax
-from jax.sharding import Mesh
 
 from flaxdl.config import Config
 from flaxdl.data import Splits, facts
@@ -16,10 +11,7 @@ from flaxdl.runs.plan import Plan
 from flaxdl.runs.restored import restore
 from flaxdl.runs.setup import load_splits, split_batches
 from flaxdl.runs.workdir import Workdir
-from flaxdl.training.distributed.mesh import replicated
-from flaxdl.training.distributed.placement import block_on_cpu
-from flaxdl.training.state import TrainState
-from flaxdl.training.steps import Steps
+from flaxdl.training.evaluation import Evaluator
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -42,25 +34,8 @@ def evaluate(
     splits = load_transformed(run, Workdir(workdir))
     size = run.inference_size(run.config.batch_size)
     with closing(split_batches(run, splits, split, batch_size=size)) as batches:
-        return measure(run.inference, run.state, map(run.put, batches), mesh=run.mesh)
-
-
-def measure(
-    steps: Steps, state: TrainState, batches: Iterable[Mapping[str, Any]], *, mesh: Mesh
-) -> dict[str, float]:
-    """Computes the metrics of a state over batches, counting every example once.
-
-    Args:
-        steps: step functions of the run.
-        state: training state, on the devices of the mesh.
-        batches: batches, on the same devices.
-        mesh: device mesh of the run.
-    """
-    add = jax.jit(steps.evaluate, donate_argnums=1, out_shardings=replicated(mesh))
-    sums = state.sums.zeros_like()
-    for batch in batches:
-        sums = block_on_cpu(add(state, sums, batch), mesh)
-    return steps.task.finish(sums.means())
+        evaluator = Evaluator(run.inference, run.mesh, run.classes)
+        return evaluator.measure(run.state, map(run.put, batches))
 
 
 def load_transformed(plan: Plan, folder: Workdir) -> Splits:

@@ -23,9 +23,13 @@ from flaxdl.runs.items import SkippedItem, expand_items, summary
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
 from flaxdl.training.distributed.mesh import replicated
-from flaxdl.training.forecasting import Forecasting
 from flaxdl.training.precision import matmul_precision, to_compute_dtype
-from flaxdl.training.tasks import LanguageModeling, MaskedLanguageModeling, SequenceToSequence
+from flaxdl.training.tasks import (
+    Forecasting,
+    LanguageModeling,
+    MaskedLanguageModeling,
+    SequenceToSequence,
+)
 
 _MAX_BATCH_SIZE = 128  # upper limit for runs with larger training batches
 

@@ -183,7 +183,9 @@ def _check_setup(setup: Setup) -> None:
     _check_augmentation(setup)
     if setup.splits.validation is not None:
         metrics = jax.eval_shape(config.task.metrics, outputs, setup.examples)
-        config.selection.check(config.task.finish(dict.fromkeys(metrics, 1.0)), config.task)
+        names = config.task.finish(dict.fromkeys(metrics, 1.0))
+        names = [*names, *config.task.evaluation_names()]
+        config.selection.check(names, config.task)
     config.optimizer.schedule.check(setup.total_steps)
     config.ema.check(setup.total_steps)
     _check_steps_per_call(setup)

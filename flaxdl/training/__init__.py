@@ -2,7 +2,6 @@
 
 from flaxdl.training.distributed.mesh import MeshShape
 from flaxdl.training.ema import EMA
-from flaxdl.training.forecasting import Forecasting
 from flaxdl.training.interruption import Interrupted
 from flaxdl.training.loop import Diverged, Loop
 from flaxdl.training.optimizers import (
@@ -22,6 +21,7 @@ from flaxdl.training.steps import Steps
 from flaxdl.training.tasks import (
     BertPreTraining,
     Classification,
+    Forecasting,
     LanguageModeling,
     MaskedLanguageModeling,
     SequenceToSequence,

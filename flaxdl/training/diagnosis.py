@@ -16,7 +16,7 @@ from flaxdl.training.precision import matmul_precision
 from flaxdl.training.protocols import TrainingRun, TrainingSession
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
-from flaxdl.training.tasks import mixed, weighted
+from flaxdl.training.tasks.losses import mixed, weighted
 
 
 def describe_divergence(setup: TrainingRun, session: TrainingSession, state: TrainState) -> str:

@@ -7,7 +7,7 @@ newest checkpoint and ends with the same results as an uninterrupted run.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +18,10 @@ import numpy as np
 
 from flaxdl.errors import SaveError
 from flaxdl.training.diagnosis import describe_divergence
-from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.distributed.parallel import TrainStep, compile_train
 from flaxdl.training.distributed.placement import block_on_cpu, create_on, put_batch
+from flaxdl.training.evaluation import Evaluator
 from flaxdl.training.interruption import Interrupted
-from flaxdl.training.metrics import MetricSums
 from flaxdl.training.overfitting import has_overfit
 from flaxdl.training.protocols import TrainingRun, TrainingSession
 from flaxdl.training.spike_recovery import LossSpike, can_roll_back, last_due_before, roll_back
@@ -161,19 +160,20 @@ class Loop:
         Raises:
             Interrupted: after a signal, once the state has been saved.
         """
-        sums, mesh = state.sums.zeros_like(), self.setup.mesh
         batches = self.setup.evaluation_batches(split)
-        with self.session.times.measure("evaluating"), closing(batches):
+
+        def placed_batches() -> Iterator[Any]:
             while (batch := self._next(batches, state)) is not None:
-                sums = block_on_cpu(self._evaluate(state, sums, put_batch(batch, mesh)), mesh)
+                yield put_batch(batch, self.setup.mesh)
                 self._stop_if_interrupted(state)
-            return self.setup.config.task.finish(sums.means())
+
+        with self.session.times.measure("evaluating"), closing(batches):
+            return self._evaluator.measure(state, placed_batches())
 
     @cached_property
-    def _evaluate(self) -> Callable[..., MetricSums]:
-        place = replicated(self.setup.mesh)
-        evaluate = jax.jit(self.setup.steps.evaluate, donate_argnums=1, out_shardings=place)
-        return self.session.times.measure_compilation(evaluate)
+    def _evaluator(self) -> Evaluator:
+        setup, wrap = self.setup, self.session.times.measure_compilation
+        return Evaluator(setup.steps, setup.mesh, setup.classes, wrap)
 
     def test(self, state: TrainState) -> None:
         """Evaluates the test split, if there is one and it has not been evaluated yet.

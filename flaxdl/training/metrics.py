@@ -54,3 +54,13 @@ class MetricSums(struct.PyTreeNode):
             for name, value in sums.values.items()
         }
         return {"loss": means.pop("loss"), **means}
+
+
+class EvaluationSums(struct.PyTreeNode):
+    """Sums over the batches of a split: those of the metrics, and the totals of the task."""
+
+    metrics: MetricSums
+    totals: dict[str, jax.Array]
+
+    def __add__(self, other: "EvaluationSums") -> "EvaluationSums":
+        return jax.tree.map(jnp.add, self, other)

@@ -25,6 +25,11 @@ class TrainingRun(Protocol):
         ...
 
     @property
+    def classes(self) -> Sequence[str] | None:
+        """Names of the classes, or of the columns of the labels; None if unnamed."""
+        ...
+
+    @property
     def mesh(self) -> jax.sharding.Mesh:
         """The mesh of devices."""
         ...

@@ -34,7 +34,7 @@ class Selection:
                 f"selection.metric must be a metric of validation ({', '.join(metrics)}), "
                 f"got {self.metric!r}{did_you_mean(self.metric, metrics)}"
             )
-        if task.better.get(self.metric) not in ("higher", "lower"):
+        if task.direction(self.metric) not in ("higher", "lower"):
             raise UserError(
                 f"selection.metric is {self.metric!r}, but {type(task).__name__}.better does not "
                 f'map it to "higher" or "lower", got {dict(task.better)}; add it, for example '
@@ -64,7 +64,7 @@ class Selection:
 
     def _best(self, lines: Sequence[dict[str, Any]], task: Task) -> int:
         self.check([name for name in lines[0] if name not in ("step", "split")], task)
-        sign = {"higher": 1.0, "lower": -1.0}[task.better[self.metric]]
+        sign = 1.0 if task.direction(self.metric) == "higher" else -1.0
 
         def score(index: int) -> tuple[float, int]:
             value = lines[index][self.metric]

@@ -20,7 +20,7 @@ from flaxdl.training.chains import check_transformation, moments_of, restarted, 
 from flaxdl.training.distributed.placement import Placement, gather_params
 from flaxdl.training.ema import EMA
 from flaxdl.training.freezing import inference_where_frozen, merge, split
-from flaxdl.training.metrics import MetricSums
+from flaxdl.training.metrics import EvaluationSums, MetricSums
 from flaxdl.training.optimizers import Optimizer
 from flaxdl.training.precision import (
     LossScale,
@@ -29,7 +29,8 @@ from flaxdl.training.precision import (
     to_compute_dtype,
 )
 from flaxdl.training.state import TrainState
-from flaxdl.training.tasks import Metrics, Task, check_metrics, mixed, weighted
+from flaxdl.training.tasks.losses import mixed, weighted
+from flaxdl.training.tasks.task import Metrics, Task, check_metrics
 
 Batch = Mapping[str, jax.Array]
 _AUGMENTATION = 2**32 - 1  # folded into the key of the seed; larger than the number of any step
@@ -287,10 +288,26 @@ class Steps:
         outputs, model_state = self._apply(params, model_state, augmented, keys.dropout)
         return outputs, {**augmented, "inputs": batch["inputs"]}, model_state
 
-    def evaluate(self, state: TrainState, sums: MetricSums, batch: Batch) -> MetricSums:
-        """Returns `sums` plus the metrics of one batch in inference mode."""
+    def evaluate(
+        self, state: TrainState, sums: EvaluationSums, batch: Batch
+    ) -> tuple[EvaluationSums, dict[str, jax.Array]]:
+        """Evaluates one batch in inference mode.
+
+        Returns:
+            `sums` plus those of the batch; and the task's rows of the batch, [B, ...], with their
+            `weight`, or nothing if the task has none.
+        """
         outputs = self.predict(state, batch)
-        return sums + MetricSums.of(self.task.metrics(outputs, batch))
+        rows = self.task.evaluation_rows(outputs, batch)
+        more = EvaluationSums(
+            metrics=MetricSums.of(self.task.metrics(outputs, batch)),
+            totals=self.task.evaluation_totals(outputs, batch),
+        )
+        return sums + more, {**rows, "weight": batch["weight"]} if rows else {}
+
+    def evaluation_totals(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        """Returns the task's totals of one batch in inference mode."""
+        return self.task.evaluation_totals(self.predict(state, batch), batch)
 
     def predict(self, state: TrainState, batch: Batch) -> Any:
         """Returns the model's outputs in inference mode, with EMA those of the averages."""

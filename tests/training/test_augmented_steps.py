@@ -16,7 +16,8 @@ from flaxdl.training import EMA, SGD, Classification
 from flaxdl.training.distributed.mesh import make_mesh, replicated
 from flaxdl.training.distributed.parallel import compile_train
 from flaxdl.training.distributed.placement import Placement, create_on
-from flaxdl.training.tasks import mixed
+from flaxdl.training.metrics import EvaluationSums
+from flaxdl.training.tasks.losses import mixed
 
 pytestmark = pytest.mark.eight_devices
 
@@ -154,7 +155,7 @@ def test_a_mixed_example_is_not_seen_by_evaluation_and_its_fields_not_by_the_mod
     state = train_on(mesh, steps, [batch])
     assert set(augment.shapes) == {(8, *batch["inputs"].shape[1:])}
     count = len(augment.shapes)
-    steps.evaluate(state, state.sums.zeros_like(), batch)
+    steps.evaluate(state, EvaluationSums(state.sums.zeros_like(), {}), batch)
     assert len(augment.shapes) == count
 
 

@@ -18,8 +18,9 @@ from flaxdl.runs.config_json import from_json, to_json
 from flaxdl.runs.restored import read_plan
 from flaxdl.runs.setup import set_up
 from flaxdl.runs.workdir import Workdir
-from flaxdl.training import Classification, Interrupted, tasks
-from flaxdl.training.tasks import mixed, weighted
+from flaxdl.training import Classification, Interrupted
+from flaxdl.training.tasks import classification
+from flaxdl.training.tasks.losses import mixed, weighted
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 WEIGHTS = (0.2, 1.0, 3.5, 0.01, 40.0)
@@ -196,7 +197,7 @@ def test_an_interrupted_run_resumes_with_the_same_weights(workdir, config, tmp_p
         with pytest.raises(Interrupted):
             train(config, tmp_path)
     # The stored weights are used, not those of the data at the time of resuming.
-    monkeypatch.setattr(tasks, "balanced", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(classification, "balanced", lambda *_: pytest.fail("computed again"))
     resumed = train(config, tmp_path)
     expected = flaxdl.restore(workdir, config)
     jax.tree.map(np.testing.assert_array_equal, resumed.variables, expected.variables)

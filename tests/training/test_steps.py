@@ -22,6 +22,7 @@ from flaxdl.ops.reductions import sum_of_squares
 from flaxdl.training import SGD, AdamW, Classification
 from flaxdl.training.distributed.mesh import make_mesh, replicated
 from flaxdl.training.distributed.placement import Placement, create_on, put_batch
+from flaxdl.training.metrics import EvaluationSums
 from flaxdl.training.precision import LossScale
 
 pytestmark = pytest.mark.eight_devices
@@ -173,7 +174,10 @@ def test_evaluation_counts_only_weighted_examples():
     padded = {name: value.copy() for name, value in batch.items()}
     padded["weight"][11:] = 0
     padded["inputs"][11:] = np.nan
-    sums = jax.jit(steps.evaluate)(state, state.sums, put_batch(padded, mesh))
+    placed = put_batch(padded, mesh)
+    found, rows = jax.jit(steps.evaluate)(state, EvaluationSums(state.sums, {}), placed)
+    sums = found.metrics
+    assert rows == {}
     logits = np.asarray(steps.predict(state, batch), np.float64)[:11]
     labels = batch["label"][:11]
     by_hand = np.log(np.exp(logits).sum(-1)) - logits[np.arange(11), labels]

@@ -11,7 +11,7 @@ from helpers.small_runs import small_config
 from flaxdl.runs.setup import set_up
 from flaxdl.training import Classification, LanguageModeling, SequenceToSequence, Task
 from flaxdl.training.metrics import MetricSums
-from flaxdl.training.tasks import check_metrics
+from flaxdl.training.tasks.task import check_metrics
 
 
 def random_logits(*shape):

@@ -14,7 +14,8 @@ import optax
 
 from flaxdl.checks import check_choice, check_shape
 from flaxdl.errors import UserError
-from flaxdl.training.tasks import Batch, Better, Metrics, Task
+from flaxdl.training.tasks.losses import Batch
+from flaxdl.training.tasks.task import Better, Metrics, Task
 
 _FIELDS = ("label", "naive", "naive_error", "scale")
 _LOSSES = {

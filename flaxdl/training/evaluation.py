@@ -1,0 +1,68 @@
+"""Evaluation of a training state: the metrics of a whole split."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxdl.training.distributed.mesh import replicated
+from flaxdl.training.distributed.placement import block_on_cpu
+from flaxdl.training.metrics import EvaluationSums
+from flaxdl.training.state import TrainState
+from flaxdl.training.steps import Steps
+from flaxdl.training.tasks import Task
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Computes the metrics of states over batches, with a single compilation per shape."""
+
+    steps: Steps
+    mesh: Mesh
+    classes: Sequence[str] | None
+    """Names of the classes, or of the columns of the labels; None if unnamed."""
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
+    """Applied to the compiled function, such as to measure its compilation."""
+
+    def measure(self, state: TrainState, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+        """Computes the metrics of a state over batches, counting every example once.
+
+        Args:
+            state: training state, on the devices of the mesh.
+            batches: batches, on the same devices.
+        """
+        sums: EvaluationSums | None = None
+        collected: list[dict[str, np.ndarray]] = []
+        for batch in batches:
+            if sums is None:
+                sums = jax.device_put(self._zeros(state, batch), replicated(self.mesh))
+            sums, rows = block_on_cpu(self._evaluate(state, sums, batch), self.mesh)
+            if rows:
+                found = jax.device_get(rows)
+                counts = found.pop("weight") > 0  # not padding, and readable
+                collected.append({name: array[counts] for name, array in found.items()})
+        task = self.steps.task
+        if sums is None:  # an empty split
+            return task.finish(state.sums.zeros_like().means())
+        rows = {
+            name: np.concatenate([one[name] for one in collected])
+            for name in (collected[0] if collected else ())
+        }
+        more = task.evaluation_metrics(jax.device_get(sums.totals), rows, self.classes)
+        return {**task.finish(sums.metrics.means()), **more}
+
+    def _zeros(self, state: TrainState, batch: Mapping[str, Any]) -> EvaluationSums:
+        shapes = {}
+        if type(self.steps.task).evaluation_totals is not Task.evaluation_totals:
+            shapes = jax.eval_shape(self.steps.evaluation_totals, state, batch)
+        totals: Any = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}
+        return EvaluationSums(metrics=state.sums.zeros_like(), totals=totals)
+
+    @cached_property
+    def _evaluate(self) -> Callable[..., tuple[EvaluationSums, dict[str, jax.Array]]]:
+        place = replicated(self.mesh)
+        return self.wrap(jax.jit(self.steps.evaluate, donate_argnums=1, out_shardings=place))
