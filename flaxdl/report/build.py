@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from flaxdl.report import charts, forecasts, page, scores
 from flaxdl.report.forecasts import Forecasts
+from flaxdl.report.metric_names import figure, is_fraction, spelled, title_of
 from flaxdl.report.predictions import Generations, Predictions, StoredPredictions
 from flaxdl.runs.config_json import to_json
 from flaxdl.runs.plan import Plan
@@ -21,12 +22,7 @@ from flaxdl.training.times import load_times
 from flaxdl.training.writers.metrics_file import MetricsFile
 from flaxdl.weights.names import pytorch_key
 
-_ABBREVIATIONS = ("mae", "mase", "rmse")
 LAST_CHARTS = ("learning_rate", "gradient_norm", "examples_per_second")
-FRACTIONS = (  # shown in percent
-    *("accuracy", "top_5_accuracy", "exact_match"),
-    "next_sentence_accuracy",
-)
 _PATHS = re.compile(r"[\\/]|^~|^[A-Za-z]:")  # paths and URLs
 _ABSOLUTE_PATHS = re.compile(r"^[\\/~]|^[A-Za-z]:|\.\.[\\/]|://")
 _FEW_MISTAKES = 12  # with fewer, uncertain predictions are shown as well
@@ -156,13 +152,6 @@ def _unfinished(plan: Plan, metrics: MetricsFile) -> str | None:
     return f"This run is not finished: step {last:,} of {plan.total_steps:,}."
 
 
-def figure(name: str, value: float | None) -> str:
-    """Returns the value of a metric as text."""
-    if value is None:
-        return "not finite"
-    return charts.number(value, percent=name in FRACTIONS)
-
-
 def _charts(plan: Plan, metrics: MetricsFile) -> list[list[charts.Chart]]:
     """Returns rows of charts, one for each metric, with a line for each split."""
     splits = ("train", "validation")
@@ -201,25 +190,13 @@ def _charts(plan: Plan, metrics: MetricsFile) -> list[list[charts.Chart]]:
             series,
             steps_per_epoch=plan.steps_per_epoch,
             from_zero=is_speed or name == "learning_rate",
-            percent=name in FRACTIONS,
+            percent=is_fraction(name),
             width=charts.SMALL_WIDTH if is_speed else charts.WIDTH,
         )
     details = [chart for name, chart in drawn.items() if name in LAST_CHARTS]
     return charts.rows_of(
         [chart for name, chart in drawn.items() if name not in LAST_CHARTS], details
     )
-
-
-def title_of(name: str) -> str:
-    """Returns the name of a metric as the title of its chart."""
-    words = spelled(name)
-    return words[:1].upper() + words[1:]
-
-
-def spelled(name: str) -> str:
-    """Returns the name of a metric as words."""
-    words = name.replace("_", " ").replace("top 5", "top-5").split(" ")
-    return " ".join(word.upper() if word in _ABBREVIATIONS else word for word in words)
 
 
 def class_names(found: Predictions, names: Sequence[str] | None) -> Sequence[str]:

@@ -11,13 +11,12 @@ import numpy as np
 from flaxdl.data import fingerprint
 from flaxdl.report import charts, page, scores
 from flaxdl.report.build import (
-    FRACTIONS,
     LAST_CHARTS,
     class_names,
     example_name,
     example_of,
-    spelled,
 )
+from flaxdl.report.metric_names import is_fraction, spelled
 from flaxdl.report.predictions import Predictions, StoredPredictions
 from flaxdl.runs.plan import Plan
 from flaxdl.runs.workdir import Workdir
@@ -172,7 +171,7 @@ def curves(
                 f"{title} {spelled(name)}",
                 series,
                 unit="epoch",
-                percent=name in FRACTIONS,
+                percent=is_fraction(name),
             )
     ordered = sorted(drawn, key=lambda key: list({name: 0 for name, _ in drawn}).index(key[0]))
     found = [drawn[key] for key in ordered]

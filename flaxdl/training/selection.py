@@ -30,9 +30,12 @@ class Selection:
                 computes), or if the task does not define its direction.
         """
         if self.metric not in metrics:
+            hint = did_you_mean(self.metric, metrics)
+            if hasattr(task, "extra_metrics") and task.direction(self.metric) is not None:
+                hint = "; to compute it, add it to task.extra_metrics"
             raise UserError(
                 f"selection.metric must be a metric of validation ({', '.join(metrics)}), "
-                f"got {self.metric!r}{did_you_mean(self.metric, metrics)}"
+                f"got {self.metric!r}{hint}"
             )
         if task.direction(self.metric) not in ("higher", "lower"):
             raise UserError(

@@ -17,7 +17,7 @@ from flaxdl.cli import main
 from flaxdl.config import Init
 from flaxdl.data import Arrays, Dates, Documents, ImageFolder, Images, Text, TextPairs
 from flaxdl.models import Seq2SeqTransformer, TransformerLM
-from flaxdl.report import build, compare, predictions
+from flaxdl.report import build, compare, metric_names, predictions
 from flaxdl.report import write as reporting
 from flaxdl.report.build import settings
 from flaxdl.report.write import write_report
@@ -619,10 +619,12 @@ def test_curves_are_of_one_split_over_epochs(tmp_path):
         ("accuracy_in_meters", "0.2500"),
         ("matched_pairs", "0.2500"),
         ("loss", "0.2500"),
+        ("recall/cat", "25.00%"),
+        ("auroc", "0.2500"),
     ],
 )
 def test_only_fractions_are_shown_as_percent(name, shown):
-    assert build.figure(name, 0.25) == shown
+    assert metric_names.figure(name, 0.25) == shown
 
 
 def test_pipes_in_place_of_files_are_not_waited_for(tmp_path):
@@ -632,3 +634,17 @@ def test_pipes_in_place_of_files_are_not_waited_for(tmp_path):
     assert predictions.load(tmp_path / "predictions.npz") is None
     with pytest.raises(ValueError, match="config.json cannot be read: not a regular file"):
         Workdir(tmp_path).config()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("top_5_accuracy", "top-5 accuracy"),
+        ("macro_f1", "macro F1"),
+        ("recall/big_cat", "recall of big_cat"),
+        ("f1/a/b", "F1 of a/b"),
+        ("rmse", "RMSE"),
+    ],
+)
+def test_names_of_metrics_are_words(name, words):
+    assert metric_names.spelled(name) == words
