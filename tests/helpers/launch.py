@@ -12,7 +12,9 @@ TESTS = Path(__file__).parent.parent
 
 CONFIG = """
 from helpers.small_runs import small_config
-config = small_config(epochs=60, evaluate_every=15, log_every=25)
+from flaxdl.training import Classification
+task = Classification(extra_metrics=("macro_f1", "auroc"))
+config = small_config(epochs=60, evaluate_every=15, log_every=25, task=task)
 """
 
 

@@ -46,8 +46,9 @@ class Classification(Task):
     N examples. None for equal weights."""
     extra_metrics: tuple[str, ...] = ()
     """Additional metrics of evaluation: `macro_f1`, `balanced_accuracy`, `precision/CLASS`,
-    `recall/CLASS`, `f1/CLASS`, `auroc` (area under the ROC curve, mean over classes, each against
-    all others) or `average_precision` (likewise; with two classes, that of the second)."""
+    `recall/CLASS`, `f1/CLASS`, `auroc` (area under the ROC curve) and `average_precision`. The last
+    two are means over the classes, each against all others; with two classes, `average_precision`
+    is that of the second."""
 
     def __post_init__(self):
         check_smoothing(self.label_smoothing)
