@@ -35,12 +35,16 @@ class Arrays(Source):
     """Arrays named by split and field: `train_inputs`, `train_label`, `test_inputs`, ...
 
     Integer labels [N] are classes 0 to K - 1, named by the array `classes` if there is one and by
-    their numbers otherwise; string labels [N] are classes in alphabetical order. `train_weight`,
-    [N], contains the weight of each example in the training loss, at least 0; examples of weight 0
-    (in any split) are also left out of evaluation, in which all others count equally. Other fields
-    of a split, such as `train_lengths`, are passed to the model as keyword arguments. Without
-    `validation_inputs`, part of the training split is held out for validation. Such a file can be
-    written by `numpy.savez("data.npz", train_inputs=..., train_label=..., ...)`.
+    their numbers otherwise; string labels [N] are classes in alphabetical order. Labels [N, K] of
+    0, 1 and NaN (missing) are those of K classes, several of which may apply to an example; float
+    labels [N] or [N, K] are numbers to predict, or NaN. `classes` names the columns of both, which
+    are converted to float32.
+
+    `train_weight`, [N], contains the weight of each example in the training loss, at least 0;
+    examples of weight 0 (in any split) are also left out of evaluation, in which all others count
+    equally. Other fields of a split, such as `train_lengths`, are passed to the model as keyword
+    arguments. Without `validation_inputs`, part of the training split is held out for validation.
+    Such a file can be written by `numpy.savez("data.npz", train_inputs=..., train_label=..., ...)`.
     """
 
     path: str
@@ -125,7 +129,7 @@ class Arrays(Source):
 def _datasets(
     arrays: Mapping[str, np.ndarray], names: np.ndarray | None
 ) -> tuple[dict[str, ArrayDataset], tuple[str, ...] | None]:
-    """Returns the datasets by split, and the class names (None if labels are not classes)."""
+    """Returns the datasets by split, and the names of the classes or columns of the labels."""
     datasets = {}
     for split in _SPLITS:
         keys = {key.removeprefix(f"{split}_"): key for key in arrays if key.startswith(f"{split}_")}
@@ -151,8 +155,11 @@ def _dataset(
         raise UserError(f"{split} split: {error}") from None
     if len(dataset) == 0:
         raise UserError(f"the {split} split is empty")
-    for name in ("inputs", "label"):
-        check_finite(names[name], fields[name])
+    label = fields["label"]
+    if label.ndim <= 2 and label.dtype.kind == "f":
+        label = np.where(np.isnan(label), 0, label)  # NaN is a missing entry
+    check_finite(names["inputs"], fields["inputs"])
+    check_finite(names["label"], label)
     if "weight" in fields:
         check_weights(names["weight"], fields["weight"])
     return dataset

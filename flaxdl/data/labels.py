@@ -7,6 +7,7 @@ import numpy as np
 
 from flaxdl.checks import did_you_mean
 from flaxdl.data.dataset import class_labels
+from flaxdl.data.numeric_labels import as_numbers, is_zero_or_one
 from flaxdl.data.source import Splits
 from flaxdl.errors import UserError
 
@@ -19,9 +20,9 @@ class Classes:
     """Labels by array name, with the class names."""
 
     labels: Mapping[str, np.ndarray]
-    """Class numbers, int32[N]; other labels, such as regression targets, are unchanged."""
+    """Class numbers, int32[N]; other labels as returned by `as_numbers`."""
     names: tuple[str, ...] | None
-    """Class names; None if labels are not classes."""
+    """Names of the classes or of the columns of labels [N, K]; None if there are none."""
     error: str | None = None
     """Reason why the labels cannot be classes (but may be other targets); None if they can."""
 
@@ -30,22 +31,22 @@ def as_classes(labels: Mapping[str, np.ndarray], names: Sequence[str] | None) ->
     """Converts labels to class numbers if they are integers or strings, one per example.
 
     Strings are class names, numbered in alphabetical order. Integers must be in 0..K - 1, where K
-    is the number of classes.
+    is the number of classes. Other labels are converted by `as_numbers`.
 
     Args:
         labels: label arrays by user-facing name, that of the training split first.
-        names: class names; by default, taken from the labels.
+        names: names of the classes or columns; by default, taken from the labels.
 
     Raises:
-        UserError: if a class number is out of range, or if a string label has no name in `names`
-            (by default, in the training labels).
+        UserError: if a class number is out of range, if a string label has no name in `names` (by
+            default, in the training labels), or if `names` do not fit other labels.
     """
     if any(label.ndim != 1 for label in labels.values()):
-        return Classes(labels, None)
+        return Classes(*as_numbers(labels, names))
     if all(map(_is_text, labels.values())):
         return _texts_as_classes(labels, names)
     if not all(label.dtype.kind in "iu" for label in labels.values()):
-        return Classes(labels, None)
+        return Classes(*as_numbers(labels, names))
     train, *_ = labels
     count = 1 + max((int(label.max()) for label in labels.values() if label.size), default=0)
     if names is None and any(label.size and label.min() < 0 for label in labels.values()):
@@ -163,22 +164,26 @@ def _describe_unknown(labels: Mapping[str, np.ndarray], classes: Sequence[str]) 
 
 def _remedy(name: str, labels: np.ndarray) -> str:
     """Returns a remedy for labels that are not class numbers, to append to an error message."""
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        whole = ".astype(int)" if labels.dtype.kind in "fb" else ""
-        return f"; use {name}[:, 0]{whole}"
+    is_column = labels.ndim == 2 and labels.shape[1] == 1
     if labels.dtype.kind not in "fbiu":
+        return f"; use {name}[:, 0]" if is_column else ""
+    if labels.ndim > 2:
         return ""
-    if labels.ndim == 2 and np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(1) == 1):
-        return f", one-hot; use {name}.argmax(1)"
-    if labels.ndim != 1:
-        return ""
-    if labels.dtype.kind == "f" and not np.all(labels == np.rint(labels)):
-        place = np.flatnonzero(~(labels == np.rint(labels)))[0]
-        return (
-            f", with {labels[place]} at example {place}; "
-            "targets that are not classes need a custom task (flaxdl.training.Task)"
-        )
-    return f"; use {name}.astype(int)"
+    cast = ".astype(int)" if labels.dtype.kind in "fb" else ""
+    is_multi_label = labels.ndim == 2 and is_zero_or_one(labels)
+    task = "MultiLabelClassification" if is_multi_label else "Regression"
+    is_whole = labels == np.rint(labels)  # False for NaN
+    if is_column and is_whole.all():
+        return f"; use {name}[:, 0]{cast}, or the task {task}"
+    if is_multi_label and np.all(labels.sum(1) == 1):
+        return f", one-hot; use {name}.argmax(1), or the task {task}"
+    if labels.ndim == 2:
+        return f"; use the task {task}"
+    if is_whole.all():
+        return f"; use {name}{cast}"
+    place = np.flatnonzero(~is_whole)[0]
+    remove = "remove examples without a class, or " if np.isnan(labels[place]) else ""
+    return f", with {labels[place]} at example {place}; {remove}use the task Regression"
 
 
 def _some(names: Sequence[str]) -> str:

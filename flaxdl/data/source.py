@@ -23,7 +23,8 @@ class Splits:
     test: Dataset | None
     """Test split, evaluated once, at the end of the run."""
     classes: tuple[str, ...] | None
-    """Names of the classes 0, 1, ...; None if labels are not classes."""
+    """Names of the classes 0, 1, ..., or of the columns of labels [N, K]; None if labels have no
+    names."""
 
     def __post_init__(self):
         repeated = [name for name, count in Counter(self.classes or ()).items() if count > 1]

@@ -27,7 +27,7 @@ class Plan:
     transform: Transform
     """Transform, fitted to the training split."""
     classes: tuple[str, ...] | None
-    """Class names; None if labels are not classes."""
+    """Names of the classes, see `Splits.classes`."""
     examples: Examples
     """Shapes and dtypes of a batch with one example."""
     steps_per_epoch: int
@@ -123,7 +123,7 @@ def resolve_model_sizes(
 
     Args:
         config: configuration of the run.
-        classes: class names of the data; None if labels are not classes.
+        classes: names of the classes, see `Splits.classes`.
         transform: fitted transform; its vocabulary, if it has one, determines `vocab_size`.
     """
     found = {

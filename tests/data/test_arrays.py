@@ -71,7 +71,8 @@ def test_float_labels_are_no_classes():
     changes = {"train_label": np.linspace(0, 1, 40), "test_label": np.zeros(5)}
     splits = Arrays.from_memory(**example(**changes)).load(seed=0)
     assert splits.classes is None
-    assert splits.train.arrays()["label"].dtype == np.float64
+    label = splits.train.arrays()["label"]
+    assert (label.dtype, label.shape) == (np.float32, (36,))
 
 
 def test_lists_and_texts_in_memory():

@@ -131,10 +131,10 @@ def test_values_that_are_not_finite_are_refused(value, dtype):
 
 def test_targets_and_other_splits_are_looked_at():
     inputs, target = RNG.normal(size=(2, 60, 3))
-    target[5] = np.nan
+    target[5] = np.inf
     arrays = {"test_inputs": inputs, "test_label": target}
     with pytest.raises(
-        ValueError, match=r"test_label \(float64\) contains NaN in example 5; 1 of 60"
+        ValueError, match=r"test_label \(float64\) contains infinity in example 5; 1 of 60"
     ):
         Arrays.from_memory(train_inputs=inputs, train_label=inputs, **arrays).load(seed=0)
 
