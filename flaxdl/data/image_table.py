@@ -3,13 +3,13 @@
 import logging
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from flaxdl.data.class_folders import to_nfc
-from flaxdl.data.class_spellings import class_key
 from flaxdl.data.hash_split import check_fractions, split_of
 from flaxdl.data.image_dataset import ImageDataset
+from flaxdl.data.label_columns import LabelColumns, label_columns
 from flaxdl.data.separated_files import check_separator
 from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.data.source import Source, Splits
@@ -19,10 +19,10 @@ from flaxdl.data.table_rows import (
     Row,
     check_parts,
     count_broken,
-    find_classes,
     labels_of,
     read_rows,
     weights_of,
+    without_missing_labels,
 )
 from flaxdl.data.text_files import check_encoding
 from flaxdl.errors import UserError
@@ -34,7 +34,7 @@ _SHOWN = 10  # lines in a message
 
 @dataclass(frozen=True)
 class ImageTable(Source):
-    """Images listed in a CSV, TSV, JSON Lines or Parquet file, with class labels.
+    """Images listed in a CSV, TSV, JSON Lines or Parquet file, with class labels or numbers.
 
     The paths are relative to the folder of the table, or to `root`; they may also be absolute, and
     separated by slashes or backslashes. Without a split column, a hash of each path, relative to
@@ -56,6 +56,13 @@ class ImageTable(Source):
     weight: str | None = None
     """Name of the column with the weight of each image in the training loss, at least 0; by
     default, all weights are 1. Images of weight 0 are left out of evaluation too."""
+    targets: tuple[str, ...] = ()
+    """Names of numeric columns that replace `label`: 0, 1 or empty for several classes per image
+    (multi-label classification), or any numbers (regression). Empty cells, NaN, NA and null are
+    missing values, true is 1 and false is 0; rows without any value are dropped with a warning."""
+    label_separator: str | None = None
+    """Separator of several class labels in the label column, such as `|` (multi-label
+    classification); an empty cell then means that no class applies."""
     root: str | None = None
     """Folder that the paths are relative to; by default, that of the table."""
     validation_fraction: float = 0.1
@@ -80,6 +87,7 @@ class ImageTable(Source):
         check_fractions(self.validation_fraction, self.test_fraction)
         check_separator(self.separator)
         check_encoding(self.encoding)
+        self._label_columns()
         if self.channels not in (1, 3):
             raise UserError(f"channels must be 1 or 3, got {self.channels}")
         if not is_separated(self.path) and (self.separator is not None or not self.header):
@@ -100,16 +108,15 @@ class ImageTable(Source):
             raise UserError(f"root: no such folder: {self.root}")
         skipped = SkippedExamples(self.max_unreadable, "images")
         rows = self._read(str(root), skipped)
-        names = find_classes(self.path, rows, self.label)
+        labels = self._label_columns()
+        names = labels.find_names(self.path, [row.label for row in rows])
         parts = self._split(rows)
         remedy = "assign training rows in a split column (--data.split)"
-        check_parts(
-            self.path, rows, parts, names, label=self.label, weight=self.weight, remedy=remedy
-        )
+        check_parts(self.path, rows, parts, names, labels=labels, weight=self.weight, remedy=remedy)
         datasets = {
             split: ImageDataset(
                 [os.path.join(root, row.values[0]) for row in part],
-                labels_of(part, names),
+                labels_of(part, names, labels),
                 root,
                 channels=self.channels,
                 skipped=skipped,
@@ -125,11 +132,16 @@ class ImageTable(Source):
             tuple(names.values()),
         )
 
+    def _label_columns(self) -> LabelColumns:
+        return label_columns(self.label, self.targets, self.label_separator)
+
     def _read(self, root: str, skipped: SkippedExamples) -> list[Row]:
-        """Returns the rows of existing images: path relative to `root`, split (if any), label."""
+        """Returns the rows of existing images: path relative to `root`, and split (if any)."""
+        labels = self._label_columns()
         rows, broken = read_rows(
             self.path,
-            [self.image, *([self.split] if self.split else []), self.label],
+            [self.image, *([self.split] if self.split else [])],
+            labels,
             weight=self.weight,
             separator=self.separator,
             header=self.header,
@@ -158,9 +170,9 @@ class ImageTable(Source):
             raise UserError(f"{self.path} has no valid rows")
         if not found:
             raise UserError(f"{self.path} lists no images that exist{where}")
-        return self._without_repetitions(found)
+        return without_missing_labels(self.path, self._without_repetitions(found, labels), labels)
 
-    def _without_repetitions(self, rows: Sequence[Row]) -> list[Row]:
+    def _without_repetitions(self, rows: Sequence[Row], labels: LabelColumns) -> list[Row]:
         """Drops rows that repeat an earlier one, with a warning.
 
         Raises:
@@ -169,8 +181,8 @@ class ImageTable(Source):
         first: dict[str, Row] = {}
         for row in rows:
             earlier = first.setdefault(to_nfc(row.values[0]), row)
-            if _content(earlier) != _content(row):
-                shown = (f"line {one.line} {_shown(one)}" for one in (earlier, row))
+            if _content(earlier, labels) != _content(row, labels):
+                shown = (f"line {one.line} {_shown(one, labels)}" for one in (earlier, row))
                 raise UserError(
                     f"{self.path} lists {row.values[0]} twice, with different values: "
                     f"{' and '.join(shown)}"
@@ -227,11 +239,11 @@ def _relative(path: str, root: str) -> str:
     return posixpath.normpath(path)
 
 
-def _content(row: Row) -> tuple[str | float, ...]:
+def _content(row: Row, labels: LabelColumns) -> tuple[Hashable, ...]:
     """Returns what rows of one image must have in common."""
-    return (*row.values[1:-1], class_key(row.label), row.weight)
+    return (*row.values[1:], labels.content(row.label), row.weight)
 
 
-def _shown(row: Row) -> str:
-    values = ", ".join(row.values[1:])
+def _shown(row: Row, labels: LabelColumns) -> str:
+    values = ", ".join([*row.values[1:], labels.shown(row.label)])
     return f"({values})" if row.weight == 1 else f"({values}, weight {row.weight:g})"

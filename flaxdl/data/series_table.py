@@ -4,7 +4,6 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,13 +11,13 @@ from flaxdl.data.hash_split import check_fractions
 from flaxdl.data.regular_times import RegularTimes, places_of
 from flaxdl.data.separated_files import check_separator
 from flaxdl.data.source import Source, Splits
+from flaxdl.data.table_cells import as_number
 from flaxdl.data.table_files import read_table
 from flaxdl.data.text_files import check_encoding
 from flaxdl.data.windows import WindowSizes, split_windows
 from flaxdl.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
-_MISSING = ("", "nan", "na", "n/a", "null", "none")
 _SHOWN = 5  # invalid lines in a message
 
 
@@ -172,7 +171,7 @@ def read_series(
     for number, (line, row) in enumerate(rows):
         for place, name in enumerate(columns):
             try:
-                values[number, place] = _number(row[place])
+                values[number, place] = as_number(row[place])
             except ValueError:
                 reason = f"has {row[place]!r} in column {name}, which is not a finite number"
                 broken.setdefault(line, reason)
@@ -186,21 +185,6 @@ def read_series(
     on_grid = np.full((places.max() + 1, len(columns)), np.nan)
     on_grid[places] = values
     return TimeSeries(tuple(columns), on_grid, times)
-
-
-def _number(cell: Any) -> float:
-    """Returns a finite number, or NaN for a missing value; raises a ValueError for other values."""
-    if cell is None or (isinstance(cell, str) and cell.strip().lower() in _MISSING):
-        return np.nan
-    if isinstance(cell, bytes):
-        raise ValueError
-    try:
-        value = float(cell)
-    except TypeError as error:
-        raise ValueError from error
-    if np.isinf(value):
-        raise ValueError
-    return value
 
 
 def _check_lines(path: str, broken: Mapping[int, str]) -> None:

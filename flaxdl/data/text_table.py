@@ -9,6 +9,7 @@ import numpy as np
 
 from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.hash_split import check_fractions, split_of
+from flaxdl.data.label_columns import LabelColumns, label_columns
 from flaxdl.data.separated_files import check_separator
 from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.data.source import Source, Splits
@@ -18,10 +19,10 @@ from flaxdl.data.table_rows import (
     check_known,
     check_parts,
     count_broken,
-    find_classes,
     labels_of,
     read_rows,
     weights_of,
+    without_missing_labels,
 )
 from flaxdl.data.text_files import check_encoding
 from flaxdl.errors import UserError
@@ -31,7 +32,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TextTable(Source):
-    """Texts or text pairs with class labels, in a CSV, TSV, JSON Lines or Parquet file.
+    """Texts or text pairs with class labels or numbers, in a CSV, TSV, JSON Lines or Parquet file.
 
     Without files for validation and test, a hash of each text determines its split, independent of
     the seed and of other rows; equal texts are in the same split. Class names are the labels
@@ -51,6 +52,13 @@ class TextTable(Source):
     """Name of the column with the weight of each text in the training loss, at least 0; by default,
     all weights are 1. Texts of weight 0 are left out of evaluation too; files for validation and
     test need no weights."""
+    targets: tuple[str, ...] = ()
+    """Names of numeric columns that replace `label`: 0, 1 or empty for several classes per text
+    (multi-label classification), or any numbers (regression). Empty cells, NaN, NA and null are
+    missing values, true is 1 and false is 0; rows without any value are dropped with a warning."""
+    label_separator: str | None = None
+    """Separator of several class labels in the label column, such as `|` (multi-label
+    classification); an empty cell then means that no class applies."""
     validation: str | None = None
     """Path of the validation file; by default, a fraction of `path` is held out."""
     test: str | None = None
@@ -75,6 +83,7 @@ class TextTable(Source):
         check_fractions(self.validation_fraction, self.test_fraction)
         check_separator(self.separator)
         check_encoding(self.encoding)
+        self._label_columns()
         files = [path for path in (self.path, self.validation, self.test) if path is not None]
         if not any(map(is_separated, files)) and (self.separator is not None or not self.header):
             raise UserError(
@@ -91,18 +100,17 @@ class TextTable(Source):
         """
         skipped = SkippedExamples(self.max_unreadable, "lines")
         rows = self._read(self.path, skipped, weight=self.weight)
-        names = find_classes(self.path, rows, self.label)
+        labels = self._label_columns()
+        names = labels.find_names(self.path, [row.label for row in rows])
         _warn_about_literals(self.path, rows)
         parts = self._split(rows)
         for split, path in (("validation", self.validation), ("test", self.test)):
             if path is not None:
                 parts[split] = self._read(path, skipped)
-                check_known(path, parts[split], names, self.path)
+                check_known(path, parts[split], names, labels=labels, known_from=self.path)
                 self._warn_about_overlap(path, parts[split], rows)
         remedy = "give files with --data.validation and --data.test"
-        check_parts(
-            self.path, rows, parts, names, label=self.label, weight=self.weight, remedy=remedy
-        )
+        check_parts(self.path, rows, parts, names, labels=labels, weight=self.weight, remedy=remedy)
         datasets = {split: self._dataset(part, names) for split, part in parts.items()}
         return Splits(
             datasets["train"],
@@ -111,9 +119,12 @@ class TextTable(Source):
             tuple(names.values()),
         )
 
+    def _label_columns(self) -> LabelColumns:
+        return label_columns(self.label, self.targets, self.label_separator)
+
     def _warn_about_overlap(self, path: str, rows: list[Row], training_rows: list[Row]) -> None:
-        known = {tuple(row.values[:-1]) for row in training_rows}
-        count = sum(tuple(row.values[:-1]) in known for row in rows)
+        known = {tuple(row.values) for row in training_rows}
+        count = sum(tuple(row.values) in known for row in rows)
         if count * 10 >= len(rows):
             _LOGGER.warning(
                 "%s of %s texts in %s are also in %s, so scores on them do not measure "
@@ -134,14 +145,16 @@ class TextTable(Source):
             **{split: [] for split, fraction in fractions.items() if fraction > 0},
         }
         for row in rows:
-            parts[split_of("\t".join(row.values[:-1]), **fractions)].append(row)
+            parts[split_of("\t".join(row.values), **fractions)].append(row)
         return parts
 
     def _read(self, path: str, skipped: SkippedExamples, weight: str | None = None) -> list[Row]:
-        """Returns the valid rows, each with text, second text (for text pairs) and label."""
+        """Returns the valid rows, each with text and second text (for text pairs)."""
+        labels = self._label_columns()
         rows, broken = read_rows(
             path,
-            [self.text, *([self.pair] if self.pair else []), self.label],
+            [self.text, *([self.pair] if self.pair else [])],
+            labels,
             weight=weight,
             separator=self.separator,
             header=self.header,
@@ -151,12 +164,12 @@ class TextTable(Source):
         count_broken(path, broken, total=total, skipped=skipped, max_unreadable=self.max_unreadable)
         if not rows:
             raise UserError(f"{path} has no valid rows")
-        return rows
+        return without_missing_labels(path, rows, labels)
 
     def _dataset(self, rows: list[Row], names: Mapping[str, str]) -> ArrayDataset:
         arrays = {
             "inputs": np.array([row.values[0] for row in rows], dtype=object),
-            "label": labels_of(rows, names),
+            "label": labels_of(rows, names, self._label_columns()),
         }
         if self.pair:
             arrays["pair"] = np.array([row.values[1] for row in rows], dtype=object)
