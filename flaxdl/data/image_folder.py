@@ -10,6 +10,7 @@ from flaxdl.data.class_folders import Kind
 from flaxdl.data.hash_split import check_fractions, split_of
 from flaxdl.data.image_dataset import ImageDataset
 from flaxdl.data.image_files import SUFFIXES, is_image
+from flaxdl.data.shared_images import LabeledFiles, list_shared_files
 from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.data.source import Source, Splits
 from flaxdl.errors import UserError
@@ -47,6 +48,10 @@ class ImageFolder(Source):
     """Number of channels: 3 for RGB, 1 for grayscale."""
     max_unreadable: int = 10
     """Maximum number of unreadable files to skip with a warning; more raise an error."""
+    multi_label: bool = False
+    """Several classes per image: an image whose file has copies in the folders of several classes
+    is one example with all these labels (multi-label classification). Copies may have different
+    names, but must be in one split; a hash of the name, without the class folder, determines it."""
 
     def __post_init__(self):
         check_fractions(self.validation_fraction, self.test_fraction)
@@ -54,30 +59,33 @@ class ImageFolder(Source):
             raise UserError(f"channels must be 1 or 3, got {self.channels}")
 
     def load(self, seed: int) -> Splits:
-        """Lists the files without reading them.
+        """Lists the files without reading them, except to compare files for `multi_label`.
 
         Raises:
             UserError: if a folder is missing, empty, unreadable or inconsistent with the others;
                 the message contains its path.
         """
-        listing = list_files(
+        read = list_shared_files if self.multi_label else _list_files
+        listing, parts = read(
             self.path, IMAGES, validation=self.validation_fraction, test=self.test_fraction
         )
         skipped = SkippedExamples(self.max_unreadable, IMAGES.plural)
         datasets = {
             split: ImageDataset(
-                listing.paths(split),
-                listing.labels(split),
+                part.paths,
+                part.labels,
                 Path(listing.root),
                 channels=self.channels,
                 skipped=skipped,
+                labels_in_paths=not self.multi_label,
             )
-            for split in listing.parts
+            for split, part in parts.items()
         }
-        earlier = self._counts_of_0_1_0(listing)
-        for split, dataset in datasets.items():
-            if earlier[split] != len(dataset):
-                dataset.examples_in_0_1_0 = earlier[split]
+        if not self.multi_label:
+            earlier = self._counts_of_0_1_0(listing)
+            for split, dataset in datasets.items():
+                if earlier[split] != len(dataset):
+                    dataset.examples_in_0_1_0 = earlier[split]
         return Splits(
             datasets["train"], datasets.get("validation"), datasets.get("test"), listing.classes
         )
@@ -102,3 +110,13 @@ class ImageFolder(Source):
         if tested != "test":
             counts["test"] = 0
         return counts
+
+
+def _list_files(
+    path: str, kind: Kind, *, validation: float, test: float
+) -> tuple[Listing, dict[str, LabeledFiles]]:
+    listing = list_files(path, kind, validation=validation, test=test)
+    parts = {
+        split: LabeledFiles(listing.paths(split), listing.labels(split)) for split in listing.parts
+    }
+    return listing, parts
