@@ -48,7 +48,7 @@ class Dataset(ABC):
         return self.gather(np.arange(len(self)))
 
     def labels(self) -> np.ndarray | None:
-        """Returns all labels [N], or None if getting them requires reading every example."""
+        """Returns all labels [N, ...], or None if getting them requires reading every example."""
         return self.arrays().get("label") if self.in_memory else None
 
     @property
