@@ -26,6 +26,7 @@ from flaxdl.runs.prediction import (  # noqa: E402
     Sampling,
     predict,
 )
+from flaxdl.runs.regression import Estimate  # noqa: E402
 from flaxdl.runs.restored import RestoredRun, restore  # noqa: E402
 from flaxdl.training import Diverged, Interrupted  # noqa: E402
 from flaxdl.training.writers import LiveCurve, Writer  # noqa: E402
@@ -36,6 +37,7 @@ __all__ = [
     "BeamSearch",
     "Config",
     "Diverged",
+    "Estimate",
     "Forecast",
     "Generation",
     "Init",

@@ -16,13 +16,13 @@ from flaxdl.runs.forecasts import Forecast
 from flaxdl.runs.items import SkippedItem, read_items, summary
 from flaxdl.runs.prediction import BeamSearch, Sampling, predict_each
 from flaxdl.runs.restored import RestoredRun, restore
-from flaxdl.training.tasks import Forecasting, LanguageModeling, SequenceToSequence
+from flaxdl.training.tasks import Forecasting, LanguageModeling, Regression, SequenceToSequence
 
 _LOGGER = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """Predict labels, generate text or forecast series with a run's best checkpoint."""
+    """Predict labels or numbers, generate text or forecast series with a run's best checkpoint."""
     tyro.cli(command, prog=program, args=arguments)
 
 
@@ -39,7 +39,7 @@ def command(
     config: RunConfigFile = None,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Predict labels, generate text or forecast series with a run's best checkpoint.
+    """Predict labels or numbers, generate text or forecast series with a run's best checkpoint.
 
     Inputs that cannot be read are skipped and listed at the end (exit code 2).
 
@@ -78,7 +78,7 @@ def command(
         _write_forecast(list(answers()), path)
         print(f"wrote {path}")
     else:
-        write_answers(answers(), path, _columns(run))
+        write_answers(answers(), path, _columns(run, path))
         print(f"wrote {path}: {total - len(unreadable):,} predictions")
     if unreadable:
         raise UserError(summary(unreadable, total))
@@ -97,7 +97,15 @@ def _write_forecast(found: Sequence[Answer], path: Path) -> None:
     write_answers(found, path, tuple(forecast.rows()[0]))
 
 
-def _columns(run: RestoredRun) -> tuple[str, ...]:
+def _columns(run: RestoredRun, path: Path) -> tuple[str, ...]:
+    if isinstance(run.config.task, Regression):
+        names = run.config.task.target_names
+        if path.suffix.lower() == ".csv" and (taken := {"item", "error"} & {*names}):
+            raise UserError(
+                f"a .csv file has the columns item and error, and a target of the run has the name "
+                f"{', '.join(sorted(taken))}; use --to FILE.jsonl"
+            )
+        return ("item", *names, "error")
     if isinstance(run.config.task, LanguageModeling | SequenceToSequence):
         return ("item", "text", "error")
     return ("item", "label", "probability", "error")

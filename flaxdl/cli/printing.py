@@ -16,21 +16,23 @@ from flaxdl.filesystem.outputs import writing
 from flaxdl.runs.forecasts import Forecast
 from flaxdl.runs.items import SkippedItem
 from flaxdl.runs.prediction import Generation, Prediction
+from flaxdl.runs.regression import Estimate
 
 _UNLIMITED_WIDTH = 1_000_000  # characters per line if the output is not a terminal
 SUFFIXES = (".csv", ".jsonl")
 
-Answer = Prediction | Generation | Forecast | SkippedItem
+Answer = Prediction | Generation | Forecast | Estimate | SkippedItem
 
 
 def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
-    """Prints generated texts unchanged, and labels and forecasts as tables, or all as JSON Lines.
+    """Prints generated texts unchanged, and other predictions as tables, or all as JSON Lines.
 
     Items that could not be read are included only in JSON Lines.
     """
     table = Table()
     for title in ("input", "label", "probability", "otherwise"):
         table.add_column(title, overflow="fold")
+    estimates: Table | None = None
     for one in found:
         if as_json:
             print(json.dumps(_record(one)))
@@ -38,12 +40,16 @@ def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
             print(one.text)
         elif isinstance(one, Forecast):
             print_table(_table(one))
+        elif isinstance(one, Estimate):
+            estimates = estimates or Table("input", *one.values)
+            estimates.add_row(printable(one.item), *(f"{x:.6g}" for x in one.values.values()))
         elif isinstance(one, Prediction):
             (label, probability), *others = one.probabilities.items()
             rest = ", ".join(f"{name} {other:.1%}" for name, other in others[:2])
             table.add_row(printable(one.item), label, f"{probability:.1%}", rest)
-    if table.row_count:
-        print_table(table)
+    for one in (table, estimates):
+        if one is not None and one.row_count:
+            print_table(one)
 
 
 def _table(forecast: Forecast) -> Table:
@@ -87,7 +93,14 @@ def write_answers(found: Iterable[Answer], path: Path, columns: Sequence[str]) -
                 rows = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
                 rows.writeheader()
                 for one in found:
-                    rows.writerows(one.rows() if isinstance(one, Forecast) else [_record(one)])
+                    rows.writerows(_rows(one))
+
+
+def _rows(one: Answer) -> list[dict[str, Any]]:
+    """Returns the rows of a CSV file."""
+    if isinstance(one, Forecast):
+        return one.rows()
+    return [{"item": one.item, **one.values} if isinstance(one, Estimate) else _record(one)]
 
 
 def _record(one: Answer) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def resolve_model_sizes(
         transform: fitted transform; its vocabulary, if it has one, determines `vocab_size`.
     """
     found = {
-        "num_classes": None if classes is None else len(classes),
+        "num_classes": config.task.num_outputs(classes),
         "vocab_size": transform.vocab_size,
         "horizon": getattr(transform, "horizon", None),
     }

@@ -20,6 +20,7 @@ from flaxdl.models import RNNLM, TransformerLM, generate, translate
 from flaxdl.models.generation import EncoderDecoder, check_beams
 from flaxdl.runs.forecasts import Forecast, forecast_each
 from flaxdl.runs.items import SkippedItem, expand_items, summary
+from flaxdl.runs.regression import Estimate, make_estimator
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
 from flaxdl.training.distributed.mesh import replicated
@@ -28,6 +29,7 @@ from flaxdl.training.tasks import (
     Forecasting,
     LanguageModeling,
     MaskedLanguageModeling,
+    Regression,
     SequenceToSequence,
 )
 
@@ -113,8 +115,8 @@ def predict(
     config: Config | None = None,
     sampling: Sampling = Sampling(),
     beam_search: BeamSearch = BeamSearch(),
-) -> list[Prediction] | list[Generation] | list[Forecast]:
-    """Classifies files or texts, generates texts or continues series, with a run's best checkpoint.
+) -> list[Prediction] | list[Generation] | list[Forecast] | list[Estimate]:
+    """Predicts classes or numbers, generates texts or continues series, with a run's best model.
 
     Args:
         workdir: working directory of the run.
@@ -139,7 +141,7 @@ def predict_with_run(
     *,
     sampling: Sampling = Sampling(),
     beam_search: BeamSearch = BeamSearch(),
-) -> list[Prediction] | list[Generation] | list[Forecast]:
+) -> list[Prediction] | list[Generation] | list[Forecast] | list[Estimate]:
     """Like `predict`, for a run that is already in memory.
 
     Raises:
@@ -149,7 +151,7 @@ def predict_with_run(
     unreadable = [one for one in found if isinstance(one, SkippedItem)]
     if unreadable:
         raise UserError(summary(unreadable, len(found)))
-    return cast(list[Prediction] | list[Generation] | list[Forecast], found)
+    return cast(list[Prediction] | list[Generation] | list[Forecast] | list[Estimate], found)
 
 
 def predict_each(
@@ -158,7 +160,7 @@ def predict_each(
     *,
     sampling: Sampling = Sampling(),
     beam_search: BeamSearch = BeamSearch(),
-) -> Iterator[Prediction | Generation | Forecast | SkippedItem]:
+) -> Iterator[Prediction | Generation | Forecast | Estimate | SkippedItem]:
     """Yields a prediction for each item, or the reason why there is none, in order.
 
     Items are processed in batches of one shape by a single compiled program, so memory does not
@@ -171,7 +173,7 @@ def predict_each(
         beam_search: options for encoder-decoder models.
 
     Raises:
-        UserError: if the run's task is not classification, text generation or forecasting.
+        UserError: if the run's task does not support prediction.
     """
     if isinstance(run.config.task, Forecasting):
         yield from forecast_each(run, items)
@@ -190,7 +192,7 @@ def predict_each(
             yield from (next(predictions) if skip is None else skip for skip in skipped)
 
 
-BatchPredictor = Callable[[Sequence[str], Batch, int], Sequence[Prediction | Generation]]
+BatchPredictor = Callable[[Sequence[str], Batch, int], Sequence[Prediction | Generation | Estimate]]
 """Callable that maps items, a padded batch and the index of the first item to predictions."""
 
 
@@ -206,6 +208,8 @@ def _make_predictor(
     match run.config.task:
         case LanguageModeling():
             return _make_generator(run, sampling)
+        case Regression():
+            return make_estimator(run)
         case SequenceToSequence():
             return _make_translator(run, beam_search)
         case MaskedLanguageModeling():

@@ -35,10 +35,11 @@ from flaxdl.ops.dispatch import is_on_gpu
 from flaxdl.runs.device_data import copy_to_devices
 from flaxdl.runs.fitted_task import fit_task, fitted_fields
 from flaxdl.runs.plan import Examples, Plan, resolve_model_sizes
+from flaxdl.runs.regression import check_regression
 from flaxdl.runs.tokens import check_tokens, fit_transform
 from flaxdl.training.distributed.mesh import check_batch_size, make_mesh, process_rows
 from flaxdl.training.distributed.parallel import check_parallel
-from flaxdl.training.tasks import Classification, MaskedLanguageModeling, Task
+from flaxdl.training.tasks import Classification, MaskedLanguageModeling, Regression, Task
 from flaxdl.training.writers.metrics_file import SPLITS
 
 _LOGGER = logging.getLogger(__name__)
@@ -140,6 +141,8 @@ def set_up(
     learns_classes = type(config.task).losses is Classification.losses
     if learns_classes:
         check_class_labels(splits)
+    if isinstance(config.task, Regression):
+        check_regression(config, splits)
     if config.balanced_sampling:
         balanced_labels(splits.train)
     task = fit_task(fitted_task or config.task, splits)

@@ -24,6 +24,7 @@ from flaxdl.training.tasks import (
     Forecasting,
     LanguageModeling,
     MaskedLanguageModeling,
+    Regression,
     SequenceToSequence,
     Task,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "OneCycle",
     "Optimizer",
     "Precision",
+    "Regression",
     "Schedule",
     "Selection",
     "SequenceToSequence",

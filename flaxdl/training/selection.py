@@ -30,12 +30,9 @@ class Selection:
                 computes), or if the task does not define its direction.
         """
         if self.metric not in metrics:
-            hint = did_you_mean(self.metric, metrics)
-            if hasattr(task, "extra_metrics") and task.direction(self.metric) is not None:
-                hint = "; to compute it, add it to task.extra_metrics"
             raise UserError(
                 f"selection.metric must be a metric of validation ({', '.join(metrics)}), "
-                f"got {self.metric!r}{hint}"
+                f"got {self.metric!r}{self._hint(metrics, task)}"
             )
         if task.direction(self.metric) not in ("higher", "lower"):
             raise UserError(
@@ -43,6 +40,13 @@ class Selection:
                 f'map it to "higher" or "lower", got {dict(task.better)}; add it, for example '
                 f'`better = {{**Task.better, "{self.metric}": "lower"}}`'
             )
+
+    def _hint(self, metrics: Collection[str], task: Task) -> str:
+        if hasattr(task, "extra_metrics") and task.direction(self.metric) is not None:
+            return "; to compute it, add it to task.extra_metrics"
+        others = [m for m in metrics if m != "loss" and task.direction(m)]
+        example = f"; set --selection.metric {[*others, 'loss'][0]}"
+        return did_you_mean(self.metric, metrics) or example
 
     def best_step(self, lines: Sequence[dict[str, Any]], task: Task) -> int | None:
         """Returns the step of the best line, the latest in case of a tie; None without lines.

@@ -10,19 +10,13 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from flaxdl.checks import check_choice, check_shape
 from flaxdl.errors import UserError
-from flaxdl.training.tasks.losses import Batch
+from flaxdl.training.tasks.losses import POINT_LOSSES, Batch
 from flaxdl.training.tasks.task import Better, Metrics, Task
 
 _FIELDS = ("label", "naive", "naive_error", "scale")
-_LOSSES = {
-    "mse": lambda error: jnp.square(error),
-    "mae": lambda error: jnp.abs(error),
-    "huber": lambda error: optax.huber_loss(error, delta=1.0),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +53,7 @@ class Forecasting(Task):
     beyond, as `torch.nn.HuberLoss`."""
 
     def __post_init__(self):
-        check_choice("point_loss", self.point_loss, _LOSSES)
+        check_choice("point_loss", self.point_loss, POINT_LOSSES)
 
     def losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns the loss of each value, and its weight, [B, S, C]."""
@@ -91,7 +85,7 @@ class Forecasting(Task):
         absolute = jnp.abs(error) * scale
         is_scaled = naive_error > 0  # False for NaN
         return {
-            "loss": (_LOSSES[self.point_loss](error), weight),
+            "loss": (POINT_LOSSES[self.point_loss](error, 1.0), weight),
             "mae": (absolute, weight),
             "mean_squared_error": (jnp.square(absolute), weight),
             "mase": (absolute / jnp.where(is_scaled, naive_error, 1), weight * is_scaled),

@@ -14,6 +14,12 @@ from flaxdl.checks import check_integers
 from flaxdl.errors import UserError
 
 Batch = Mapping[str, jax.Array]
+POINT_LOSSES: Mapping[str, Callable[[jax.Array, float], jax.Array]] = {
+    "mse": lambda error, delta: jnp.square(error),
+    "mae": lambda error, delta: jnp.abs(error),
+    "huber": lambda error, delta: optax.huber_loss(error, delta=delta),
+}
+"""Losses of an error, given the delta of the Huber loss."""
 
 
 def mixed(

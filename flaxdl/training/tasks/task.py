@@ -54,6 +54,16 @@ class Task:
         """
         return self
 
+    def num_outputs(self, classes: Sequence[str] | None) -> int | None:
+        """Returns the size of a model whose `num_classes` is None; None if it is not known.
+
+        By default, it is the number of classes, or of columns of the labels.
+
+        Args:
+            classes: their names; None if unnamed.
+        """
+        return None if classes is None else len(classes)
+
     def model_arguments(self, batch: Batch) -> tuple[jax.Array, dict[str, Any]]:
         """Returns the model's arguments: `inputs`, and other fields as keyword arguments.
 
