@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from flaxdl.report import charts, forecasts, page, scores
+from flaxdl.report import charts, estimates, forecasts, page, scores
+from flaxdl.report.estimates import Estimates
 from flaxdl.report.forecasts import Forecasts
 from flaxdl.report.metric_names import figure, is_fraction, spelled, title_of
 from flaxdl.report.predictions import Generations, Predictions, StoredPredictions
@@ -18,6 +19,7 @@ from flaxdl.runs.config_json import to_json
 from flaxdl.runs.plan import Plan
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.freezing import split as split_frozen
+from flaxdl.training.tasks import Regression
 from flaxdl.training.times import load_times
 from flaxdl.training.writers.metrics_file import MetricsFile
 from flaxdl.weights.names import pytorch_key
@@ -66,6 +68,7 @@ def run_page(
         devices=devices,
         classes=_classes(found, plan) if isinstance(found, Predictions) else None,
         forecasts=forecasts.section(found) if isinstance(found, Forecasts) else None,
+        estimates=estimates.section(found) if isinstance(found, Estimates) else None,
         frozen=_frozen(plan),
         missing=missing,
         **(_samples(found) if isinstance(found, Generations) else {}),
@@ -94,7 +97,7 @@ def _results(
             numbers[label] = (value, direction)
 
     for name, value in line.items():
-        if name not in ("step", "split", *LAST_CHARTS):
+        if name not in ("step", "split", *LAST_CHARTS) and not _is_of_target(plan, name):
             add(f"{split} {spelled(name)}", name, value)
     if test and best is not None:
         add(f"best validation {spelled(metric)}", metric, best.get(metric))
@@ -114,6 +117,12 @@ def _results(
         results["time"] = page.duration(seconds)
         numbers["time"] = (seconds, "lower")
     return results, numbers
+
+
+def _is_of_target(plan: Plan, name: str) -> bool:
+    """Returns True for a metric of one target of a regression; the table of errors has these."""
+    config = plan.config
+    return isinstance(config.task, Regression) and "/" in name and name != config.selection.metric
 
 
 def _best_line(plan: Plan, metrics: MetricsFile) -> dict[str, Any] | None:
@@ -160,7 +169,7 @@ def _charts(plan: Plan, metrics: MetricsFile) -> list[list[charts.Chart]]:
         for split in splits
         for line in metrics.of_split(split)
         for name in line
-        if name not in ("step", "split")
+        if name not in ("step", "split") and not _is_of_target(plan, name)
     }
     best = plan.config.best_step(metrics.of_split("validation"))
     drawn: dict[str, charts.Chart] = {}

@@ -26,6 +26,7 @@ _DASHES = ((), (4, 2), (6, 2, 1.5, 2), (1.5, 2), (6, 1.5, 1.5, 1.5, 1.5, 1.5), (
 _MAX_POINTS = 500
 _MIN_CLIPPED = 8  # points; with fewer every point is shown
 _SMALL, _THOUSANDS, _LARGE = 1e-4, 1e3, 1e7  # values from which numbers are written differently
+_LONG = 1e5  # values from which numbers fill the margin of a chart
 WIDTH, SMALL_WIDTH = 5.6, 3.9  # inches
 _HEIGHT = 3.2
 _MARGINS = {"left": 0.9, "right": 0.18, "bottom": 0.53, "top": 0.12}  # inches
@@ -262,6 +263,87 @@ def forecast_chart(
         legend=[(_swatch(place), one.name) for place, one in enumerate(series)],
         data=_data(series, unit, WIDTH, limits, None),
     )
+
+
+def scatter_chart(title: str, truth: np.ndarray, predicted: np.ndarray) -> Chart:
+    """Draws predicted over true values, with a dotted line where they are equal.
+
+    Args:
+        title: name of the quantity.
+        truth: true values, float[N].
+        predicted: predicted values, float[N].
+    """
+    low, high = min(truth.min(), predicted.min()), max(truth.max(), predicted.max())
+    margin = 0.05 * (high - low) or 1.0
+    limits = (float(low - margin), float(high + margin))
+    drawn = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), _MAX_POINTS)).astype(int))
+
+    def draw(axes: Any) -> None:
+        axes.plot(limits, limits, color=_INK, linewidth=1, linestyle=":")
+        axes.scatter(truth[drawn], predicted[drawn], s=14, color=_SERIES[0], alpha=0.6, linewidth=0)
+        axes.set_xlim(*limits)
+        axes.set_ylim(*limits)
+        axes.set_xlabel("true")
+        is_long = max(map(abs, limits)) >= _LONG  # no place for the name of the y axis
+        axes.set_ylabel("" if is_long else "predicted")
+        axes.tick_params(labelsize=9.5 if is_long else 12)
+        for axis in (axes.xaxis, axes.yaxis):
+            _format_values(axis, limits, is_log=False, percent=False)
+            axis.get_major_locator().set_params(nbins=3 if is_long else 5)
+        axes.grid(visible=True)
+
+    correlation = ""
+    if np.ptp(truth) and np.ptp(predicted):
+        correlation = f", with a correlation of {np.corrcoef(truth, predicted)[0, 1]:.3f}"
+    hidden = len(truth) - len(drawn)
+    return Chart(
+        title=title,
+        svg=_svg(draw, description := f"{title}: {len(truth):,} examples{correlation}.", WIDTH),
+        description=description,
+        legend=[
+            (_dot(), "examples"),
+            (_line("var(--ink)", (1, 2), 1.5), "equal to the true value"),
+        ],
+        note=f"{len(drawn)} of the {len(truth):,} examples are drawn." if hidden else "",
+    )
+
+
+def histogram_chart(title: str, values: np.ndarray) -> Chart:
+    """Draws the number of values in bins of equal width, with a dotted line at 0.
+
+    Args:
+        title: name of the values.
+        values: float[N].
+    """
+    counts, edges = np.histogram(values, bins=min(max(len(values) // 5, 5), 40))
+
+    def draw(axes: Any) -> None:
+        axes.stairs(counts, edges, fill=True, color=_SERIES[0], alpha=0.6)
+        axes.axvline(0, color=_INK, linewidth=1, linestyle=":")
+        axes.set_xlabel("error")
+        axes.set_ylabel("examples")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        _format_values(axes.yaxis, axes.get_ylim(), is_log=False, percent=False)
+        _format_values(axes.xaxis, axes.get_xlim(), is_log=False, percent=False)
+        axes.xaxis.get_major_locator().set_params(nbins=4)
+        axes.grid(visible=True)
+
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+    description = f"{title}: median {number(middle)}, 90% between {number(low)} and {number(high)}."
+    return Chart(
+        title=title,
+        svg=_svg(draw, description, SMALL_WIDTH),
+        description=description,
+        width=SMALL_WIDTH,
+    )
+
+
+def _dot() -> Markup:
+    """Returns the swatch of points."""
+    return Markup(
+        '<svg class="swatch" viewBox="0 0 30 8" aria-hidden="true">'
+        '<circle cx="15" cy="4" r="3.5" fill="{}"></circle></svg>'
+    ).format(_VARIABLES[_SERIES[0]])
 
 
 def rows_of(charts: Sequence[Chart], details: Sequence[Chart]) -> list[list[Chart]]:

@@ -2,7 +2,7 @@
 
 from flaxdl.report import charts
 
-_ABBREVIATIONS = ("auroc", "f1", "mae", "mase", "rmse")
+_ABBREVIATIONS = ("auroc", "f1", "mae", "mase", "r2", "rmse")
 _FRACTIONS = (
     *("accuracy", "top_5_accuracy", "next_sentence_accuracy", "balanced_accuracy", "exact_match"),
     *("precision", "recall", "f1", "macro_f1", "micro_f1"),

@@ -89,6 +89,39 @@ class Forecasts:
     """Rows of charts, one for each window shown."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Estimated:
+    """An example of a regression, with its true and predicted values."""
+
+    name: str
+    """File name, or number in the split."""
+    values: Sequence[tuple[str, str, str]]
+    """Name, true value and predicted value of each target."""
+    picture: str | None = None
+    """The input as a data URI, if it is an image."""
+    text: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The true values, as the text alternative of the picture."""
+        return ", ".join(f"{name} {true}" for name, true, _ in self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimates:
+    """Numbers predicted for the examples of a split, and their errors by target."""
+
+    split: str
+    evaluated: int
+    available: int
+    rows: Sequence[tuple[str, Sequence[str]]]
+    """Name of each target, with its examples, MAE, RMSE, R² and mean error."""
+    charts: Sequence[Sequence[Chart]]
+    """For each target shown, predictions over true values, and a histogram of the errors."""
+    worst: Sequence[Estimated]
+    """Examples with the largest errors."""
+
+
 @dataclass(frozen=True)
 class Frozen:
     """Initial weights and frozen parameters of a run."""
@@ -133,6 +166,7 @@ class RunPage:
     samples: Sequence[Sample] = ()
     samples_note: str = ""
     forecasts: Forecasts | None = None
+    estimates: Estimates | None = None
     frozen: Frozen | None = None
     missing: str | None = None
     """Reason why predictions are missing."""

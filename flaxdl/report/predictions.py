@@ -14,16 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdl.analysis.figures import as_picture, series_picture
-from flaxdl.data import Dataset, Splits, Waveforms, evaluation_batches
+from flaxdl.data import Dataset, Splits, evaluation_batches
 from flaxdl.data.dataset import Subset
 from flaxdl.data.pipeline import evaluation_order
-from flaxdl.data.series import FittedSeries
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.filesystem.atomic import atomic_write
-from flaxdl.report import forecasts
+from flaxdl.report import estimates, forecasts
+from flaxdl.report.estimates import Estimates
 from flaxdl.report.forecasts import Forecasts
+from flaxdl.report.shown_examples import KeptExamples, example_names, shown_inputs
 from flaxdl.runs.prediction import Generation, predict_with_run
 from flaxdl.runs.restored import RestoredRun
 from flaxdl.training.distributed.mesh import replicated
@@ -31,6 +31,7 @@ from flaxdl.training.tasks import (
     Forecasting,
     LanguageModeling,
     MaskedLanguageModeling,
+    Regression,
     SequenceToSequence,
 )
 
@@ -39,7 +40,6 @@ _MAX_BATCH_SIZE = 128
 _MAX_SHOWN = 24  # mistakes, or rewritten texts
 _MAX_UNCERTAIN = 12
 _MAX_REWRITTEN = 128  # texts; those with wrong results are shown first
-_LARGEST_PICTURE = 128  # pixels of the longer side
 _PROMPT_LENGTH = 24  # tokens, if the config has no prompt
 
 
@@ -94,7 +94,7 @@ class Generations:
     """Number of generated texts, including those not stored."""
 
 
-StoredPredictions = Predictions | Generations | Forecasts
+StoredPredictions = Predictions | Generations | Forecasts | Estimates
 """Contents of `predictions.npz`."""
 
 
@@ -122,6 +122,8 @@ def compute(run: RestoredRun, splits: Splits) -> StoredPredictions | None:
             return _rewrite(run, split, dataset)
         case Forecasting():
             return forecasts.compute(run, split, dataset)
+        case Regression():
+            return estimates.compute(run, split, dataset)
         case MaskedLanguageModeling():
             return None
         case _:
@@ -142,7 +144,7 @@ def load(path: Path) -> StoredPredictions | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Any] = dict(file)
-        kinds = {"label": Predictions, "forecast": Forecasts}
+        kinds = {"estimate": Estimates, "label": Predictions, "forecast": Forecasts}
         kind = next((kind for name, kind in kinds.items() if name in arrays), Generations)
         single = {"step": int, "split": str, "available": int, "tried": int}
         arrays |= {name: single[name](x) for name, x in arrays.items() if name in single}
@@ -168,8 +170,8 @@ def _classify(run: RestoredRun, split: str, dataset: Dataset) -> Predictions | N
 
     # Per batch: index, label, prediction, confidence, probability of the label.
     evaluated: list[tuple[np.ndarray, ...]] = []
-    mistakes = _Kept(_MAX_SHOWN)
-    uncertain = _Kept(_MAX_UNCERTAIN)
+    mistakes = KeptExamples(_MAX_SHOWN)
+    uncertain = KeptExamples(_MAX_UNCERTAIN)
     batch_size = min(len(dataset), run.config.batch_size, _MAX_BATCH_SIZE)
     batch_size = run.inference_size(batch_size)
     first = 0  # number of readable examples in earlier batches
@@ -198,75 +200,13 @@ def _classify(run: RestoredRun, split: str, dataset: Dataset) -> Predictions | N
         predicted=predicted.astype(np.int32),
         confidence=confidence.astype(np.float32),
         shown=mistakes.numbers,
-        inputs=_shown(run, mistakes.inputs),
+        inputs=shown_inputs(run, mistakes.inputs),
         index=index.astype(np.int32),
         label_probability=of_label.astype(np.float32),
-        names=_names(dataset, np.searchsorted(positions, index)),
+        names=example_names(dataset, np.searchsorted(positions, index)),
         uncertain=uncertain.numbers,
-        uncertain_inputs=_shown(run, uncertain.inputs),
+        uncertain_inputs=shown_inputs(run, uncertain.inputs),
     )
-
-
-class _Kept:
-    """Collection that keeps the examples with the lowest values, and their inputs."""
-
-    def __init__(self, most: int):
-        self._most = most
-        self._examples: list[tuple[float, int, np.ndarray]] = []
-
-    def add(self, rows: np.ndarray, values: np.ndarray, inputs: np.ndarray, first: int) -> None:
-        """Adds `rows` of a batch whose first example has the number `first`."""
-        rows = rows[np.argsort(values[rows], kind="stable")][: self._most]
-        self._examples += [
-            (float(values[row]), first + int(row), inputs[row].copy()) for row in rows
-        ]
-        self._examples = sorted(self._examples, key=lambda one: one[0])[: self._most]
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """Numbers of the examples, lowest value first."""
-        return np.array([number for _, number, _ in self._examples], np.int32)
-
-    @property
-    def inputs(self) -> list[np.ndarray]:
-        """Inputs of the examples, lowest value first."""
-        return [inputs for _, _, inputs in self._examples]
-
-
-def _shown(run: RestoredRun, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns inputs as images of one size or as texts; empty if they are neither.
-
-    Sounds are shown as spectrograms, with high frequencies at the top.
-    """
-    if not inputs:
-        return np.zeros(0, np.uint8)
-    transform = run.transform
-    if isinstance(transform, Waveforms):
-        spectrograms = transform.pictures(np.stack(inputs))
-        return np.stack([_smaller(as_picture(one[::-1])) for one in spectrograms])
-    if inputs[0].ndim == 1 and isinstance(transform, FittedText):
-        return np.array([transform.decode(row[None])[0] for row in inputs])
-    if isinstance(transform, FittedSeries):
-        return np.stack([series_picture(row) for row in inputs])
-    if inputs[0].ndim in (2, 3):
-        return np.stack([_smaller(as_picture(row)) for row in inputs])
-    return np.zeros(0, np.uint8)
-
-
-def _names(dataset: Dataset, indices: np.ndarray) -> np.ndarray:
-    """Returns the names of examples; empty if they have none."""
-    names = [dataset.example_name(int(index)) for index in indices]
-    return _nothing() if None in names else np.array(names, dtype=str)
-
-
-def _smaller(picture: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
-    scale = _LARGEST_PICTURE / max(picture.shape[:2])
-    if scale >= 1:
-        return picture
-    height, width = (max(round(scale * side), 1) for side in picture.shape[:2])
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
 def _continue(run: RestoredRun, split: str, dataset: Dataset) -> Generations | None:
