@@ -11,10 +11,12 @@ from flaxdl.config import Config
 from flaxdl.data.text import FittedText
 from flaxdl.errors import UserError
 from flaxdl.exporters.hugging_face import export_hugging_face
+from flaxdl.exporters.own_units import exported_predict, exported_variables
 from flaxdl.exporters.stablehlo import write_stablehlo
 from flaxdl.filesystem.outputs import output_file, writing
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.restored import RestoredRun, restore
+from flaxdl.training.tasks import Regression
 from flaxdl.weights import export_weights
 
 _SUFFIXES = (".safetensors", ".stablehlo")
@@ -31,6 +33,9 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
       only in the workdir's `scaling.json`.
     - A name without a dot: a folder in Hugging Face format, for BERT models; see
       `export_hugging_face`.
+
+    The outputs of a regression model are in the targets' own units: in weights, mean and standard
+    deviation are a part of the last layer, which must be linear with a bias.
 
     Args:
         workdir: folder of the run.
@@ -52,7 +57,7 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
     match path.suffix:
         case ".safetensors":
             _make_folder(path)
-            export_weights(run.variables, path)
+            export_weights(exported_variables(run), path)
         case ".stablehlo":
             _make_folder(path)
             _export_run(run, path)
@@ -63,11 +68,14 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
                     "export to a folder needs a BERT and its tokenizer, "
                     f"but the run's transform is {type(text).__name__}"
                 )
+            task = run.config.task
+            is_regression = isinstance(task, Regression)
             export_hugging_face(
                 run.config.model,
-                run.variables,
+                exported_variables(run),
                 path,
-                classes=run.classes,
+                classes=task.targets if is_regression else run.classes,
+                problem_type="regression" if is_regression else None,
                 tokenizer=text.vocabulary,
                 max_length=text.max_length,
             )
@@ -88,7 +96,7 @@ def _export_run(run: RestoredRun, path: Path) -> None:
     not_inputs = run.config.task.loss_fields
     shapes = {name: shape for name, shape in run.examples.items() if name not in not_inputs}
     with jax.default_device(_device_for(run)):
-        write_stablehlo(run.inference.predict, run.state, _example(shapes), path)
+        write_stablehlo(exported_predict(run), run.state, _example(shapes), path)
 
 
 def _device_for(run: RestoredRun) -> Any:

@@ -41,6 +41,7 @@ def export_hugging_face(
     classes: Sequence[str] | None = None,
     tokenizer: "Tokenizer | None" = None,
     max_length: int | None = None,
+    problem_type: str | None = None,
 ) -> None:
     """Writes a BERT model to a folder that `from_pretrained` of `transformers` loads.
 
@@ -48,10 +49,13 @@ def export_hugging_face(
         model: one of flaxdl's BERT models.
         variables: variables of the model.
         path: output folder, which must be new, empty, or written by this function.
-        classes: class names for the logits of a `BertForSequenceClassification`.
+        classes: class names for the logits of a `BertForSequenceClassification`, or names of the
+            targets of a regression.
         tokenizer: tokenizer that the model was trained with; by default, none is written.
         max_length: maximum number of tokens per text, stored with the tokenizer; by default, the
             model's `max_length`.
+        problem_type: `problem_type` of a `BertForSequenceClassification`, such as `regression`; by
+            default, `single_label_classification`.
 
     Raises:
         UserError: if the model is not a BERT model, if the number of classes does not match, or if
@@ -61,6 +65,8 @@ def export_hugging_face(
     if not isinstance(model, BertOptions):
         raise UserError(f"export to a folder needs a BERT, got a {type(model).__name__}")
     description = {**model.to_hugging_face(), _VERSION_KEY: __version__}
+    if problem_type is not None and "problem_type" in description:
+        description["problem_type"] = problem_type
     if classes is not None and "id2label" in description:
         if len(classes) != len(description["id2label"]):
             raise UserError(

@@ -226,7 +226,9 @@ class BertForSequenceClassification(BertOptions, kw_only=True):
     classifier_dropout: float | None = None
     """Dropout rate for the pooled features; by default, `dropout`."""
 
-    supported = BertOptions.supported | {"problem_type": (None, "single_label_classification")}
+    supported = BertOptions.supported | {
+        "problem_type": (None, "single_label_classification", "regression")
+    }
     ignored_keys = ("cls.*",)
     tensor_axes = Bert.tensor_axes
 

@@ -3,14 +3,17 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 from flaxdl.errors import UserError
+from flaxdl.runs.last_layer import rescaled_outputs
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.setup import Setup
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.distributed.placement import create_on, put_like
 from flaxdl.training.state import TrainState
+from flaxdl.training.tasks import Regression, Task
 from flaxdl.weights import load_weights, state_dict
 from flaxdl.weights.names import leaves_by_key, matches_any
 
@@ -44,7 +47,7 @@ def described_initial_state(setup: Setup) -> tuple[TrainState, str | None]:
         try:
             run = restore(source)
             text += f", step {int(run.state.step):,}"
-            source = state_dict(_unsharded_variables(run))
+            source = state_dict(_in_units_of(setup.config.task, run, _unsharded_variables(run)))
         except UserError as error:
             raise UserError(
                 f"init.weights: the run {init.weights} cannot be read: {error}. "
@@ -62,6 +65,25 @@ def described_initial_state(setup: Setup) -> tuple[TrainState, str | None]:
     if average is not None:
         average = create_on(setup.placement, setup.steps.ema.start, params, loaded)
     return state.replace(params=params, model_state=loaded, average=average), text
+
+
+def _in_units_of(task: Task, run: RestoredRun, variables: Any) -> Any:
+    """Returns the variables of a regression model with outputs in the units of another regression.
+
+    Each run standardizes its targets with its own statistics. The initial model thus predicts the
+    same values as the one that it is initialized from.
+    """
+    other = run.config.task
+    if not (isinstance(task, Regression) and isinstance(other, Regression)):
+        return variables
+    if (task.mean, task.std) == (other.mean, other.std):
+        return variables
+    if task.num_outputs(None) != other.num_outputs(None):  # the last layers differ in size, too
+        return variables
+    mean, std, other_mean, other_std = (
+        np.array(numbers) for numbers in (task.mean, task.std, other.mean, other.std)
+    )
+    return rescaled_outputs(run, variables, other_std / std, (other_mean - mean) / std)
 
 
 def _unsharded_variables(run: RestoredRun) -> Any:

@@ -290,7 +290,7 @@ def test_every_option_is_read():
         (Bert, "pruned_heads", {"0": [1]}),
         (BertForMaskedLM, "tie_word_embeddings", False),
         (BertForPreTraining, "tie_word_embeddings", False),
-        (BertForSequenceClassification, "problem_type", "regression"),
+        (BertForSequenceClassification, "problem_type", "ranking"),
     ],
 )
 def test_unsupported_options_are_refused_by_name(kind, option, value):
