@@ -21,7 +21,7 @@ from flaxdl.runs.forecasts import read_context
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
 from flaxdl.training.precision import matmul_precision
-from flaxdl.training.tasks import Forecasting
+from flaxdl.training.tasks import Forecasting, Regression
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +58,8 @@ def visualize(
             `grad-cam` (class activation map) or `hidden-state` (states of a recurrent network).
         layer: name of the only layer to plot; for `grad-cam` and `filters`, the layer to use, by
             default the last or first one. Does not apply to `saliency`.
-        class_name: class that `saliency` and `grad-cam` explain; by default, the predicted class.
+        class_name: class that `saliency` and `grad-cam` explain, by default the predicted class; or
+            target of a regression, which is needed if there are several.
         config: config of the run, needed only if it uses classes that are not part of flaxdl.
 
     Raises:
@@ -67,7 +68,7 @@ def visualize(
     """
     _check_options(what, item, layer, class_name)
     run = restore(workdir, config)
-    _check_drawable(run, what)
+    _check_drawable(run, what, class_name)
     batch = _placeholder(run) if what == "filters" or item is None else _read(run, item)
     model, variables = run.config.model, run.variables
     batch = {name: x for name, x in batch.items() if name not in ("label", "weight")}
@@ -112,9 +113,15 @@ def _check_options(what: What, item: str | None, layer: str | None, class_name: 
         raise UserError(f"--what {what} needs an input: a file or a text, as in the run's data")
 
 
-def _check_drawable(run: RestoredRun, what: What) -> None:
+def _check_drawable(run: RestoredRun, what: What, class_name: str | None) -> None:
     if isinstance(run.config.task, Forecasting) and what in ("saliency", "grad-cam"):
         raise UserError(f"--what {what} explains the class of an input, and forecasts have none")
+    task = run.config.task
+    names = task.target_names if isinstance(task, Regression) else ()
+    if len(names) > 1 and what in ("saliency", "grad-cam") and class_name is None:
+        raise UserError(
+            f"--what {what} explains one target; choose one of {', '.join(names)} with --class"
+        )
     is_waveform = isinstance(run.transform, Waveforms) and not isinstance(
         run.transform, Spectrogram
     )
@@ -136,7 +143,8 @@ def _draw_states(
     """Draws hidden states without those of padding."""
     steps = _steps(run, batch)
     states = {name: state[: len(steps)] for name, state in states.items()}
-    predicted = "" if run.classes is None else _prediction(run, batch)
+    is_regression = isinstance(run.config.task, Regression)
+    predicted = "" if run.classes is None and not is_regression else _prediction(run, batch)
     return figures.draw_hidden_states(states, steps, predicted)
 
 
@@ -144,7 +152,8 @@ def _draw_heat(
     run: RestoredRun, batch: dict[str, Any], heat: jax.Array, name: str, class_name: str | None
 ) -> "Figure":
     """Draws a heatmap over an image, or a score for each step of a sequence."""
-    about = "" if class_name is None else f" for class “{class_name}”"
+    kind = "target" if isinstance(run.config.task, Regression) else "class"
+    about = "" if class_name is None else f" for {kind} “{class_name}”"
     title = f"{name}{about}, {_prediction(run, batch)}"
     scores = np.asarray(heat)[0]
     if scores.ndim == 2:
@@ -219,6 +228,8 @@ def _tokens(run: RestoredRun, ids: np.ndarray) -> list[str]:
 
 def _label(run: RestoredRun, class_name: str) -> int:
     """Returns the label of a class by its name, or by its number if classes have no names."""
+    if isinstance(run.config.task, Regression):
+        return _target(run.config.task, class_name)
     names = run.classes or ()
     if class_name in names:
         return names.index(class_name)
@@ -229,9 +240,24 @@ def _label(run: RestoredRun, class_name: str) -> int:
     raise UserError(f"there is no class {class_name!r}; {classes}{did_you_mean(class_name, names)}")
 
 
+def _target(task: Regression, name: str) -> int:
+    """Returns the number of a target by its name."""
+    names = task.target_names
+    if name not in names:
+        raise UserError(
+            f"there is no target {name!r}; targets are {', '.join(names)}"
+            f"{did_you_mean(name, names)}"
+        )
+    return names.index(name)
+
+
 def _prediction(run: RestoredRun, batch: dict[str, Any]) -> str:
-    """Returns the predicted class and its probability as text."""
+    """Returns the predicted class and its probability, or the predicted numbers, as text."""
     logits = jax.jit(run.inference.predict)(run.state, batch)
+    task = run.config.task
+    if isinstance(task, Regression):
+        values = zip(task.target_names, task.in_own_units(logits)[0], strict=True)
+        return "predicted " + ", ".join(f"{name} {value:.4g}" for name, value in values)
     probabilities = np.asarray(jax.nn.softmax(logits))[0]
     label = int(probabilities.argmax())
     name = run.classes[label] if run.classes else label
