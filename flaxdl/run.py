@@ -63,7 +63,8 @@ def train(
     """Trains a model, resuming from the latest checkpoint in the workdir if there is one.
 
     After training, the checkpoint with the best validation metrics, or the last one if there is no
-    validation split, is evaluated once on the test split.
+    validation split, is evaluated once on the test split. Before, the task is tuned with this
+    checkpoint on the validation split, if it needs that, see `Task.tuned`.
 
     >>> result = flaxdl.train(config, "runs/mine")
     >>> logits = result.model.apply(result.variables, images)
@@ -102,12 +103,12 @@ def train(
         console = _announced(setup, session)
         own = [ReportWriter(session.folder, setup.splits)] if report else []
         outputs += _open([*writers, *own], setup, session, console, opened)
-        loop = Loop(setup, session, outputs)
         with session.training(setup):
             with memory_explained(setup):
-                state = loop.run(state)
+                state = Loop(setup, session, outputs).run(state)
             state = session.best(setup, state)
-            loop.test(state)
+            setup = session.tuned(setup, state)
+            Loop(setup, session, outputs).test(state)
             session.metrics.finish()
         run = RestoredRun.of(setup, state)
         try:

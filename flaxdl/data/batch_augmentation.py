@@ -7,7 +7,7 @@ mixed example has two classes instead of a vector of K probabilities: `label`, t
 larger part, `label_2`, that of the other part, and `mix`, float32[B] in [0.5, 1], the fraction of
 the larger part. Its loss is `mix * loss(label) + (1 - mix) * loss(label_2)`, which is the
 cross-entropy with the mixed probabilities, also with label smoothing. The weight of a mixed example
-is that of its parts, mixed alike.
+is that of its parts, mixed alike. Labels of several classes, [B, K], are mixed in the same way.
 """
 
 import math
@@ -161,7 +161,7 @@ def check_mixable(batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> None
     """Checks that mixup and cutmix can be applied to a batch.
 
     Raises:
-        UserError: if it has less than two examples, or not one class per example.
+        UserError: if it has less than two examples, or if labels are not classes.
     """
     count = batch["inputs"].shape[0]
     if count < 2:
@@ -170,11 +170,12 @@ def check_mixable(batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> None
             f"per step (divided by accumulate_steps, and by the devices under pmap), got {count}"
         )
     label = batch.get("label")
-    if label is None or label.shape != (count,) or label.dtype.kind not in "iu":
+    kinds = {1: "iu", 2: "f"}  # of dtypes, by rank
+    if label is None or label.dtype.kind not in kinds.get(label.ndim, ""):
         got = "none" if label is None else f"{label.dtype}{list(label.shape)}"
         raise UserError(
             "mixup_alpha and cutmix_alpha need classes as labels, one per example, as integers "
-            f"[{count}]; got {got}"
+            f"[{count}], or several, as floating-point numbers [{count}, K]; got {got}"
         )
 
 
@@ -188,12 +189,12 @@ def _mixed(batch: Batch, mixed: jax.Array, fraction: jax.Array) -> Batch:
     Examples of weight 0, such as replacements of unreadable files, are not mixed into others.
     """
     label, weight = batch["label"], batch["weight"]
-    other, other_weight = jnp.roll(label, 1), jnp.roll(weight, 1)
+    other, other_weight = jnp.roll(label, 1, axis=0), jnp.roll(weight, 1)
     counts = (weight > 0) & (other_weight > 0)  # [B]
     fraction = jnp.where(counts, fraction, 1)
     is_mixed = counts.reshape(-1, *(1,) * (mixed.ndim - 1))
     inputs = jnp.where(is_mixed, mixed, batch["inputs"])
-    is_larger = fraction >= 0.5
+    is_larger = (fraction >= 0.5).reshape(-1, *(1,) * (label.ndim - 1))
     return {
         **batch,
         "inputs": inputs,

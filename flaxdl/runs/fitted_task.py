@@ -27,8 +27,15 @@ def fitted_fields(task: Task, fitted: Task) -> dict[str, Any]:
     }
 
 
-def with_fitted_fields(task: Task, fields: Mapping[str, Any]) -> Task:
+def with_fitted_fields(
+    task: Task, fields: Mapping[str, Any], where: str = "config.json is inconsistent: data.task"
+) -> Task:
     """Returns the fitted task, given the result of `fitted_fields`.
+
+    Args:
+        task: task of the config.
+        fields: fields that fitting has changed, as JSON-compatible values.
+        where: origin of the fields, for messages.
 
     Raises:
         UserError: if the task does not accept the fields.
@@ -36,4 +43,4 @@ def with_fitted_fields(task: Task, fields: Mapping[str, Any]) -> Task:
     try:
         return replace(task, **{name: from_json(value) for name, value in fields.items()})
     except (TypeError, ValueError) as error:
-        raise UserError(f"config.json is inconsistent: data.task: {error}") from error
+        raise UserError(f"{where}: {error}") from error

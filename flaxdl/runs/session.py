@@ -1,7 +1,7 @@
 """Training session: the resources that a run holds while it trains."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,10 +13,12 @@ from flaxdl.config import Config
 from flaxdl.data import facts
 from flaxdl.errors import UserError
 from flaxdl.runs.config_json import differences, to_json
+from flaxdl.runs.fitted_task import fitted_fields
 from flaxdl.runs.initial_weights import described_initial_state
 from flaxdl.runs.restored import open_checkpoints, restore_best
 from flaxdl.runs.setup import Setup, set_up
 from flaxdl.runs.summary import devices
+from flaxdl.runs.tuned_task import read_tuned_fields, with_tuned_task, write_tuned_fields
 from flaxdl.runs.workdir import Workdir, recorded_versions
 from flaxdl.training.checkpoints.manager import Checkpoints
 from flaxdl.training.distributed.collectives import (
@@ -24,9 +26,10 @@ from flaxdl.training.distributed.collectives import (
     check_agreement,
     is_first,
     run_on_all,
+    run_on_first,
 )
 from flaxdl.training.interruption import Interruption
-from flaxdl.training.loop import has_ended
+from flaxdl.training.loop import Loop, has_ended
 from flaxdl.training.state import TrainState
 from flaxdl.training.times import Times, load_times
 from flaxdl.training.writers.metrics_file import MetricsFile
@@ -84,7 +87,7 @@ class Session:
             stack.enter_context(keep_freed_memory())
             stack.enter_context(interruption.listening())
             run_on_all(lambda: stack.enter_context(folder.locked()))
-            _on_first(partial(folder.check_config, config, accept_changes=accept_changes))
+            run_on_first(partial(folder.check_config, config, accept_changes=accept_changes))
             metrics = run_on_all(lambda: MetricsFile(folder.metrics, writes=is_first()))
             metrics.lines = broadcast_from_first(metrics.lines)
             checkpoints = stack.enter_context(closing(open_checkpoints(folder, config, metrics)))
@@ -115,7 +118,7 @@ class Session:
         """
         accept = self.accept_changes
         check_data = partial(self.folder.check_data, setup.facts(), accept_changes=accept)
-        has_other_data = broadcast_from_first(_on_first(check_data))
+        has_other_data = broadcast_from_first(run_on_first(check_data))
         self.start = self.checkpoints.recover()
         if self.start:
             run_on_all(partial(self._check_metrics, self.checkpoints.last_line(self.start)))
@@ -138,12 +141,12 @@ class Session:
             setup.transform.save(self.folder.path)
             self.folder.sync()
 
-        _on_first(write)
+        run_on_first(write)
         run_on_all(self.folder.check_shared)
         self.metrics.truncate(self.start, keep_test=self.keeps_test)
         if self.start:
             self.times.resume_from(load_times(self.folder.times)[0])
-            _on_first(self.folder.warn_of_other_versions if not self.is_over else lambda: None)
+            run_on_first(self.folder.warn_of_other_versions if not self.is_over else lambda: None)
 
     @contextmanager
     def training(self, setup: Setup) -> Iterator[None]:
@@ -163,6 +166,32 @@ class Session:
         evaluations = self.metrics.of_split("validation")
         return restore_best(setup, self.checkpoints, evaluations, state=state)
 
+    def tuned(self, setup: Setup, state: TrainState) -> Setup:
+        """Returns the setup with the task tuned on the validation split, and stores the task.
+
+        Nothing changes if the task needs no tuning, or if there is no validation split. For a run
+        that was already finished, the stored task is used.
+
+        Args:
+            setup: setup of the run.
+            state: the best state.
+
+        Raises:
+            Interrupted: after a signal, once the state has been saved.
+            SaveError: if the task cannot be stored.
+        """
+        path, step, task = self.folder.tuned_task, int(state.step), setup.config.task
+        if not task.needs_tuning or "validation" not in setup.evaluated_splits:
+            run_on_first(lambda: path.unlink(missing_ok=True))
+            return setup
+        fields = None
+        if self.keeps_test:
+            fields = broadcast_from_first(run_on_first(lambda: read_tuned_fields(path, step)))
+        if fields is None:
+            fields = fitted_fields(task, Loop(setup, self).tuned_task(state))
+            run_on_first(partial(write_tuned_fields, path, step, fields))
+        return with_tuned_task(setup, fields)
+
     def _check_metrics(self, last_line: int | None) -> None:
         """Checks that no lines of metrics up to the step `last_line` are missing."""
         fault = self.metrics.missing(last_line)
@@ -174,8 +203,3 @@ class Session:
             )
         if is_first():
             _LOGGER.warning("%s; resuming without them", fault)
-
-
-def _on_first(function: Callable[[], T]) -> T | None:
-    """Calls a function in the first process only, and raises its error in all processes."""
-    return run_on_all(function if is_first() else lambda: None)

@@ -28,6 +28,7 @@ from flaxdl.data.balanced_sampling import balanced_labels
 from flaxdl.data.class_counts import warn_about_few_examples
 from flaxdl.data.dataset import IndexDataset
 from flaxdl.data.labels import check_class_labels
+from flaxdl.data.numeric_labels import check_multi_label
 from flaxdl.data.source import take_fraction
 from flaxdl.data.values import check_inputs
 from flaxdl.errors import UserError
@@ -39,7 +40,13 @@ from flaxdl.runs.regression import check_regression
 from flaxdl.runs.tokens import check_tokens, fit_transform
 from flaxdl.training.distributed.mesh import check_batch_size, make_mesh, process_rows
 from flaxdl.training.distributed.parallel import check_parallel
-from flaxdl.training.tasks import Classification, MaskedLanguageModeling, Regression, Task
+from flaxdl.training.tasks import (
+    Classification,
+    MaskedLanguageModeling,
+    MultiLabelClassification,
+    Regression,
+    Task,
+)
 from flaxdl.training.writers.metrics_file import SPLITS
 
 _LOGGER = logging.getLogger(__name__)
@@ -143,6 +150,8 @@ def set_up(
         check_class_labels(splits)
     if isinstance(config.task, Regression):
         check_regression(config, splits)
+    if isinstance(config.task, MultiLabelClassification):
+        check_multi_label(splits)
     if config.balanced_sampling:
         balanced_labels(splits.train)
     task = fit_task(fitted_task or config.task, splits)

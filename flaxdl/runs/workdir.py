@@ -54,6 +54,7 @@ class Workdir:
         self.checkpoints = self.path / "checkpoints"
         self.events = self.path / "events"
         self.times = self.path / "times.json"
+        self.tuned_task = self.path / "tuned_task.json"
         self.predictions = self.path / "predictions.npz"
         self.report = self.path / "report.html"
         self._config = self.path / "config.json"

@@ -42,18 +42,24 @@ class Evaluator:
                 sums = jax.device_put(self._zeros(state, batch), replicated(self.mesh))
             sums, rows = block_on_cpu(self._evaluate(state, sums, batch), self.mesh)
             if rows:
-                found = jax.device_get(rows)
-                counts = found.pop("weight") > 0  # not padding, and readable
-                collected.append({name: array[counts] for name, array in found.items()})
+                collected.append(_counted(rows))
         task = self.steps.task
         if sums is None:  # an empty split
             return task.finish(state.sums.zeros_like().means())
-        rows = {
-            name: np.concatenate([one[name] for one in collected])
-            for name in (collected[0] if collected else ())
-        }
-        more = task.evaluation_metrics(jax.device_get(sums.totals), rows, self.classes)
+        totals, rows = jax.device_get(sums.totals), _concatenated(collected)
+        more = task.evaluation_metrics(totals, rows, self.classes)
         return {**task.finish(sums.metrics.means()), **more}
+
+    def tuned_task(self, state: TrainState, batches: Iterable[Mapping[str, Any]]) -> Task:
+        """Returns the task tuned to the predictions of a state, see `Task.tuned`.
+
+        Args:
+            state: training state, on the devices of the mesh.
+            batches: batches of the validation split, on the same devices.
+        """
+        compute = self.wrap(jax.jit(self.steps.tuning_rows, out_shardings=replicated(self.mesh)))
+        collected = [_counted(block_on_cpu(compute(state, batch), self.mesh)) for batch in batches]
+        return self.steps.task.tuned(_concatenated(collected), self.classes)
 
     def _zeros(self, state: TrainState, batch: Mapping[str, Any]) -> EvaluationSums:
         shapes = {}
@@ -66,3 +72,15 @@ class Evaluator:
     def _evaluate(self) -> Callable[..., tuple[EvaluationSums, dict[str, jax.Array]]]:
         place = replicated(self.mesh)
         return self.wrap(jax.jit(self.steps.evaluate, donate_argnums=1, out_shardings=place))
+
+
+def _counted(rows: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Returns the rows of examples that are neither padding nor unreadable."""
+    found = jax.device_get(rows)
+    counts = found.pop("weight") > 0
+    return {name: array[counts] for name, array in found.items()}
+
+
+def _concatenated(collected: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    names = collected[0] if collected else ()
+    return {name: np.concatenate([one[name] for one in collected]) for name in names}

@@ -27,6 +27,7 @@ from flaxdl.training.protocols import TrainingRun, TrainingSession
 from flaxdl.training.spike_recovery import LossSpike, can_roll_back, last_due_before, roll_back
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
+from flaxdl.training.tasks import Task
 from flaxdl.training.writers.metrics_file import MetricsFile
 from flaxdl.training.writers.writer import Writer
 
@@ -160,6 +161,21 @@ class Loop:
         Raises:
             Interrupted: after a signal, once the state has been saved.
         """
+        with self._placed(state, split) as batches:
+            return self._evaluator.measure(state, batches)
+
+    def tuned_task(self, state: TrainState) -> Task:
+        """Returns the task tuned on the validation split with a state, see `Task.tuned`.
+
+        Raises:
+            Interrupted: after a signal, once the state has been saved.
+        """
+        with self._placed(state, "validation") as batches:
+            return self._evaluator.tuned_task(state, batches)
+
+    @contextmanager
+    def _placed(self, state: TrainState, split: str) -> Iterator[Iterator[Any]]:
+        """Context manager that yields the batches of a split on the devices."""
         batches = self.setup.evaluation_batches(split)
 
         def placed_batches() -> Iterator[Any]:
@@ -168,7 +184,7 @@ class Loop:
                 self._stop_if_interrupted(state)
 
         with self.session.times.measure("evaluating"), closing(batches):
-            return self._evaluator.measure(state, placed_batches())
+            yield placed_batches()
 
     @cached_property
     def _evaluator(self) -> Evaluator:

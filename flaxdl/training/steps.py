@@ -309,6 +309,11 @@ class Steps:
         """Returns the task's totals of one batch in inference mode."""
         return self.task.evaluation_totals(self.predict(state, batch), batch)
 
+    def tuning_rows(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        """Returns the task's tuning rows of one batch in inference mode, with their `weight`."""
+        rows = self.task.tuning_rows(self.predict(state, batch), batch)
+        return {**rows, "weight": batch["weight"]}
+
     def predict(self, state: TrainState, batch: Batch) -> Any:
         """Returns the model's outputs in inference mode, with EMA those of the averages."""
         state = state.averaged

@@ -55,6 +55,11 @@ def run_on_all(function: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
+def run_on_first(function: Callable[[], T]) -> T | None:
+    """Calls a function in the first process only, and raises its error in all processes."""
+    return run_on_all(function if is_first() else lambda: None)
+
+
 def _failure(error: BaseException) -> dict[str, Any]:
     """Returns a message about an error for the other processes, and whether it is a UserError."""
     if not isinstance(error, Exception):

@@ -5,6 +5,7 @@ from flaxdl.training.tasks.classification import Classification
 from flaxdl.training.tasks.forecasting import Forecasting
 from flaxdl.training.tasks.language_modeling import LanguageModeling
 from flaxdl.training.tasks.masked_language_modeling import MaskedLanguageModeling
+from flaxdl.training.tasks.multi_label import MultiLabelClassification
 from flaxdl.training.tasks.regression import Regression
 from flaxdl.training.tasks.sequence_to_sequence import SequenceToSequence
 from flaxdl.training.tasks.task import Task
@@ -15,6 +16,7 @@ __all__ = [
     "Forecasting",
     "LanguageModeling",
     "MaskedLanguageModeling",
+    "MultiLabelClassification",
     "Regression",
     "SequenceToSequence",
     "Task",

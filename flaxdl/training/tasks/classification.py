@@ -11,10 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdl.checks import check_shape
 from flaxdl.errors import UserError
-from flaxdl.training.tasks.class_weights import balanced, check_weights, in_class_order
-from flaxdl.training.tasks.losses import Batch, check_smoothing, cross_entropy, is_correct
+from flaxdl.training.tasks.class_values import (
+    as_array,
+    balanced_weights,
+    check_values,
+    in_class_order,
+)
+from flaxdl.training.tasks.losses import (
+    Batch,
+    check_logits,
+    check_smoothing,
+    cross_entropy,
+    is_correct,
+)
 from flaxdl.training.tasks.scores import (
     PER_CLASS,
     RANKING,
@@ -53,7 +63,7 @@ class Classification(Task):
     def __post_init__(self):
         check_smoothing(self.label_smoothing)
         if self.class_weights not in (None, "balanced"):
-            check_weights(self.class_weights)
+            check_values("class_weights", self.class_weights, instead="'balanced'")
         check_extra_metrics(self.extra_metrics, _OF_ALL_CLASSES)
 
     def fit(self, labels: np.ndarray | None, classes: tuple[str, ...] | None) -> Self:
@@ -64,8 +74,9 @@ class Classification(Task):
         if classes is None:
             raise UserError("class_weights need classes as labels; those of the data are not")
         if self.class_weights == "balanced":
-            return replace(self, class_weights=balanced(labels, classes))
-        return replace(self, class_weights=in_class_order(self.class_weights, classes))
+            return replace(self, class_weights=balanced_weights(labels, classes))
+        weights = in_class_order("class_weights", self.class_weights, classes)
+        return replace(self, class_weights=weights)
 
     def losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns the cross-entropy of each example, with label smoothing, and its weight, [B].
@@ -76,24 +87,11 @@ class Classification(Task):
         label, weight = batch["label"], batch["weight"]
         if self.class_weights is None:
             return cross_entropy(outputs, label, self.label_smoothing), weight
-        class_weights = self._class_weights(outputs)
+        class_weights = as_array("class_weights", self.class_weights, outputs)
         losses = cross_entropy(outputs, label, self.label_smoothing, class_weights)
         if "mix" in batch:
             return losses, weight
         return losses / class_weights[label], weight * class_weights[label]
-
-    def _class_weights(self, outputs: jax.Array) -> jax.Array:
-        """Returns the class weights, [K], which `fit` has put into the order of the classes."""
-        if (
-            not isinstance(self.class_weights, tuple)
-            or len(self.class_weights) != outputs.shape[-1]
-        ):
-            raise UserError(
-                f"class_weights must be {outputs.shape[-1]} pairs of class name and weight, got "
-                f"{self.class_weights!r:.200}; call fit on the task first"
-            )
-        dtype = jnp.promote_types(outputs.dtype, jnp.float32)
-        return jnp.array([weight for _, weight in self.class_weights], dtype)
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:
         """Returns `loss` (without label smoothing), `accuracy` and `top_5_accuracy`.
@@ -147,12 +145,7 @@ class Classification(Task):
 
     def check(self, outputs: Any, num_classes: int | None) -> None:
         """Checks that there is one logit per class."""
-        check_shape("the model's outputs", outputs, "B K")
-        if num_classes is not None and outputs.shape[-1] != num_classes:
-            raise UserError(
-                f"the data have {num_classes} classes, but the model has "
-                f"{outputs.shape[-1]} outputs; set --model.num-classes {num_classes}"
-            )
+        check_logits(outputs, num_classes)
 
 
 def _ranking_score(name: str, rows: Mapping[str, np.ndarray]) -> float:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxdl.checks import check_integers
+from flaxdl.checks import check_integers, check_shape
 from flaxdl.errors import UserError
 
 Batch = Mapping[str, jax.Array]
@@ -107,3 +107,21 @@ def check_smoothing(label_smoothing: float) -> None:
     """
     if not 0 <= label_smoothing < 1:
         raise UserError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+
+
+def check_logits(outputs: Any, num_classes: int | None) -> None:
+    """Checks that the model's outputs are one logit per example and class, [B, K].
+
+    Args:
+        outputs: outputs of the model, or their shapes and dtypes.
+        num_classes: number of classes in the data; None if it is unknown.
+
+    Raises:
+        UserError: if they have another shape, or if their number is not that of the classes.
+    """
+    check_shape("the model's outputs", outputs, "B K")
+    if num_classes is not None and outputs.shape[-1] != num_classes:
+        raise UserError(
+            f"the data have {num_classes} classes, but the model has "
+            f"{outputs.shape[-1]} outputs; set --model.num-classes {num_classes}"
+        )

@@ -130,6 +130,28 @@ class Task:
         """
         return {}
 
+    @property
+    def needs_tuning(self) -> bool:
+        """True if the task has fields to choose by validation; by default, it has none."""
+        return False
+
+    def tuning_rows(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
+        """Returns the arrays [B, ...] of a validation batch that `tuned` needs."""
+        return {}
+
+    def tuned(self, rows: Mapping[str, np.ndarray], classes: Sequence[str] | None) -> Self:
+        """Returns the task with fields chosen by validation, such as decision thresholds.
+
+        A run with a task that needs tuning calls it once, with the best checkpoint, before the
+        test split is evaluated, and stores the fields that it changes. They must not change the
+        loss.
+
+        Args:
+            rows: `tuning_rows` of all N examples of the validation split, arrays [N, ...].
+            classes: names of the classes, as in `evaluation_metrics`.
+        """
+        return self
+
     def direction(self, metric: str) -> Better | None:
         """Returns the direction of better values of a metric; None if it is not defined.
 
