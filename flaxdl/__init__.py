@@ -19,6 +19,7 @@ from flaxdl.pretrained import evaluate_pretrained, load_pretrained  # noqa: E402
 from flaxdl.run import Result, train  # noqa: E402
 from flaxdl.runs.evaluation import evaluate  # noqa: E402
 from flaxdl.runs.forecasts import Forecast  # noqa: E402
+from flaxdl.runs.multi_label import MultiLabelPrediction  # noqa: E402
 from flaxdl.runs.prediction import (  # noqa: E402
     BeamSearch,
     Generation,
@@ -44,6 +45,7 @@ __all__ = [
     "Interrupted",
     "LearningRateCurve",
     "LiveCurve",
+    "MultiLabelPrediction",
     "Prediction",
     "RestoredRun",
     "Result",

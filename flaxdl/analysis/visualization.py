@@ -21,7 +21,7 @@ from flaxdl.runs.forecasts import read_context
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
 from flaxdl.training.precision import matmul_precision
-from flaxdl.training.tasks import Forecasting, Regression
+from flaxdl.training.tasks import Forecasting, MultiLabelClassification, Regression
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,8 +58,8 @@ def visualize(
             `grad-cam` (class activation map) or `hidden-state` (states of a recurrent network).
         layer: name of the only layer to plot; for `grad-cam` and `filters`, the layer to use, by
             default the last or first one. Does not apply to `saliency`.
-        class_name: class that `saliency` and `grad-cam` explain, by default the predicted class; or
-            target of a regression, which is needed if there are several.
+        class_name: class that `saliency` and `grad-cam` explain, by default the most probable one;
+            or target of a regression, which is needed if there are several.
         config: config of the run, needed only if it uses classes that are not part of flaxdl.
 
     Raises:
@@ -152,6 +152,9 @@ def _draw_heat(
     run: RestoredRun, batch: dict[str, Any], heat: jax.Array, name: str, class_name: str | None
 ) -> "Figure":
     """Draws a heatmap over an image, or a score for each step of a sequence."""
+    if class_name is None and isinstance(run.config.task, MultiLabelClassification):
+        logits = jax.jit(run.inference.predict)(run.state, batch)
+        class_name = (run.classes or ())[int(logits[0].argmax())]  # several may be predicted
     kind = "target" if isinstance(run.config.task, Regression) else "class"
     about = "" if class_name is None else f" for {kind} “{class_name}”"
     title = f"{name}{about}, {_prediction(run, batch)}"
@@ -252,12 +255,22 @@ def _target(task: Regression, name: str) -> int:
 
 
 def _prediction(run: RestoredRun, batch: dict[str, Any]) -> str:
-    """Returns the predicted class and its probability, or the predicted numbers, as text."""
+    """Returns the predicted class or classes with probabilities, or the numbers, as text."""
     logits = jax.jit(run.inference.predict)(run.state, batch)
     task = run.config.task
     if isinstance(task, Regression):
         values = zip(task.target_names, task.in_own_units(logits)[0], strict=True)
         return "predicted " + ", ".join(f"{name} {value:.4g}" for name, value in values)
+    if isinstance(task, MultiLabelClassification):
+        found, predicted = np.asarray(task.probabilities(logits))[0], task.predicted(logits)[0]
+        shown = [
+            f"“{name}” ({probability:.1%})"
+            for name, probability, is_predicted in zip(
+                run.classes or (), found, predicted, strict=True
+            )
+            if is_predicted
+        ]
+        return f"predicted {', '.join(shown) or 'no class'}"
     probabilities = np.asarray(jax.nn.softmax(logits))[0]
     label = int(probabilities.argmax())
     name = run.classes[label] if run.classes else label

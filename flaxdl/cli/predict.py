@@ -16,7 +16,13 @@ from flaxdl.runs.forecasts import Forecast
 from flaxdl.runs.items import SkippedItem, read_items, summary
 from flaxdl.runs.prediction import BeamSearch, Sampling, predict_each
 from flaxdl.runs.restored import RestoredRun, restore
-from flaxdl.training.tasks import Forecasting, LanguageModeling, Regression, SequenceToSequence
+from flaxdl.training.tasks import (
+    Forecasting,
+    LanguageModeling,
+    MultiLabelClassification,
+    Regression,
+    SequenceToSequence,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -108,6 +114,8 @@ def _columns(run: RestoredRun, path: Path) -> tuple[str, ...]:
         return ("item", *names, "error")
     if isinstance(run.config.task, LanguageModeling | SequenceToSequence):
         return ("item", "text", "error")
+    if isinstance(run.config.task, MultiLabelClassification):
+        return ("item", "labels", "error")
     return ("item", "label", "probability", "error")
 
 

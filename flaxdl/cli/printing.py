@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.outputs import writing
 from flaxdl.runs.forecasts import Forecast
 from flaxdl.runs.items import SkippedItem
+from flaxdl.runs.multi_label import MultiLabelPrediction
 from flaxdl.runs.prediction import Generation, Prediction
 from flaxdl.runs.regression import Estimate
 
 _UNLIMITED_WIDTH = 1_000_000  # characters per line if the output is not a terminal
 SUFFIXES = (".csv", ".jsonl")
 
-Answer = Prediction | Generation | Forecast | Estimate | SkippedItem
+Answer = Prediction | MultiLabelPrediction | Generation | Forecast | Estimate | SkippedItem
 
 
 def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
@@ -33,6 +34,9 @@ def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
     for title in ("input", "label", "probability", "otherwise"):
         table.add_column(title, overflow="fold")
     estimates: Table | None = None
+    labels = Table()
+    for title in ("input", "labels", "below threshold"):
+        labels.add_column(title, overflow="fold")
     for one in found:
         if as_json:
             print(json.dumps(_record(one)))
@@ -47,9 +51,21 @@ def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
             (label, probability), *others = one.probabilities.items()
             rest = ", ".join(f"{name} {other:.1%}" for name, other in others[:2])
             table.add_row(printable(one.item), label, f"{probability:.1%}", rest)
-    for one in (table, estimates):
-        if one is not None and one.row_count:
-            print_table(one)
+        elif isinstance(one, MultiLabelPrediction):
+            labels.add_row(printable(one.item), *_labels(one))
+    for filled in (table, labels, estimates):
+        if filled is not None and filled.row_count:
+            print_table(filled)
+
+
+def _labels(one: MultiLabelPrediction) -> tuple[str, str]:
+    """Returns the labels, and the most probable of the other classes, with probabilities."""
+    others = [name for name in one.probabilities if name not in one.labels][:2]
+    labels, rest = (
+        ", ".join(f"{name} {one.probabilities[name]:.1%}" for name in names)
+        for names in (one.labels, others)
+    )
+    return labels or "none", rest
 
 
 def _table(forecast: Forecast) -> Table:
@@ -74,8 +90,9 @@ def write_answers(found: Iterable[Answer], path: Path, columns: Sequence[str]) -
     Args:
         found: predictions, consumed one at a time.
         path: path of the file, with a suffix from `SUFFIXES`.
-        columns: columns of a CSV file, in which a forecast has a row per step; JSON Lines files
-            contain all fields, such as the probability of each class.
+        columns: columns of a CSV file, in which a forecast has a row per step, and several labels
+            are separated by `|`; JSON Lines files contain all fields, such as the probability of
+            each class.
 
     Raises:
         UserError: if the file cannot be written.
@@ -96,11 +113,15 @@ def write_answers(found: Iterable[Answer], path: Path, columns: Sequence[str]) -
                     rows.writerows(_rows(one))
 
 
-def _rows(one: Answer) -> list[dict[str, Any]]:
+def _rows(one: Answer) -> Sequence[Mapping[str, Any]]:
     """Returns the rows of a CSV file."""
     if isinstance(one, Forecast):
         return one.rows()
-    return [{"item": one.item, **one.values} if isinstance(one, Estimate) else _record(one)]
+    if isinstance(one, Estimate):
+        return [{"item": one.item, **one.values}]
+    if isinstance(one, MultiLabelPrediction):
+        return [{**_record(one), "labels": "|".join(one.labels)}]
+    return [_record(one)]
 
 
 def _record(one: Answer) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def command(
             same kind as the run's data; not needed for filters.
         layer: Name of a single layer to plot, such as layer4. For grad-cam, the layer with the
             feature maps, by default the last. For filters, the convolution, by default the first.
-        class_name: Class that saliency and grad-cam explain, by default the predicted class; or
+        class_name: Class that saliency and grad-cam explain, by default the most probable one; or
             target of a regression, which is needed if there are several.
         to: Output file (.png); by default, WHAT.png in the run directory.
     """

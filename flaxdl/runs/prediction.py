@@ -20,6 +20,7 @@ from flaxdl.models import RNNLM, TransformerLM, generate, translate
 from flaxdl.models.generation import EncoderDecoder, check_beams
 from flaxdl.runs.forecasts import Forecast, forecast_each
 from flaxdl.runs.items import SkippedItem, expand_items, summary
+from flaxdl.runs.multi_label import MultiLabelPrediction, make_labeler
 from flaxdl.runs.regression import Estimate, make_estimator
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.tokens import check_tokens
@@ -29,6 +30,7 @@ from flaxdl.training.tasks import (
     Forecasting,
     LanguageModeling,
     MaskedLanguageModeling,
+    MultiLabelClassification,
     Regression,
     SequenceToSequence,
 )
@@ -108,6 +110,16 @@ class BeamSearch:
         check_beams(self.beams, self.length_penalty)
 
 
+Predictions = (
+    list[Prediction]
+    | list[MultiLabelPrediction]
+    | list[Estimate]
+    | list[Generation]
+    | list[Forecast]
+)
+"""Predictions of a run, of the kind of its task."""
+
+
 def predict(
     workdir: str | Path,
     items: Sequence[str],
@@ -115,7 +127,7 @@ def predict(
     config: Config | None = None,
     sampling: Sampling = Sampling(),
     beam_search: BeamSearch = BeamSearch(),
-) -> list[Prediction] | list[Generation] | list[Forecast] | list[Estimate]:
+) -> Predictions:
     """Predicts classes or numbers, generates texts or continues series, with a run's best model.
 
     Args:
@@ -141,7 +153,7 @@ def predict_with_run(
     *,
     sampling: Sampling = Sampling(),
     beam_search: BeamSearch = BeamSearch(),
-) -> list[Prediction] | list[Generation] | list[Forecast] | list[Estimate]:
+) -> Predictions:
     """Like `predict`, for a run that is already in memory.
 
     Raises:
@@ -151,7 +163,7 @@ def predict_with_run(
     unreadable = [one for one in found if isinstance(one, SkippedItem)]
     if unreadable:
         raise UserError(summary(unreadable, len(found)))
-    return cast(list[Prediction] | list[Generation] | list[Forecast] | list[Estimate], found)
+    return cast(Predictions, found)
 
 
 def predict_each(
@@ -160,7 +172,7 @@ def predict_each(
     *,
     sampling: Sampling = Sampling(),
     beam_search: BeamSearch = BeamSearch(),
-) -> Iterator[Prediction | Generation | Forecast | Estimate | SkippedItem]:
+) -> Iterator[Prediction | MultiLabelPrediction | Estimate | Generation | Forecast | SkippedItem]:
     """Yields a prediction for each item, or the reason why there is none, in order.
 
     Items are processed in batches of one shape by a single compiled program, so memory does not
@@ -192,7 +204,10 @@ def predict_each(
             yield from (next(predictions) if skip is None else skip for skip in skipped)
 
 
-BatchPredictor = Callable[[Sequence[str], Batch, int], Sequence[Prediction | Generation | Estimate]]
+BatchPredictor = Callable[
+    [Sequence[str], Batch, int],
+    Sequence[Prediction | MultiLabelPrediction | Estimate | Generation],
+]
 """Callable that maps items, a padded batch and the index of the first item to predictions."""
 
 
@@ -217,6 +232,8 @@ def _make_predictor(
                 "prediction is not available for masked language modeling; fine-tune the model "
                 "for another task, with the workdir of this run as init.weights"
             )
+        case MultiLabelClassification():
+            return make_labeler(run)
         case _:
             return _make_classifier(run)
 

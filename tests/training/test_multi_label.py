@@ -349,8 +349,10 @@ def test_fields_that_do_not_fit_the_data_are_refused(fields, labels, classes, me
 
 def test_outputs_and_labels_that_do_not_fit_are_refused():
     task, batch = MultiLabelClassification(), batch_of()
-    with pytest.raises(UserError, match=r"label must have shape \[B=12, K=3\], got \[12, 4\]"):
+    with pytest.raises(UserError, match="data have 4 classes, but the model has 3 outputs; set"):
         task.losses(jnp.zeros((12, 3)), batch)
+    with pytest.raises(UserError, match=r"label must have shape \[B=12, K\], got \[12\]"):
+        task.losses(jnp.zeros((12, 3)), {**batch, "label": jnp.zeros(12)})
     with pytest.raises(UserError, match="data have 4 classes, but the model has 3 outputs; set"):
         task.check(jnp.zeros((12, 3)), 4)
     with pytest.raises(UserError, match="pos_weight must be 4 pairs .* 'balanced'; call fit"):

@@ -198,7 +198,8 @@ def _losses(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the binary cross-entropy of each entry, and its weight, [B, K]."""
     label, weight = batch["label"], batch["weight"]
-    check_shape("label", label, "B K", B=outputs.shape[0], K=outputs.shape[-1])
+    check_shape("label", label, "B K", B=outputs.shape[0])
+    check_logits(outputs, label.shape[1])
     logits = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     is_known = ~jnp.isnan(label)
     target = jnp.where(is_known, label, 0).astype(logits.dtype)
