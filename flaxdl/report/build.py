@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from flaxdl.report import charts, estimates, forecasts, page, scores
+from flaxdl.report import charts, estimates, forecasts, label_sets, page, scores
 from flaxdl.report.estimates import Estimates
 from flaxdl.report.forecasts import Forecasts
+from flaxdl.report.label_sets import LabelSets
 from flaxdl.report.metric_names import figure, is_fraction, spelled, title_of
 from flaxdl.report.predictions import Generations, Predictions, StoredPredictions
 from flaxdl.runs.config_json import to_json
@@ -67,6 +68,9 @@ def run_page(
         seconds=seconds,
         devices=devices,
         classes=_classes(found, plan) if isinstance(found, Predictions) else None,
+        labels=label_sets.section(found, plan.classes or ())
+        if isinstance(found, LabelSets)
+        else None,
         forecasts=forecasts.section(found) if isinstance(found, Forecasts) else None,
         estimates=estimates.section(found) if isinstance(found, Estimates) else None,
         frozen=_frozen(plan),
@@ -371,6 +375,8 @@ def settings(record: Any, name: str = "", *, shorten: bool = False) -> dict[str,
 def _shown(value: Any, shorten: bool) -> str:
     if value is None:
         return "none"
+    if isinstance(value, list):  # a pair of class name and number
+        return " ".join(_shown(one, shorten) for one in value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)  # 30 and 30.0 epochs are no difference
     return _shortened(value) if shorten and isinstance(value, str) else str(value)

@@ -20,9 +20,10 @@ from flaxdl.data.pipeline import evaluation_order
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.filesystem.atomic import atomic_write
-from flaxdl.report import estimates, forecasts
+from flaxdl.report import estimates, forecasts, label_sets
 from flaxdl.report.estimates import Estimates
 from flaxdl.report.forecasts import Forecasts
+from flaxdl.report.label_sets import LabelSets
 from flaxdl.report.shown_examples import KeptExamples, example_names, shown_inputs
 from flaxdl.runs.prediction import Generation, predict_with_run
 from flaxdl.runs.restored import RestoredRun
@@ -31,6 +32,7 @@ from flaxdl.training.tasks import (
     Forecasting,
     LanguageModeling,
     MaskedLanguageModeling,
+    MultiLabelClassification,
     Regression,
     SequenceToSequence,
 )
@@ -94,7 +96,7 @@ class Generations:
     """Number of generated texts, including those not stored."""
 
 
-StoredPredictions = Predictions | Generations | Forecasts | Estimates
+StoredPredictions = Predictions | Generations | Forecasts | Estimates | LabelSets
 """Contents of `predictions.npz`."""
 
 
@@ -124,6 +126,8 @@ def compute(run: RestoredRun, splits: Splits) -> StoredPredictions | None:
             return forecasts.compute(run, split, dataset)
         case Regression():
             return estimates.compute(run, split, dataset)
+        case MultiLabelClassification():
+            return label_sets.compute(run, split, dataset)
         case MaskedLanguageModeling():
             return None
         case _:
@@ -144,7 +148,12 @@ def load(path: Path) -> StoredPredictions | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Any] = dict(file)
-        kinds = {"estimate": Estimates, "label": Predictions, "forecast": Forecasts}
+        kinds = {
+            "estimate": Estimates,
+            "thresholds": LabelSets,
+            "label": Predictions,
+            "forecast": Forecasts,
+        }
         kind = next((kind for name, kind in kinds.items() if name in arrays), Generations)
         single = {"step": int, "split": str, "available": int, "tried": int}
         arrays |= {name: single[name](x) for name, x in arrays.items() if name in single}

@@ -82,6 +82,23 @@ def hostile_run():
             wrong=1,
             uncertain=[hostile_example()],
         ),
+        labels=page.LabelSets(
+            split=HOSTILE,
+            evaluated=3,
+            available=9,
+            rows=[page.LabelRow(class_scores(label, predicted, names)[0], 0.5, None)],
+            unknown=2,
+            wrong=1,
+            mistakes=[
+                page.LabelMistake(
+                    name=HOSTILE,
+                    missed=[(HOSTILE, 0.1)],
+                    wrong=[(HOSTILE, 0.9)],
+                    correct=[(HOSTILE, 0.8)],
+                    text=HOSTILE,
+                )
+            ],
+        ),
         samples=[page.Sample(HOSTILE, HOSTILE, HOSTILE)],
         samples_note=HOSTILE,
         frozen=page.Frozen(HOSTILE, (HOSTILE,), (HOSTILE,), 1.5, (HOSTILE,), 4),
