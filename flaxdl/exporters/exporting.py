@@ -16,7 +16,7 @@ from flaxdl.exporters.stablehlo import write_stablehlo
 from flaxdl.filesystem.outputs import output_file, writing
 from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.restored import RestoredRun, restore
-from flaxdl.training.tasks import Regression
+from flaxdl.training.tasks import MultiLabelClassification, Regression, Task
 from flaxdl.weights import export_weights
 
 _SUFFIXES = (".safetensors", ".stablehlo")
@@ -35,7 +35,9 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
       `export_hugging_face`.
 
     The outputs of a regression model are in the targets' own units: in weights, mean and standard
-    deviation are a part of the last layer, which must be linear with a bias.
+    deviation are a part of the last layer, which must be linear with a bias. The outputs of a
+    multi-label classifier are logits, without its thresholds: a class is predicted if the sigmoid
+    of its logit is at least its threshold, which is in `tuned_task.json`.
 
     Args:
         workdir: folder of the run.
@@ -69,13 +71,12 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
                     f"but the run's transform is {type(text).__name__}"
                 )
             task = run.config.task
-            is_regression = isinstance(task, Regression)
             export_hugging_face(
                 run.config.model,
                 exported_variables(run),
                 path,
-                classes=task.targets if is_regression else run.classes,
-                problem_type="regression" if is_regression else None,
+                classes=task.targets if isinstance(task, Regression) else run.classes,
+                problem_type=_problem_type(task),
                 tokenizer=text.vocabulary,
                 max_length=text.max_length,
             )
@@ -132,3 +133,10 @@ def _example(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray
             values = rng.standard_normal(size)
         example[name] = values.astype(shape.dtype)
     return example
+
+
+def _problem_type(task: Task) -> str | None:
+    """Returns the name that transformers has for a task; None for single labels, its default."""
+    if isinstance(task, Regression):
+        return "regression"
+    return "multi_label_classification" if isinstance(task, MultiLabelClassification) else None

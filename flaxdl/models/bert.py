@@ -227,7 +227,12 @@ class BertForSequenceClassification(BertOptions, kw_only=True):
     """Dropout rate for the pooled features; by default, `dropout`."""
 
     supported = BertOptions.supported | {
-        "problem_type": (None, "single_label_classification", "regression")
+        "problem_type": (
+            None,
+            "single_label_classification",
+            "multi_label_classification",
+            "regression",
+        )
     }
     ignored_keys = ("cls.*",)
     tensor_axes = Bert.tensor_axes
