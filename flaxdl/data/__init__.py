@@ -14,6 +14,7 @@ from flaxdl.data.documents import Documents
 from flaxdl.data.el_nino import ElNino
 from flaxdl.data.image_folder import ImageFolder
 from flaxdl.data.image_operations import Augmentation
+from flaxdl.data.image_parquet import ImageParquet
 from flaxdl.data.image_table import ImageTable
 from flaxdl.data.images import ImageRows, Images
 from flaxdl.data.masked_text import MaskedText
@@ -44,6 +45,7 @@ __all__ = [
     "Documents",
     "ElNino",
     "ImageFolder",
+    "ImageParquet",
     "ImageRows",
     "ImageTable",
     "Images",

@@ -68,6 +68,13 @@ class Dataset(ABC):
         """Returns the lengths of the examples, int[N]; None disables length bucketing."""
         return None
 
+    def read_groups(self) -> np.ndarray | None:
+        """Returns the number of the group of each example that is read as a whole, int[N].
+
+        An epoch then reads few groups at the same time; None if all orders are equally fast.
+        """
+        return None
+
     def batch(self, indices: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Fetches the examples `indices[rows]` (rows: int[n]) of the batch `indices`.
 
@@ -252,6 +259,11 @@ class Subset(Dataset):
         """Returns the lengths of the examples of the subset; None disables length bucketing."""
         lengths = self._dataset.lengths()
         return None if lengths is None else lengths[self._indices]
+
+    def read_groups(self) -> np.ndarray | None:
+        """Returns the groups of the examples of the subset; None if there are no groups."""
+        groups = self._dataset.read_groups()
+        return None if groups is None else groups[self._indices]
 
     def name_of(self, field: str) -> str:
         """Returns the user-facing name of a field, for messages."""

@@ -9,8 +9,7 @@ import numpy as np
 from flaxdl.data import fingerprint
 from flaxdl.data.class_folders import to_nfc
 from flaxdl.data.dataset import Dataset
-from flaxdl.data.skipped_examples import SkippedExamples
-from flaxdl.errors import UserError
+from flaxdl.data.skipped_examples import SkippedExamples, first_readable
 from flaxdl.filesystem.paths import relative_path
 
 
@@ -94,13 +93,11 @@ class FileDataset(Dataset):
         Raises:
             UserError: if too many files are unreadable.
         """
-        for number in range(index, index + len(self)):
-            file = self._files[number % len(self)]
-            try:
-                return read(file), number == index
-            except UserError as error:
-                self.skipped.add(file, str(error))
-        raise UserError(
-            f"none of the {len(self)} {self.plural} can be read; the first one tried was "
-            f"{self._files[index]}"
+        files = self._files
+        return first_readable(
+            index,
+            len(self),
+            lambda place: read(files[place]),
+            name_of=files.__getitem__,
+            skipped=self.skipped,
         )

@@ -2,6 +2,7 @@
 
 import os.path
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,26 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
             `PIL.Image.MAX_IMAGE_PIXELS` or an aspect ratio above 50, or if `channels` is neither 1
             nor 3.
     """
+    return _read(path, str(path), channels)
+
+
+def decode_image(content: bytes, name: str, channels: int) -> np.ndarray:
+    """Decodes the content of an image file as uint8[H, W, channels], like `read_image`.
+
+    Args:
+        content: bytes of the file.
+        name: name for messages.
+        channels: 1 for grayscale or 3 for RGB.
+
+    Raises:
+        UserError: if the content cannot be decoded, as for `read_image`.
+    """
+    if not content:
+        raise UserError(f"{name} cannot be read as an image: it is empty")
+    return _read(BytesIO(content), name, channels)
+
+
+def _read(source: str | Path | BytesIO, name: str, channels: int) -> np.ndarray:
     from PIL import Image
 
     if channels not in (1, 3):
@@ -82,7 +103,7 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
             f"image files can be read with 1 or 3 channels, but the model takes {channels}"
         )
     try:
-        with Image.open(path, formats=_formats()) as opened:
+        with Image.open(source, formats=_formats()) as opened:
             _check_size(opened.size)
             opened.load()
             is_16_bit = opened.format == "PPM" and opened.mode == "I"
@@ -91,12 +112,13 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
             image = Image.fromarray(np.asarray(image).astype(np.uint16))
         pixels = np.asarray(_opaque(image).convert("L" if channels == 1 else "RGB"))
     except FileNotFoundError:
-        raise UserError(f"no such image file: {path}") from None
+        raise UserError(f"no such image file: {name}") from None
     except IsADirectoryError:
-        raise UserError(f"{path} cannot be read as an image: it is a folder") from None
+        raise UserError(f"{name} cannot be read as an image: it is a folder") from None
     except Exception as error:  # decoders may raise any error for broken files
-        reason = "it is empty" if _is_empty(path) else str(error).strip() or type(error).__name__
-        raise UserError(f"{path} cannot be read as an image: {reason}") from error
+        is_empty = not isinstance(source, BytesIO) and _is_empty(source)
+        reason = "it is empty" if is_empty else str(error).strip() or type(error).__name__
+        raise UserError(f"{name} cannot be read as an image: {reason}") from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

@@ -14,6 +14,9 @@ often.
 The weights of examples, if a dataset has any, count in training only: in evaluation, all examples
 of weight above 0 count equally.
 
+If a dataset is read in groups, such as the row groups of Parquet files, an epoch shuffles the
+groups, and the examples within windows of 16 groups.
+
 If a dataset has lengths, batches are made of examples of similar length (length bucketing). Their
 shapes may then differ from step to step, but are the same on all processes.
 """
@@ -28,6 +31,7 @@ import numpy as np
 from flaxdl.data.balanced_sampling import balanced_order
 from flaxdl.data.dataset import Dataset
 from flaxdl.data.prefetch import Batch, prefetched
+from flaxdl.data.shuffling import windowed_order
 from flaxdl.data.transforms import Transform
 from flaxdl.errors import UserError
 
@@ -133,6 +137,7 @@ class _TrainingBatches(Sequence[Batch]):
             self._examples, self._places = np.unique(rows % self._distinct, return_inverse=True)
         self._steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
         self._lengths = dataset.lengths()
+        self._groups = dataset.read_groups()
         self._classes = classes
         self._remember()
 
@@ -170,10 +175,12 @@ class _TrainingBatches(Sequence[Batch]):
     def _shuffled(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self._seed, epoch, 0))
         count = self._steps_per_epoch * self._distinct
-        if self._classes is None:
-            order = rng.permutation(len(self._dataset))[:count]
-        else:
+        if self._classes is not None:
             order = balanced_order(self._classes, count, rng)
+        elif self._groups is not None:
+            order = windowed_order(self._groups, rng)[:count]
+        else:
+            order = rng.permutation(len(self._dataset))[:count]
         if self._lengths is None:
             return order
         window = _WINDOW * self._distinct

@@ -2,7 +2,10 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from flaxdl.errors import UserError
 
@@ -20,8 +23,8 @@ class SkippedExamples:
     """
 
     def __init__(self, limit: int, kind: str):
+        self.kind = kind
         self._limit = limit
-        self._kind = kind
         self._reasons: dict[str, str] = {}  # by name
         self._lock = threading.Lock()
         self._is_copy = False
@@ -44,7 +47,7 @@ class SkippedExamples:
             _LOGGER.warning("%s; skipping it", reason)
         if len(reasons) > self._limit:
             raise UserError(
-                f"{len(reasons)} {self._kind} cannot be read, more than max_unreadable = "
+                f"{len(reasons)} {self.kind} cannot be read, more than max_unreadable = "
                 f"{self._limit}:\n  " + "\n  ".join(reasons)
             )
 
@@ -55,8 +58,42 @@ class SkippedExamples:
         return reasons
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_limit": self._limit, "_kind": self._kind}
+        return {"limit": self._limit, "kind": self.kind}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_limit"], state["_kind"])
+        self.__init__(**state)
         self._is_copy = True
+
+
+def first_readable(
+    index: int,
+    count: int,
+    read: Callable[[int], np.ndarray],
+    *,
+    name_of: Callable[[int], str],
+    skipped: SkippedExamples,
+) -> tuple[np.ndarray, bool]:
+    """Reads an example or, if it is unreadable, the next readable one.
+
+    Args:
+        index: number of the example.
+        count: number of examples; after the last one, the first one follows.
+        read: callable that reads an example, or raises a UserError.
+        name_of: callable that returns the name of an example for messages.
+        skipped: counter of unreadable examples.
+
+    Returns:
+        The array, and True if it is that of the example itself.
+
+    Raises:
+        UserError: if too many examples are unreadable.
+    """
+    for number in range(index, index + count):
+        place = number % count
+        try:
+            return read(place), number == index
+        except UserError as error:
+            skipped.add(name_of(place), str(error))
+    raise UserError(
+        f"none of the {count} {skipped.kind} can be read; the first one tried was {name_of(index)}"
+    )
