@@ -87,11 +87,12 @@ def draw(results: Results):
         networks = {n: x for n, x in results["networks"].items() if n.startswith(family)}
         costs = [one["multiply_adds"] for one in networks.values()]
         accuracies = [one["accuracy"] for one in networks.values()]
-        areas = [one["parameters"] / 4e5 for one in networks.values()]
+        areas = [one["parameters"] / 6e5 for one in networks.values()]
         axes.plot(costs, accuracies, color=color, alpha=0.5, linewidth=1)
         axes.scatter(costs, accuracies, s=areas, color=color, marker=marker, alpha=0.6)
         for name, cost, accuracy in zip(networks, costs, accuracies, strict=True):
-            label = name if family == "AlexNet" else f"{family}-{name.removeprefix(family)}"
+            depth = name.removeprefix(family)
+            label = f"{family}-{depth}".rstrip("-") if cost == costs[0] else depth
             below = family == "VGG"
             axes.annotate(
                 label,
