@@ -10,6 +10,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "Recurrent networks": ("order_in_sequences", "rnn_formula", "rnn_gradients"),
     "Transformers": ("head_count", "attention_scale", "masking", "dependent_steps"),
     "Normalization": ("norm_axes",),
+    "Training": ("float16_gradients",),
 }
 """Names of the modules by chapter, in the order of the course."""
 
