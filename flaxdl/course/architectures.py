@@ -1,4 +1,4 @@
-"""What do the famous architectures cost, and what do they reach?
+"""The cost of the famous architectures, and their accuracy.
 
 The experiment builds each network without computing anything: only shapes are needed to count the
 parameters, and the multiply-adds for one image. It compares both with the published numbers. The
