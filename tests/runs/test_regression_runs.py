@@ -197,3 +197,15 @@ def test_mistakes(changes, message, tmp_path):
     with pytest.raises(flaxdl.UserError, match=message):
         train(config_of(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_target_cannot_have_the_name_of_another_column(tmp_path, capsys):
+    config = config_of(data=arrays(classes=np.array(["error", "load"])), epochs=1, evaluate_every=1)
+    train(config, tmp_path / "run")
+    np.save(tmp_path / "new.npy", SERIES[0])
+    arguments = ["predict", "--workdir", str(tmp_path / "run"), str(tmp_path / "new.npy"), "--to"]
+    assert main([*arguments, str(tmp_path / "out.csv")]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "columns item and error, and a target of the run has the name error; use --to" in message
+    assert main([*arguments, str(tmp_path / "out.jsonl")]) == 0
+    assert set(records(tmp_path / "out.jsonl")[0]["values"]) == {"error", "load"}
