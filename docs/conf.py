@@ -33,7 +33,8 @@ nitpick_ignore_regex = [
     # Internal types of public objects.
     (
         r"py:class",
-        r"(.*\.)?(Average|LossScale|MetricSums|Placement|SkippedExamples|Training(Run|Session))",
+        r"(.*\.)?((Evaluation|Metric)Sums|Average|LossScale|Placement|SkippedExamples|"
+        r"Training(Run|Session))",
     ),
     (r"py:class", r"Better|Examples|Initializer|Parallel"),
 ]
