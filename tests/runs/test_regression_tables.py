@@ -1,12 +1,15 @@
 """Regression from tables of images and texts: prediction, report, figures, and exports."""
 
+import dataclasses
 import json
 import re
+import types
 
 import jax
 import numpy as np
 import pytest
 import torch
+from helpers.every_model import inputs_of, small
 from helpers.small_runs import train
 from PIL import Image
 
@@ -14,12 +17,12 @@ import flaxdl
 from flaxdl import Config, Init
 from flaxdl.cli import main
 from flaxdl.data import Images, ImageTable, Text, TextTable
-from flaxdl.models import BertForSequenceClassification, ResNet, SimpleCNN
+from flaxdl.models import BertForSequenceClassification, SimpleCNN
 from flaxdl.pretrained import load_pretrained
 from flaxdl.runs.initial_weights import initial_state
 from flaxdl.runs.last_layer import last_layer
 from flaxdl.runs.setup import set_up
-from flaxdl.training import AdamW, Regression, Selection
+from flaxdl.training import AdamW, Regression, Selection, Steps
 
 WORDS = ("plain", "old", "small", "warm", "quiet", "bright")
 BERT = BertForSequenceClassification(
@@ -301,16 +304,31 @@ def test_weights_of_a_run_keep_their_predictions_in_a_run_with_other_statistics(
 
 
 @pytest.mark.parametrize(
-    ("model", "path"),
+    ("name", "path"),
     [
-        (ResNet(num_classes=None, depths=(1, 1, 1, 1)), ("fc",)),
-        (SimpleCNN(num_classes=None), ("classifier.4",)),
+        ("AlexNet", ("classifier.6",)),
+        ("BertForSequenceClassification", ("classifier",)),
+        ("CNN1d", ("fc",)),
+        ("LeNet5", ("fc3",)),
+        ("ResNet18", ("fc",)),
+        ("SimpleCNN", ("classifier.4",)),
+        ("SimpleRNN", ("fc",)),
+        ("TextRNN", ("fc",)),
+        ("TransformerClassifier", ("fc",)),
+        ("VGG11", ("classifier.6",)),
     ],
-    ids=["ResNet", "SimpleCNN"],
 )
-def test_the_last_layer(images, model, path):
-    setup = set_up(image_config(images[0], model=model))
-    assert last_layer(setup, setup.shapes()) == path
+def test_the_last_layer_of_every_classifier(name, path):
+    model, (inputs, _) = dataclasses.replace(small(name), num_classes=3), inputs_of(name)
+    task = Regression(mean=(0, 0, 0), std=(1, 1, 1))
+    steps = Steps(model=model, task=task, optimizer=AdamW(), total_steps=1)
+    examples = {
+        "inputs": inputs,
+        "label": jax.ShapeDtypeStruct((2, 3), np.float32),
+        "weight": jax.ShapeDtypeStruct((2,), np.float32),
+    }
+    state = jax.eval_shape(lambda: steps.initial_state(examples))
+    assert last_layer(types.SimpleNamespace(steps=steps, examples=examples), state) == path
 
 
 class Scaled(SimpleCNN):
