@@ -3,6 +3,7 @@
 import numpy as np
 
 from flaxdl.data.dataset import Dataset
+from flaxdl.data.shuffling import CACHED_GROUPS
 from flaxdl.errors import UserError
 
 
@@ -12,6 +13,14 @@ def balanced_labels(train: Dataset) -> np.ndarray:
     Raises:
         UserError: if labels are not classes, or if getting them requires reading every example.
     """
+    groups = train.read_groups()
+    count = 0 if groups is None else len(np.unique(groups))
+    if count > CACHED_GROUPS:
+        raise UserError(
+            f"balanced_sampling draws examples one by one, but {train.name_of('inputs')} are read "
+            f"in {count} groups, at most {CACHED_GROUPS} of which stay in memory; use class weights "
+            "instead (task.class_weights)"
+        )
     labels = train.labels()
     if labels is None:
         raise UserError(

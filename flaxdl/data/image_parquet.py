@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flaxdl.data.class_folders import format_names
 from flaxdl.data.columns import find_columns
 from flaxdl.data.hash_split import check_fractions
 from flaxdl.data.labels import as_classes
-from flaxdl.data.parquet_images import ParquetImages, RowGroup
+from flaxdl.data.parquet_images import ParquetImages, RowGroup, RowGroupCache
+from flaxdl.data.shuffling import CACHED_GROUPS
 from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.data.split_folders import split_named
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 _LOGGER = logging.getLogger(__name__)
+_MUCH_MEMORY = 2**31  # bytes per process
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class ImageParquet(Source):
     is left out with a warning.
 
     Only labels are read in advance. Each epoch shuffles the row groups, and the images within
-    windows of 16 row groups, which each process keeps in memory.
+    windows of 16 row groups. Each process keeps up to 32 row groups in memory.
     """
 
     path: str
@@ -82,15 +85,21 @@ class ImageParquet(Source):
             for split, found in tables.items()
         }
         classes = as_classes(labels, names)
-        skipped = SkippedExamples(self.max_unreadable, "images")
+        skipped, cache = SkippedExamples(self.max_unreadable, "images"), RowGroupCache()
+        groups = {
+            split: [group for table in found for group in table.groups]
+            for split, found in tables.items()
+        }
+        _warn_about_memory(self.path, [one for of_split in groups.values() for one in of_split])
         datasets = {
             split: ParquetImages(
-                [group for table in tables[split] for group in table.groups],
+                groups[split],
                 of_split,
                 root,
                 column=self.image,
                 channels=self.channels,
                 skipped=skipped,
+                cache=cache,
             )
             for split, of_split in zip(tables, classes.labels.values(), strict=True)
         }
@@ -112,10 +121,22 @@ class ImageParquet(Source):
         if not path.is_dir():
             raise UserError(f"no such file or folder: {self.path}")
         parts: dict[str, list[Path]] = {"train": [], "validation": [], "test": []}
-        for file in sorted(path.rglob("*.parquet")):
-            parts[_split_of(file.relative_to(path))].append(file)
-        if not any(parts.values()):
+        files = {
+            file: _split_of(file.relative_to(path)) for file in sorted(path.rglob("*.parquet"))
+        }
+        for file, split in files.items():
+            parts[split or "train"].append(file)
+        if not files:
             raise UserError(f"{self.path} contains no .parquet files")
+        without = [file.relative_to(path).as_posix() for file, split in files.items() if not split]
+        if 0 < len(without) < len(files):
+            _LOGGER.warning(
+                "%s of %s files in %s have no split in their names and are used for training: %s",
+                len(without),
+                len(files),
+                self.path,
+                format_names(without),
+            )
         if not parts["train"]:
             raise UserError(
                 f"{self.path} contains no .parquet files for training, only for "
@@ -148,7 +169,7 @@ def _read(path: Path, image: str, label: str) -> _Table:
             _check_image_column(path, image, schema.field(image).type)
             column = file.read(columns=[label]).column(label)
             names = _class_names(schema.metadata, label)
-            groups = _row_groups(path, file)
+            groups = _row_groups(path, file, image)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read as a Parquet file: {error}") from error
     if column.null_count:
@@ -199,22 +220,45 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[st
         return None
 
 
-def _row_groups(path: Path, file: "ParquetFile") -> list[RowGroup]:
+def _row_groups(path: Path, file: "ParquetFile", image: str) -> list[RowGroup]:
     groups, first = [], 0
     for number in range(file.num_row_groups):
-        size = file.metadata.row_group(number).num_rows
-        groups.append(RowGroup(str(path), number, first, size))
+        group = file.metadata.row_group(number)
+        size = group.num_rows
+        groups.append(RowGroup(str(path), number, first, size, _image_bytes(group, image)))
         first += size
     return groups
 
 
-def _split_of(name: Path) -> str:
+def _image_bytes(group: Any, image: str) -> int:
+    """Returns the size of the image column in a row group, uncompressed."""
+    columns = (group.column(place) for place in range(group.num_columns))
+    return sum(
+        column.total_uncompressed_size
+        for column in columns
+        if column.path_in_schema.split(".")[0] == image
+    )
+
+
+def _split_of(name: Path) -> str | None:
     """Returns the split of a file, given its path relative to the searched folder."""
     first_word = re.split(r"[-_.]", name.name)[0]
     for word in (first_word, *reversed(name.parent.parts)):
-        if (split := split_named(word)) is not None:
+        # The hub converts large data sets in part, into folders such as partial-train.
+        if (split := split_named(word.removeprefix("partial-"))) is not None:
             return split
-    return "train"
+    return None
+
+
+def _warn_about_memory(path: str, groups: Sequence[RowGroup]) -> None:
+    largest = sum(sorted((group.bytes for group in groups), reverse=True)[:CACHED_GROUPS])
+    if largest > _MUCH_MEMORY:
+        _LOGGER.warning(
+            "the row groups in %s are large: each process may keep %.1f GiB of them in memory; "
+            "write the files with smaller row groups (row_group_size of write_table)",
+            path,
+            largest / 2**30,
+        )
 
 
 def _common_names(tables: Mapping[str, Sequence[_Table]], label: str) -> tuple[str, ...] | None:

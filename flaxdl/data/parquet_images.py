@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from flaxdl.data import fingerprint
 from flaxdl.data.dataset import Dataset, rows
 from flaxdl.data.image_files import decode_image
-from flaxdl.data.shuffling import WINDOW_GROUPS
+from flaxdl.data.shuffling import CACHED_GROUPS
 from flaxdl.data.skipped_examples import SkippedExamples, first_readable
 from flaxdl.errors import UserError
 
@@ -30,15 +30,14 @@ class RowGroup:
     """Row of the file with which the group begins."""
     size: int
     """Number of rows."""
+    bytes: int
+    """Size of the images in the file."""
 
 
 class ParquetImages(Dataset):
     """Dataset of images in Parquet files.
 
     An unreadable image has `weight` 0 and is replaced by the next readable one, as in folders.
-
-    At most 16 row groups are kept in memory by each process, as many as an epoch's order mixes, see
-    `flaxdl.data.shuffling`.
 
     Args:
         groups: row groups in the order of the examples.
@@ -47,6 +46,7 @@ class ParquetImages(Dataset):
         column: name of the image column: structs with a field `bytes`, or bytes.
         channels: number of channels: 1 for grayscale, 3 for RGB.
         skipped: counter of unreadable images.
+        cache: cache of row groups, which the splits share.
     """
 
     decodes_files = True
@@ -60,6 +60,7 @@ class ParquetImages(Dataset):
         column: str,
         channels: int,
         skipped: SkippedExamples,
+        cache: "RowGroupCache",
     ):
         self.skipped: SkippedExamples = skipped
         self._groups = list(groups)
@@ -70,7 +71,7 @@ class ParquetImages(Dataset):
         sizes = [group.size for group in groups]
         self._group_of_row = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
         self._starts = np.cumsum([0, *sizes])
-        self._cache = _Cache()
+        self._cache = cache
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -125,7 +126,7 @@ class ParquetImages(Dataset):
     def _read(self, index: int) -> np.ndarray:
         number = int(self._group_of_row[index])
         group, name = self._groups[number], self.example_name(index)
-        contents = self._cache.get(number, lambda: read_images(group, self._column))
+        contents = self._cache.get(group, lambda: read_images(group, self._column))
         content = contents[index - int(self._starts[number])]
         if content is None:
             raise UserError(f"{name} has no image")
@@ -150,22 +151,28 @@ def read_images(group: RowGroup, column: str) -> list[bytes | None]:
     return [image["bytes"] if isinstance(image, dict) else image for image in images]
 
 
-class _Cache:
-    """Thread-safe cache of the most recently used row groups; copies in processes are empty."""
+class RowGroupCache:
+    """Thread-safe cache of the most recently used row groups; copies in processes are empty.
+
+    It keeps `CACHED_GROUPS`, two windows of the order of an epoch.
+    """
 
     def __init__(self):
-        self._contents: OrderedDict[int, list[bytes | None]] = OrderedDict()
+        self._contents: OrderedDict[RowGroup, list[bytes | None]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, number: int, read: Any) -> list[bytes | None]:
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    def get(self, group: RowGroup, read: Callable[[], list[bytes | None]]) -> list[bytes | None]:
         """Returns the contents of a row group, read by `read` if they are not cached."""
         with self._lock:  # while reading, too, so that two threads do not read the same group
-            if number not in self._contents:
-                self._contents[number] = read()
-            self._contents.move_to_end(number)
-            while len(self._contents) > WINDOW_GROUPS:
+            if group not in self._contents:
+                self._contents[group] = read()
+            self._contents.move_to_end(group)
+            while len(self._contents) > CACHED_GROUPS:
                 self._contents.popitem(last=False)
-            return self._contents[number]
+            return self._contents[group]
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -4,6 +4,8 @@ import numpy as np
 
 WINDOW_GROUPS = 16
 """Number of groups whose examples are mixed."""
+CACHED_GROUPS = 2 * WINDOW_GROUPS
+"""Number of groups to keep in memory: batches that are prepared together may be of two windows."""
 
 
 def windowed_order(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:

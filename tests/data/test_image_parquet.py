@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -16,6 +17,8 @@ from pyarrow import parquet
 import flaxdl
 from flaxdl import Config
 from flaxdl.data import ImageParquet, Images, Transform, evaluation_batches, training_batches
+from flaxdl.data.balanced_sampling import balanced_labels
+from flaxdl.data.dataset import Subset
 from flaxdl.data.parquet_images import read_images
 from flaxdl.data.shuffling import WINDOW_GROUPS, windowed_order
 from flaxdl.errors import UserError
@@ -122,8 +125,8 @@ def test_an_epoch_mixes_windows_of_row_groups():
     assert (order != windowed_order(groups, np.random.default_rng(1))).any()
 
 
-def test_each_group_is_read_once_an_epoch_by_a_window(tmp_path, monkeypatch):
-    write(tmp_path / "train.parquet", labels_of(200), group=5)  # 40 groups
+def test_each_group_is_read_once_an_epoch_by_many_threads(tmp_path, monkeypatch):
+    write(tmp_path / "train.parquet", labels_of(400), group=10)  # 40 groups
     train = load(tmp_path, validation_fraction=0.0).train
     reads = []
 
@@ -132,13 +135,11 @@ def test_each_group_is_read_once_an_epoch_by_a_window(tmp_path, monkeypatch):
         return read_images(group, column)
 
     monkeypatch.setattr("flaxdl.data.parquet_images.read_images", count)
-    monkeypatch.setattr("flaxdl.data.prefetch.num_workers", lambda *_: 0)
-    batches = training_batches(train, Transform(), batch_size=8, seed=0)
-    seen = [next(batches) for _ in range(25)]
-    batches.close()
-    assert sum(len(batch["label"]) for batch in seen) == 200
-    epoch = reads[:40]
-    assert len(set(epoch)) >= 39  # the next epoch is prefetched
+    order = windowed_order(train.read_groups(), np.random.default_rng(0))
+    with ThreadPoolExecutor(16) as threads:  # as many as prepare batches
+        batches = list(threads.map(train.gather, order.reshape(-1, 4)))
+    assert sorted(reads) == list(range(40))
+    assert np.concatenate([batch["label"] for batch in batches]).sum() == train.labels().sum()
 
 
 def test_rows_are_split_between_processes_without_overlap_or_loss(folder):
@@ -172,11 +173,39 @@ def test_a_copy_in_another_process_reads_for_itself(folder):
     assert copy.fingerprint == train.fingerprint
 
 
-def test_at_most_sixteen_groups_are_kept(tmp_path):
-    write(tmp_path / "train.parquet", labels_of(40), group=2)
+def test_at_most_two_windows_are_kept_for_all_splits(tmp_path):
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}.parquet", labels_of(40), group=2)
+    splits = load(tmp_path, validation_fraction=0.0)
+    splits.train.gather(np.arange(40))
+    splits.test.gather(np.arange(40))
+    assert splits.train._cache is splits.test._cache
+    assert len(splits.train._cache) == 2 * WINDOW_GROUPS
+
+
+def test_large_row_groups_are_named(tmp_path, monkeypatch, caplog):
+    write(tmp_path / "train.parquet", labels_of(40))
+    monkeypatch.setattr("flaxdl.data.image_parquet._MUCH_MEMORY", 100)
+    load(tmp_path)
+    assert "each process may keep 0.0 GiB of them in memory" in caplog.text
+
+
+def test_files_without_a_split_are_named(folder, caplog):
+    write(folder / "tset.parquet", [0, 1])
+    write(folder / "partial-test" / "0001.parquet", [0, 1, 1])
+    splits = load(folder)
+    assert (len(splits.train), len(splits.test)) == (47, 10)
+    assert "1 of 6 files" in caplog.text
+    assert "are used for training: tset.parquet" in caplog.text
+
+
+def test_balanced_sampling_needs_few_groups(tmp_path):
+    write(tmp_path / "train.parquet", labels_of(66), group=2)
     train = load(tmp_path, validation_fraction=0.0).train
-    train.gather(np.arange(40))
-    assert len(train._cache._contents) == WINDOW_GROUPS
+    with pytest.raises(UserError, match="read in 33 groups, at most 32 of which"):
+        balanced_labels(train)
+    few = Subset(train, np.arange(60))
+    np.testing.assert_array_equal(balanced_labels(few), labels_of(66)[:60])
 
 
 def test_the_fingerprint_depends_on_labels_and_rows(tmp_path):
