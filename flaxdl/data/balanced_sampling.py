@@ -18,8 +18,8 @@ def balanced_labels(train: Dataset) -> np.ndarray:
     if count > CACHED_GROUPS:
         raise UserError(
             f"balanced_sampling draws examples one by one, but {train.name_of('inputs')} are read "
-            f"in {count} groups, at most {CACHED_GROUPS} of which stay in memory; use class weights "
-            "instead (task.class_weights)"
+            f"in {count} groups, at most {CACHED_GROUPS} of which stay in memory; use "
+            "task.class_weights instead"
         )
     labels = train.labels()
     if labels is None:

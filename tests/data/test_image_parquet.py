@@ -20,7 +20,7 @@ from flaxdl.data import ImageParquet, Images, Transform, evaluation_batches, tra
 from flaxdl.data.balanced_sampling import balanced_labels
 from flaxdl.data.dataset import Subset
 from flaxdl.data.parquet_images import read_images
-from flaxdl.data.shuffling import WINDOW_GROUPS, windowed_order
+from flaxdl.data.shuffling import CACHED_GROUPS, WINDOW_GROUPS, windowed_order
 from flaxdl.errors import UserError
 from flaxdl.models import SimpleCNN
 from flaxdl.training import Interrupted
@@ -180,7 +180,7 @@ def test_at_most_two_windows_are_kept_for_all_splits(tmp_path):
     splits.train.gather(np.arange(40))
     splits.test.gather(np.arange(40))
     assert splits.train._cache is splits.test._cache
-    assert len(splits.train._cache) == 2 * WINDOW_GROUPS
+    assert len(splits.train._cache) == CACHED_GROUPS
 
 
 def test_large_row_groups_are_named(tmp_path, monkeypatch, caplog):
