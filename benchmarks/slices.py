@@ -7,38 +7,25 @@ memory and collectives per device and step to `benchmarks/results/slices.json`.
 `docs/guides/scaling.md` discusses the results.
 """
 
-import collections
 import importlib.metadata
 import json
-import math
-import os
-import re
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Otherwise libtpu queries a metadata server of Google Cloud for the machine type.
-os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-8"
-os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
-os.environ["JAX_PLATFORMS"] = "cpu"
-
 import jax
 import jax.numpy as jnp
 import tyro
-from jax.experimental import topologies
 
+from flaxdl.analysis.compiled_step import abstract_batch, compile_step, cost_of
+from flaxdl.backend.tpu_compiler import tpu_devices
 from flaxdl.models import BertForSequenceClassification, ResNet50
 from flaxdl.training import SGD, AdamW, Classification, Steps
-from flaxdl.training.distributed.mesh import MeshShape, batch_sharding, make_mesh
-from flaxdl.training.distributed.placement import Placement, shapes_on, shardings
+from flaxdl.training.distributed.mesh import MeshShape, make_mesh
+from flaxdl.training.distributed.placement import Placement, shapes_on
 
 RESULTS = Path(__file__).parent / "results" / "slices.json"
-_COLLECTIVE = re.compile(
-    r" = (.+?) (all-reduce|reduce-scatter|all-gather|collective-permute|all-to-all)(?:-start)?\("
-)
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
 
 
 def images(batch_size: int) -> dict[str, Any]:
@@ -80,7 +67,7 @@ CASES = {
 
 def measure(topology: str, shape: MeshShape, batch: dict[str, Any], settings: Any) -> Any:
     """Compiles a training step, and returns its cost per device."""
-    mesh = make_mesh(shape, devices=topologies.get_topology_desc(topology, "tpu").devices)
+    mesh = make_mesh(shape, devices=tpu_devices(topology))
     steps = Steps(
         task=Classification(), total_steps=100, precision="bfloat16", mesh=mesh, **settings
     )
@@ -92,37 +79,24 @@ def measure(topology: str, shape: MeshShape, batch: dict[str, Any], settings: An
     one = {name: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
     placement = Placement.for_model(steps.model, mesh)
     state = shapes_on(placement, partial(steps.initial_state, one))
-    placed = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh))
-        for name, x in batch.items()
-    }
     start = time.perf_counter()
-    train = jax.jit(steps.train, donate_argnums=0, out_shardings=shardings(state, placement))
-    compiled = train.lower(state, placed).compile()
+    compiled = compile_step(steps, state, abstract_batch(batch, size, mesh), placement)
     seconds = time.perf_counter() - start
     memory: Any = compiled.memory_analysis()
-    cost: Any = compiled.cost_analysis()
+    cost = cost_of(compiled)
     return {
         "devices": mesh.size,
         "batch_size": size,
-        "gigaflops": round(cost["flops"] / 1e9, 1),
-        "gigabytes_accessed": round(cost["bytes accessed"] / 1e9, 2),
+        "gigaflops": round(cost.flops / 1e9, 1),
+        "gigabytes_accessed": round(cost.bytes_accessed / 1e9, 2),
         "state_and_batch_mebibytes": round(memory.argument_size_in_bytes / 2**20, 1),
         "temporary_mebibytes": round(memory.temp_size_in_bytes / 2**20, 1),
-        "collectives": collectives(compiled.as_text()),
+        "collectives": {
+            kind: {"count": found.count, "mb": round(found.bytes / 1e6, 2)}
+            for kind, found in cost.collectives.items()
+        },
         "seconds_to_compile": round(seconds),
     }
-
-
-def collectives(text: str) -> dict[str, dict[str, float]]:
-    """Returns the number of collectives of a compiled step by kind, and their output in MB."""
-    found: dict[str, dict[str, float]] = collections.defaultdict(lambda: {"count": 0, "mb": 0.0})
-    for shapes, kind in _COLLECTIVE.findall(text):
-        found[kind]["count"] += 1
-        for dtype, dimensions in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
-            size = math.prod(int(n) for n in dimensions.split(",") if n)
-            found[kind]["mb"] += size * _BYTES.get(dtype, 0) / 1e6
-    return {kind: {k: round(v, 2) for k, v in values.items()} for kind, values in found.items()}
 
 
 def main(only: str = "") -> None:

@@ -14,11 +14,10 @@ import jax
 from rich import box
 from rich.table import Table
 
+from flaxdl.analysis.compiled_step import abstract_batch, compile_step
 from flaxdl.errors import UserError
 from flaxdl.runs.plan import Plan
 from flaxdl.runs.setup import Setup
-from flaxdl.training.distributed.mesh import batch_sharding
-from flaxdl.training.distributed.placement import shardings
 from flaxdl.training.ema import EMA
 
 
@@ -35,9 +34,15 @@ class Memory:
     """BatchNorm statistics and sums of metrics."""
     batch: int
     """Shard of the batch on this device."""
+    padding: int
+    """Padding of the arrays above to the tiles of the device; only on TPU."""
     temporary: int | None
     """Activations, gradients and other temporary buffers; None if compilation failed, for example
     because they are far too large."""
+    output: int
+    """Results that do not reuse the memory of the state."""
+    generated_code: int
+    """Compiled program."""
     available: int | None
     """Memory of the device; None if the device does not report it."""
 
@@ -45,36 +50,56 @@ class Memory:
     def total(self) -> int:
         """Sum of all parts."""
         state = self.parameters + self.optimizer + self.average + self.other_state
-        return state + self.batch + (self.temporary or 0)
+        program = (self.temporary or 0) + self.output + self.generated_code
+        return state + self.batch + self.padding + program
 
 
 def memory_of(setup: Setup) -> Memory:
     """Compiles the training step of a run and returns the memory it requires per device."""
-    state = setup.shapes()
-    batch = {
-        name: jax.ShapeDtypeStruct(
-            (setup.config.batch_size, *x.shape[1:]), x.dtype, sharding=batch_sharding(setup.mesh)
-        )
-        for name, x in setup.training_examples.items()
-    }
-    places = shardings(state, setup.placement)
-    train = jax.jit(setup.steps.train, donate_argnums=0, out_shardings=places)
+    statistics = setup.mesh.local_devices[0].memory_stats() or {}
     try:
-        analysis: Any = train.lower(state, batch).compile().memory_analysis()
-        temporary = analysis.temp_size_in_bytes
+        compiled = compile_setup(setup)
     except jax.errors.JaxRuntimeError:
-        temporary = None
+        compiled = None
+    return compiled_memory(setup, compiled, available=statistics.get("bytes_limit"))
+
+
+def compile_setup(setup: Setup) -> jax.stages.Compiled:
+    """Compiles the training step of a run, see `compile_step`."""
+    return compile_step(setup.steps, setup.shapes(), _batch(setup), setup.placement)
+
+
+def compiled_memory(
+    setup: Setup, compiled: jax.stages.Compiled | None, *, available: int | None
+) -> Memory:
+    """Returns the memory per device of a compiled training step.
+
+    Args:
+        setup: setup of the run.
+        compiled: its compiled step; None if compilation failed.
+        available: memory of a device in bytes, if known.
+    """
+    state, batch = setup.shapes(), _bytes(_batch(setup))
     parts = state.params, state.optimizer_state, state.average
     parameters, optimizer, average = map(_bytes, parts)
-    statistics = setup.mesh.local_devices[0].memory_stats() or {}
+    found: dict[str, Any] = {"padding": 0, "temporary": None, "output": 0, "generated_code": 0}
+    if compiled is not None:
+        analysis: Any = compiled.memory_analysis()
+        found = {
+            # Negative if arguments are not used by the step, which are not passed to it.
+            "padding": max(analysis.argument_size_in_bytes - _bytes(state) - batch, 0),
+            "temporary": analysis.temp_size_in_bytes,
+            "output": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+            "generated_code": analysis.generated_code_size_in_bytes,
+        }
     return Memory(
         parameters=parameters,
         optimizer=optimizer,
         average=average,
         other_state=_bytes(state) - parameters - optimizer - average,
-        batch=_bytes(batch),
-        temporary=temporary,
-        available=statistics.get("bytes_limit"),
+        batch=batch,
+        available=available,
+        **found,
     )
 
 
@@ -88,18 +113,21 @@ def memory_table(plan: Plan, memory: Memory) -> Table:
         caption_justify="left",
         caption="To reduce it: " + "; ".join(memory_savers(plan)),
     )
-    of = "" if memory.available is None else f" of {_mebibytes(memory.available)}"
+    of = "" if memory.available is None else f" of {mebibytes(memory.available)}"
     table.add_column("per device", "total")
-    table.add_column("MiB", _mebibytes(memory.total) + of, justify="right")
+    table.add_column("MiB", mebibytes(memory.total) + of, justify="right")
     for name, size in {
         f"parameters{sharded}": memory.parameters,
         f"optimizer state{sharded}": memory.optimizer,
         **({f"moving averages{sharded}": memory.average} if memory.average else {}),
         "BatchNorm statistics, metrics": memory.other_state,
         "batch": memory.batch,
+        **({"padding of the arrays above to tiles": memory.padding} if memory.padding else {}),
         "activations, gradients and other temporary buffers": memory.temporary,
+        **({"output, without the new state": memory.output} if memory.output else {}),
+        **({"generated code": memory.generated_code} if memory.generated_code else {}),
     }.items():
-        table.add_row(name, "unknown" if size is None else _mebibytes(size))
+        table.add_row(name, "unknown" if size is None else mebibytes(size))
     return table
 
 
@@ -142,19 +170,23 @@ def memory_explained(setup: Setup) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(_out_of_memory(setup)) from error
+        raise UserError(does_not_fit(setup, memory_of(setup), "on a device")) from error
 
 
-def _out_of_memory(setup: Setup) -> str:
-    memory = memory_of(setup)
-    temporary = "unknown" if memory.temporary is None else f"{_mebibytes(memory.temporary)} MiB"
-    averages = f"moving averages {_mebibytes(memory.average)} MiB, " if memory.average else ""
+def does_not_fit(plan: Plan, memory: Memory, where: str) -> str:
+    """Returns an error message with the size of each part, and flags that reduce it."""
+    temporary = "unknown" if memory.temporary is None else f"{mebibytes(memory.temporary)} MiB"
+    averages = f"moving averages {mebibytes(memory.average)} MiB, " if memory.average else ""
     return (
-        f"out of memory: the training step does not fit on a device (parameters "
-        f"{_mebibytes(memory.parameters)} MiB, optimizer state {_mebibytes(memory.optimizer)} MiB, "
-        f"{averages}batch {_mebibytes(memory.batch)} MiB, activations and other temporary buffers "
-        f"{temporary}). To reduce it:\n  " + "\n  ".join(memory_savers(setup))
+        f"out of memory: the training step does not fit {where} (parameters "
+        f"{mebibytes(memory.parameters)} MiB, optimizer state {mebibytes(memory.optimizer)} MiB, "
+        f"{averages}batch {mebibytes(memory.batch)} MiB, activations and other temporary buffers "
+        f"{temporary}). To reduce it:\n  " + "\n  ".join(memory_savers(plan))
     )
+
+
+def _batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
+    return abstract_batch(setup.training_examples, setup.config.batch_size, setup.mesh)
 
 
 def _bytes(tree: Any) -> int:
@@ -164,5 +196,6 @@ def _bytes(tree: Any) -> int:
     )
 
 
-def _mebibytes(size: int) -> str:
+def mebibytes(size: int) -> str:
+    """Returns a size in bytes as text, in MiB without the unit."""
     return f"{size / 2**20:,.1f}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,9 @@ from flaxdl import models
 from flaxdl.analysis.layers import group_layers, layer_table
 from flaxdl.analysis.layers import inspect as inspect_layers
 from flaxdl.analysis.memory import memory_of, memory_table
+from flaxdl.analysis.tpu_step import TPUCompiler
+from flaxdl.analysis.tpu_tables import batch_table, cost_table, largest_batch_text, too_large_text
+from flaxdl.backend.tpu_compiler import tpu_devices
 from flaxdl.checks import did_you_mean
 from flaxdl.cli.config_file import ConfigArguments, config_file
 from flaxdl.cli.printing import print_table
@@ -30,6 +34,9 @@ class InspectArguments(ConfigArguments):
 
     memory: bool = False
     """Compile the training step for this machine's devices and print the memory it requires."""
+    topology: str | None = None
+    """With --memory: compile for a TPU instead, such as v5e:1x1 (Colab) or v5e:2x4; no TPU is
+    needed. Also print FLOPs, memory traffic, collectives and the largest batch size that fits."""
     depth: int | None = None
     """Depth to group layers by: 1 for layer1, 2 for layer1.0. By default, every layer has a row."""
 
@@ -46,7 +53,7 @@ def main(arguments: Sequence[str], program: str) -> None:
     if name in ("-h", "--help"):
         print(f"usage: {program} MODEL [--shape 224 224 3] [--depth 1] [--FIELD VALUE ...]")
         print(f"       {program} --config CONFIG [--depth 1] [--FIELD VALUE ...]")
-        print(f"       {program} --config CONFIG --memory [--FIELD VALUE ...]")
+        print(f"       {program} --config CONFIG --memory [--topology v5e:1x1] [--FIELD VALUE ...]")
         print("CONFIG is a name, such as digits_cnn, or a Python file.")
         print(f"MODEL is one of {', '.join(kinds)}")
         return
@@ -82,6 +89,11 @@ def main(arguments: Sequence[str], program: str) -> None:
 def _inspect_config(file: Path, config: Config, arguments: Sequence[str], program: str) -> None:
     default = InspectArguments(file=file, config=config)
     given = tyro.cli(InspectArguments, prog=program, args=arguments, default=default)
+    if given.topology is not None:
+        if not given.memory:
+            raise UserError(f"--topology {given.topology} needs --memory")
+        _inspect_on_tpu(given.config, given.topology)
+        return
     setup = set_up(given.config)
     if given.memory:
         print_table(memory_table(setup, memory_of(setup)))
@@ -89,6 +101,25 @@ def _inspect_config(file: Path, config: Config, arguments: Sequence[str], progra
     examples: Any = setup.examples  # abstract arrays; the task handles them like arrays
     inputs, keywords = setup.config.task.model_arguments(examples)
     _print_layers(setup.config.model, inputs, keywords, given.depth)
+
+
+def _inspect_on_tpu(config: Config, topology: str) -> None:
+    compiler = TPUCompiler(set_up(config, devices=tpu_devices(topology)))
+    print(
+        f"{compiler.setup.mesh.size} x {compiler.device.device_kind} ({topology}), "
+        f"batch size {config.batch_size}, jax {metadata.version('jax')}, libtpu "
+        f"{metadata.version('libtpu')}; compiling three batch sizes takes minutes",
+        flush=True,
+    )
+    step = compiler.compile(config.batch_size)
+    if step.fits:
+        print_table(memory_table(compiler.setup, step.memory))
+        print_table(cost_table(step))
+    found = compiler.find_largest_batch(step)
+    print_table(batch_table(found))
+    if not step.fits:
+        raise UserError(too_large_text(compiler, step, found))
+    print(largest_batch_text(compiler, found))
 
 
 def _print_layers(

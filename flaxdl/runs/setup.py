@@ -123,7 +123,11 @@ class Setup(Plan):
 
 
 def set_up(
-    config: Config, fitted: Transform | None = None, fitted_task: Task | None = None
+    config: Config,
+    fitted: Transform | None = None,
+    fitted_task: Task | None = None,
+    *,
+    devices: Sequence[Any] | None = None,
 ) -> Setup:
     """Loads the data and checks that config, data and model are compatible.
 
@@ -133,11 +137,13 @@ def set_up(
             fitted to the training split.
         fitted_task: fitted task of the run to resume, which is checked against the data; by
             default, the task of the config is fitted to the training split.
+        devices: devices of the mesh, such as those of another machine, for which steps can only be
+            compiled; by default, all devices of this one.
 
     Raises:
         UserError: if the data cannot be loaded, or if config, data and model are incompatible.
     """
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices=devices)
     check_parallel(config.parallel, mesh, steps_per_call=config.steps_per_call)
     check_batch_size(config.batch_size, mesh, accumulate_steps=config.accumulate_steps)
     warn_if_cpu_is_wrong()

@@ -46,9 +46,10 @@ def test_the_figures_are_those_of_the_arrays():
     assert memory.parameters == parameters
     assert memory.optimizer == 2 * parameters + 4  # both running means, and Adam's count
     assert memory.batch == 2 * (8 * 8 * 1 + 4 + 4)  # two examples on each of eight devices
-    assert memory.total == sum(
-        (memory.parameters, memory.optimizer, memory.other_state, memory.batch, memory.temporary)
-    )
+    assert memory.padding == 0  # which only a TPU has
+    state = memory.parameters + memory.optimizer + memory.other_state
+    program = memory.temporary + memory.output + memory.generated_code
+    assert memory.total == state + memory.batch + program
 
 
 def test_fsdp_splits_parameters_and_optimizer():
