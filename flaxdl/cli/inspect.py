@@ -115,6 +115,8 @@ def _inspect_on_tpu(config: Config, topology: str) -> None:
     if step.fits:
         print_table(memory_table(compiler.setup, step.memory))
         print_table(cost_table(step))
+    else:
+        print(f"does not fit: {step.message}", flush=True)
     found = compiler.find_largest_batch(step)
     print_table(batch_table(found))
     if not step.fits:
