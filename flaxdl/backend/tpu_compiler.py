@@ -49,8 +49,10 @@ def tpu_devices(topology: str) -> list[Any]:
     jax.config.update("jax_platforms", "cpu")
     # The default of 2x2 chips per host does not divide a topology of a single chip.
     hosts = (min(sizes[0], 2), min(sizes[1], 2), 1)
+    # The two cores of a v4 chip are one device, as in runs; on other chips, this is the default.
+    cores = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
-        found = topologies.get_topology_desc(topology, "tpu", chips_per_host_bounds=hosts)
+        found = topologies.get_topology_desc(topology, "tpu", chips_per_host_bounds=hosts, **cores)
     except jax.errors.JaxRuntimeError as error:
         if "INVALID_ARGUMENT" not in str(error):
             raise

@@ -7,6 +7,7 @@ import pytest
 from flaxdl import UserError
 from flaxdl.backend.tpu_compiler import tpu_devices
 from flaxdl.cli import main
+from flaxdl.training.distributed.mesh import make_mesh
 
 
 def without_libtpu(monkeypatch):
@@ -51,7 +52,12 @@ def test_what_the_compiler_does_not_support_is_refused(name):
         tpu_devices(name)
 
 
-@pytest.mark.parametrize(("name", "count"), [("v5e:1x1", 1), ("v5e:2x4", 8), ("v6e:1x2", 2)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("v5e:1x1", 1), ("v5e:2x4", 8), ("v6e:1x2", 2), ("v4:2x2x1", 4), ("v3:1x1", 2)],
+)
 def test_topologies_have_devices(name, count):
     pytest.importorskip("libtpu")
-    assert len(tpu_devices(name)) == count
+    devices = tpu_devices(name)
+    assert len(devices) == count
+    assert make_mesh(devices=devices).shape["data"] == count
