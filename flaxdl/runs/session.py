@@ -190,6 +190,8 @@ class Session:
         if fields is None:
             fields = fitted_fields(task, Loop(setup, self).tuned_task(state))
             run_on_first(partial(write_tuned_fields, path, step, fields))
+            # Those of a report during training are of the task before tuning.
+            run_on_first(lambda: self.folder.predictions.unlink(missing_ok=True))
         return with_tuned_task(setup, fields)
 
     def _check_metrics(self, last_line: int | None) -> None:

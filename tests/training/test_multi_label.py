@@ -16,7 +16,7 @@ from flaxdl.errors import UserError
 from flaxdl.runs.config_json import from_json, to_json
 from flaxdl.training import AdamW, MultiLabelClassification, Selection, Steps
 from flaxdl.training.distributed.mesh import make_mesh
-from flaxdl.training.distributed.placement import Placement, create_on
+from flaxdl.training.distributed.placement import Placement, create_on, put_batch
 from flaxdl.training.evaluation import Evaluator
 from flaxdl.training.tasks.losses import mixed, weighted
 from flaxdl.training.tasks.thresholds import best_f1_threshold
@@ -156,8 +156,9 @@ def evaluated(task, logits, labels, weight=None):
     steps = Steps(model=Logits(), task=task, optimizer=AdamW(), total_steps=1)
     mesh = make_mesh()
     state = create_on(Placement(mesh), partial(steps.initial_state, batches[0]))
+    placed = [put_batch(batch, mesh) for batch in batches]
     evaluator = Evaluator(steps, mesh, NAMES[: labels.shape[1]])
-    return evaluator.measure(state, batches), evaluator.tuned_task(state, batches)
+    return evaluator.measure(state, placed), evaluator.tuned_task(state, placed)
 
 
 METRICS = (
@@ -281,6 +282,21 @@ def test_thresholds_are_tuned_by_class_on_known_entries():
     after, _ = evaluated(tuned, logits[:3], labels[:3])
     assert (before["accuracy"], after["accuracy"]) == (pytest.approx(4 / 6), 1)
     assert before["loss"] == after["loss"]
+
+
+@pytest.mark.eight_devices
+def test_thresholds_and_metrics_do_not_depend_on_the_devices():
+    rng = np.random.default_rng(4)
+    labels, logits = labels_of(75, 5), rng.normal(0, 1, (75, 4)).astype(np.float32)
+    metrics, tuned = evaluated(MultiLabelClassification(extra_metrics=METRICS), logits, labels)
+    assert jax.device_count() == 8
+    probabilities, known = np.asarray(jax.nn.sigmoid(logits)), ~np.isnan(labels)
+    for number, (name, threshold) in enumerate(tuned.thresholds):
+        rows = known[:, number]
+        expected = best_f1_threshold(probabilities[rows, number], labels[rows, number] > 0.5)
+        assert (name, threshold) == (NAMES[number], pytest.approx(expected, rel=1e-5))
+    is_correct = ((logits >= 0) == (labels > 0.5))[known]
+    assert metrics["accuracy"] == pytest.approx(is_correct.mean())
 
 
 def test_balanced_weights_are_negatives_over_positives():
