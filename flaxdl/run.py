@@ -104,11 +104,14 @@ def train(
         own = [ReportWriter(session.folder, setup.splits)] if report else []
         outputs += _open([*writers, *own], setup, session, console, opened)
         with session.training(setup):
+            loop = Loop(setup, session, outputs)
             with memory_explained(setup):
-                state = Loop(setup, session, outputs).run(state)
+                state = loop.run(state)
             state = session.best(setup, state)
-            setup = session.tuned(setup, state)
-            Loop(setup, session, outputs).test(state)
+            tuned = session.tuned(setup, state)
+            if tuned is not setup:  # otherwise, the loop has already compiled the evaluation
+                setup, loop = tuned, Loop(tuned, session, outputs)
+            loop.test(state)
             session.metrics.finish()
         run = RestoredRun.of(setup, state)
         try:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxdl.data import Dataset, evaluation_batches
@@ -20,7 +21,7 @@ from flaxdl.report.scores import ClassScore
 from flaxdl.report.shown_examples import KeptExamples, example_names, shown_inputs
 from flaxdl.runs.restored import RestoredRun
 from flaxdl.training.distributed.mesh import replicated
-from flaxdl.training.tasks import MultiLabelClassification
+from flaxdl.training.tasks import MultiLabelClassification, Task
 from flaxdl.training.tasks.scores import ranking_score
 
 _MAX_EXAMPLES = 10_000  # evenly spaced examples of larger splits
@@ -59,6 +60,13 @@ class LabelSets:
     def is_wrong(self) -> np.ndarray:
         """True where the prediction of a known entry is wrong, bool[N, K]."""
         return (self.actual >= 0) & (self.predicted != (self.actual > 0))
+
+    def has_thresholds_of(self, task: Task) -> bool:
+        """Returns whether the thresholds are those of a task, which tuning may have changed."""
+        if not isinstance(task, MultiLabelClassification):
+            return False
+        expected = task.threshold_array(jnp.zeros((1, self.probability.shape[1]), jnp.float32))
+        return np.array_equal(self.thresholds, expected)
 
 
 def compute(run: RestoredRun, split: str, dataset: Dataset) -> LabelSets:

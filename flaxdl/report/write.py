@@ -18,10 +18,12 @@ from flaxdl.filesystem.paths import local_path
 from flaxdl.report import page, predictions
 from flaxdl.report.build import run_page
 from flaxdl.report.compare import ComparedRun, compare
+from flaxdl.report.label_sets import LabelSets
 from flaxdl.report.predictions import StoredPredictions
 from flaxdl.runs.evaluation import load_transformed
 from flaxdl.runs.plan import Plan
 from flaxdl.runs.restored import RestoredRun, read_plan, restore
+from flaxdl.runs.tuned_task import with_stored_task
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.writers.metrics_file import MetricsFile
 from flaxdl.training.writers.writer import Writer
@@ -144,11 +146,13 @@ def _predictions(
     lines = metrics.of_split("validation")
     step = plan.config.best_step(lines) if lines else metrics.lines[-1]["step"]
     stored = predictions.load(folder.predictions)
-    if stored is not None and stored.step == step:
-        return stored, None
-    if not folder.has_checkpoints:
-        return None, _NO_CHECKPOINT
     try:
+        if stored is not None and stored.step == step:
+            task = with_stored_task(plan, folder.tuned_task, stored.step).config.task
+            if not isinstance(stored, LabelSets) or stored.has_thresholds_of(task):
+                return stored, None
+        if not folder.has_checkpoints:
+            return None, _NO_CHECKPOINT
         run = restore(folder.path, config)
         found = predictions.compute(run, load_transformed(run, folder))
     except UserError as error:

@@ -17,7 +17,7 @@ from flaxdl.config import Config
 from flaxdl.errors import UserError
 from flaxdl.runs.fitted_task import with_fitted_fields
 from flaxdl.runs.plan import Plan, resolve_model_sizes
-from flaxdl.runs.tuned_task import read_tuned_fields, with_tuned_task
+from flaxdl.runs.tuned_task import with_stored_task
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.checkpoints.folder import CorruptCheckpoint
 from flaxdl.training.checkpoints.manager import Checkpoints
@@ -133,10 +133,7 @@ def restore(workdir: str | Path, config: Config | None = None) -> RestoredRun:
         if not checkpoints.steps():
             raise UserError(f"{folder.path} has no checkpoint yet")
         state = restore_best(plan, checkpoints, metrics.of_split("validation"))
-    if plan.config.task.needs_tuning:
-        fields = read_tuned_fields(folder.tuned_task, int(state.step))
-        plan = plan if fields is None else with_tuned_task(plan, fields)
-    return RestoredRun.of(plan, state)
+    return RestoredRun.of(with_stored_task(plan, folder.tuned_task, int(state.step)), state)
 
 
 def restore_best(

@@ -126,17 +126,21 @@ class Session:
         else:
             state, self.weights = run_on_all(partial(described_initial_state, setup))
         self.is_over = has_ended(setup, self.metrics, self.start)
-        self.keeps_test = self.is_over and not has_other_data
+        has_task = partial(self.folder.has_task_of, self.config)
+        has_same_task = broadcast_from_first(run_on_first(has_task))
+        self.keeps_test = self.is_over and bool(has_same_task) and not has_other_data
         return state
 
     def claim(self, setup: Setup) -> None:
-        """Records the run in the workdir, and drops metrics that will be recomputed.
+        """Records the run in the workdir, and drops what will be recomputed.
 
         Raises:
             UserError: if the workdir cannot be written, or is not shared by all processes.
         """
 
         def write() -> None:
+            if not self.keeps_test:  # before the data is recorded that it does not belong to
+                self.folder.tuned_task.unlink(missing_ok=True)
             self.folder.claim(self.config, setup.facts())
             setup.transform.save(self.folder.path)
             self.folder.sync()

@@ -203,7 +203,7 @@ def _check_setup(setup: Setup) -> None:
         metrics = jax.eval_shape(config.task.metrics, outputs, setup.examples)
         names = config.task.finish(dict.fromkeys(metrics, 1.0))
         names = [*names, *config.task.evaluation_names()]
-        config.selection.check(names, config.task)
+        config.selection.check(names, config.task, setup.classes)
     config.optimizer.schedule.check(setup.total_steps)
     config.ema.check(setup.total_steps)
     _check_steps_per_call(setup)

@@ -17,12 +17,32 @@ from flaxdl.runs.plan import Plan
 P = TypeVar("P", bound=Plan)
 
 
+def with_stored_task(plan: P, path: Path, step: int) -> P:
+    """Returns a plan with the task that was tuned with the checkpoint of a step, if there is one.
+
+    Args:
+        plan: plan of the run, with the task of its config.
+        path: path of `tuned_task.json`.
+        step: step of the checkpoint.
+
+    Raises:
+        UserError: if the file cannot be read, or if the task does not accept the fields.
+    """
+    if not plan.config.task.needs_tuning:
+        return plan
+    return with_tuned_task(plan, read_tuned_fields(path, step) or {})
+
+
 def with_tuned_task(plan: P, fields: Mapping[str, Any]) -> P:
     """Returns a plan with the tuned task, given the fields that tuning changed.
+
+    Without any, the plan itself is returned.
 
     Raises:
         UserError: if the task does not accept the fields.
     """
+    if not fields:
+        return plan
     task = with_fitted_fields(plan.config.task, fields, where="tuned_task.json is inconsistent")
     return replace(plan, config=replace(plan.config, task=task))
 

@@ -129,12 +129,20 @@ class Workdir:
         Raises:
             UserError: if the fitted task cannot be read.
         """
-        if not self.has_checkpoints or not self._config.exists():
+        if not self.has_checkpoints or not self.has_task_of(config):
             return None
-        record = self._read()
-        fields = record["data"].get("task")
-        is_same = upgraded(record["config"], config).get("task") == to_json(config.task)
-        return with_fitted_fields(config.task, fields) if fields and is_same else None
+        fields = self.data().get("task")
+        return with_fitted_fields(config.task, fields) if fields else None
+
+    def has_task_of(self, config: Config) -> bool:
+        """Returns whether the run in the folder was recorded with the task of this config.
+
+        Raises:
+            UserError: if the record cannot be read.
+        """
+        if not self._config.exists():
+            return False
+        return upgraded(self._read()["config"], config).get("task") == to_json(config.task)
 
     def check_config(self, config: Config, *, accept_changes: bool) -> None:
         """Checks that the folder contains no run, or a run with this config.

@@ -1,5 +1,6 @@
 """Evaluation of a training state: the metrics of a whole split."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from flaxdl.errors import UserError
 from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.distributed.placement import block_on_cpu
 from flaxdl.training.metrics import EvaluationSums
@@ -34,6 +36,9 @@ class Evaluator:
         Args:
             state: training state, on the devices of the mesh.
             batches: batches, on the same devices.
+
+        Raises:
+            UserError: if the task does not return the metrics that its `evaluation_names` promises.
         """
         sums: EvaluationSums | None = None
         collected: list[dict[str, np.ndarray]] = []
@@ -45,9 +50,11 @@ class Evaluator:
                 collected.append(_counted(rows))
         task = self.steps.task
         if sums is None:  # an empty split
-            return task.finish(state.sums.zeros_like().means())
+            means = task.finish(state.sums.zeros_like().means())
+            return {**means, **dict.fromkeys(task.evaluation_names(), math.nan)}
         totals, rows = jax.device_get(sums.totals), _concatenated(collected)
         more = task.evaluation_metrics(totals, rows, self.classes)
+        _check_promised(task, more)
         return {**task.finish(sums.metrics.means()), **more}
 
     def tuned_task(self, state: TrainState, batches: Iterable[Mapping[str, Any]]) -> Task:
@@ -59,6 +66,8 @@ class Evaluator:
         """
         compute = self.wrap(jax.jit(self.steps.tuning_rows, out_shardings=replicated(self.mesh)))
         collected = [_counted(block_on_cpu(compute(state, batch), self.mesh)) for batch in batches]
+        if not collected:  # an empty split
+            return self.steps.task
         return self.steps.task.tuned(_concatenated(collected), self.classes)
 
     def _zeros(self, state: TrainState, batch: Mapping[str, Any]) -> EvaluationSums:
@@ -72,6 +81,17 @@ class Evaluator:
     def _evaluate(self) -> Callable[..., tuple[EvaluationSums, dict[str, jax.Array]]]:
         place = replicated(self.mesh)
         return self.wrap(jax.jit(self.steps.evaluate, donate_argnums=1, out_shardings=place))
+
+
+def _check_promised(task: Task, found: Mapping[str, float]) -> None:
+    """Checks that a task has returned the metrics of its `evaluation_names`."""
+    names = task.evaluation_names()
+    if set(found) != set(names):
+        kind = type(task).__name__
+        raise UserError(
+            f"{kind}.evaluation_metrics must return the metrics that {kind}.evaluation_names lists "
+            f"({', '.join(names) or 'none'}), got {', '.join(map(str, found)) or 'none'}"
+        )
 
 
 def _counted(rows: dict[str, jax.Array]) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Selection of the best checkpoint, and early stopping, by validation metrics only."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flaxdl.checks import did_you_mean
@@ -22,8 +22,15 @@ class Selection:
         if self.patience is not None and self.patience < 1:
             raise UserError(f"patience must be at least 1 or None, got {self.patience}")
 
-    def check(self, metrics: Collection[str], task: Task) -> None:
+    def check(
+        self, metrics: Collection[str], task: Task, classes: tuple[str, ...] | None = None
+    ) -> None:
         """Checks that validation computes the metric and that the task defines its direction.
+
+        Args:
+            metrics: names of the metrics of validation.
+            task: task of the run.
+            classes: names of the classes, see `Splits.classes`.
 
         Raises:
             UserError: if validation does not compute the metric (the message lists those that it
@@ -32,7 +39,7 @@ class Selection:
         if self.metric not in metrics:
             raise UserError(
                 f"selection.metric must be a metric of validation ({', '.join(metrics)}), "
-                f"got {self.metric!r}{self._hint(metrics, task)}"
+                f"got {self.metric!r}{self._hint(metrics, task, classes)}"
             )
         if task.direction(self.metric) not in ("higher", "lower"):
             raise UserError(
@@ -41,8 +48,8 @@ class Selection:
                 f'`better = {{**Task.better, "{self.metric}": "lower"}}`'
             )
 
-    def _hint(self, metrics: Collection[str], task: Task) -> str:
-        if hasattr(task, "extra_metrics") and task.direction(self.metric) is not None:
+    def _hint(self, metrics: Collection[str], task: Task, classes: tuple[str, ...] | None) -> str:
+        if _is_extra_metric(self.metric, task, classes):
             return "; to compute it, add it to task.extra_metrics"
         others = [m for m in metrics if m != "loss" and task.direction(m)]
         example = f"; set --selection.metric {[*others, 'loss'][0]}"
@@ -78,3 +85,14 @@ class Selection:
             return (float("-inf") if value is None else sign * value, index)
 
         return max(range(len(lines)), key=score)
+
+
+def _is_extra_metric(name: str, task: Task, classes: tuple[str, ...] | None) -> bool:
+    """Returns whether a task accepts the name of a metric in `extra_metrics`."""
+    if not hasattr(task, "extra_metrics"):
+        return False
+    try:
+        replace(task, extra_metrics=(name,)).fit(None, classes)
+    except UserError:
+        return False
+    return True

@@ -30,7 +30,7 @@ from flaxdl.training.precision import (
 )
 from flaxdl.training.state import TrainState
 from flaxdl.training.tasks.losses import mixed, weighted
-from flaxdl.training.tasks.task import Metrics, Task, check_metrics
+from flaxdl.training.tasks.task import Metrics, Task, check_evaluation_names, check_metrics
 
 Batch = Mapping[str, jax.Array]
 _AUGMENTATION = 2**32 - 1  # folded into the key of the seed; larger than the number of any step
@@ -114,7 +114,7 @@ class Steps:
             UserError: if the model rejects the shapes, a pattern of the optimizer, of `freeze` or
                 of the model's `tensor_axes` matches no parameter, all parameters are frozen, the
                 optimizer's transformation cannot be used, or the task's metrics lack a loss or
-                have a reserved name.
+                have a reserved or repeated name.
         """
         batch = {  # with the dtypes that JAX will use: 32-bit for 64-bit numbers in custom data
             name: jnp.zeros(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
@@ -133,7 +133,9 @@ class Steps:
         outputs = self.model.apply({"params": params, **variables}, inputs, **keywords)
         metrics = self.task.metrics(outputs, batch)
         check_metrics(self.task, metrics)
-        check_metrics(self.task, self.task.finish(dict.fromkeys(metrics, 1.0)))
+        finished = self.task.finish(dict.fromkeys(metrics, 1.0))
+        check_metrics(self.task, finished)
+        check_evaluation_names(self.task, finished)
         return TrainState(
             step=jnp.int32(0),
             skipped=jnp.int32(0),

@@ -1,8 +1,10 @@
 """Runs with several labels per example: thresholds, resuming, predictions, export and figures."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +16,13 @@ from flaxdl import Config
 from flaxdl.data import Arrays, Images
 from flaxdl.errors import UserError
 from flaxdl.models import SimpleCNN
+from flaxdl.report import predictions
+from flaxdl.report.write import write_report
 from flaxdl.runs.setup import set_up
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training import AdamW, Classification, Interrupted, MultiLabelClassification, Selection
 from flaxdl.training.loop import Loop
+from flaxdl.training.steps import Steps
 
 NAMES = ("left", "right", "dark")
 
@@ -34,8 +39,8 @@ def bright_halves(count, seed):
     return images, labels
 
 
-def halves_source():
-    train_inputs, train_label = bright_halves(96, 0)
+def halves_source(seed=0):
+    train_inputs, train_label = bright_halves(96, seed)
     test_inputs, test_label = bright_halves(37, 1)
     return Arrays.from_memory(
         train_inputs=train_inputs,
@@ -151,6 +156,80 @@ def test_an_interruption_before_the_test_keeps_the_thresholds(
         patch.setattr(Loop, "tuned_task", lambda *_: pytest.fail("tuned again"))
         train(config, tmp_path)
     assert_same_run(workdir, tmp_path)
+
+
+def copy_of(workdir, tmp_path):
+    return Path(shutil.copytree(workdir, tmp_path / "copy"))
+
+
+def test_thresholds_of_other_data_do_not_survive_an_interruption(
+    workdir, config, tmp_path, monkeypatch
+):
+    folder, other = copy_of(workdir, tmp_path), replace(config, data=halves_source(seed=2))
+    with monkeypatch.context() as patch:
+
+        def interrupted(*_):
+            raise Interrupted(signal.SIGTERM, "SIGTERM: stopped")
+
+        patch.setattr(Loop, "tuned_task", interrupted)
+        with pytest.raises(Interrupted):
+            train(other, folder, accept_changes=True)
+    assert not (folder / "tuned_task.json").exists()
+    train(other, folder)
+    ours, theirs = (json.loads((one / "tuned_task.json").read_text()) for one in (folder, workdir))
+    assert ours["step"] == theirs["step"]
+    assert ours["task"] != theirs["task"]
+
+
+def test_a_finished_run_is_tested_again_with_another_task(workdir, config, tmp_path):
+    folder = copy_of(workdir, tmp_path)
+    metrics = (*config.task.extra_metrics, "recall/left")
+    task = MultiLabelClassification(thresholds=0.95, extra_metrics=metrics)
+    other = replace(config, task=task)
+    train(other, folder, accept_changes=True)
+    assert not (folder / "tuned_task.json").exists()
+    *before, test = lines_of(folder)
+    assert before == lines_of(workdir)[:-1]
+    assert "recall/left" in test
+    found = flaxdl.evaluate(folder, config=other)
+    assert found == pytest.approx({name: test[name] for name in found}, rel=1e-5)
+    train(other, folder)
+    assert lines_of(folder)[-1] == test
+
+
+def test_a_report_has_predictions_with_the_thresholds_of_the_run(workdir, config, tmp_path):
+    folder = copy_of(workdir, tmp_path)
+    (folder / "tuned_task.json").rename(tmp_path / "tuned_task.json")
+    write_report([folder], config=config)  # as while the run is still training
+    first = predictions.load(folder / "predictions.npz")
+    np.testing.assert_array_equal(first.thresholds, [0.5, 0.5, 0.5])
+    (tmp_path / "tuned_task.json").rename(folder / "tuned_task.json")
+    write_report([folder], config=config)
+    second = predictions.load(folder / "predictions.npz")
+    tuned = flaxdl.restore(folder, config).config.task.thresholds
+    np.testing.assert_allclose(second.thresholds, [value for _, value in tuned], rtol=1e-6)
+    np.testing.assert_array_equal(first.probability, second.probability)
+
+
+def count_evaluations(monkeypatch):
+    """Returns a list to which each trace of the evaluation step is added."""
+    traces, evaluate = [], Steps.evaluate
+
+    def counted(*arguments):
+        traces.append(arguments)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(Steps, "evaluate", counted)
+    return traces
+
+
+def test_validation_and_test_share_a_compiled_evaluation_without_tuning(tmp_path, monkeypatch):
+    traces = count_evaluations(monkeypatch)
+    task = MultiLabelClassification(thresholds=0.5)
+    config = config_of(task=task, epochs=1, selection=Selection(metric="accuracy"))
+    train(config, tmp_path)
+    assert [line["split"] for line in lines_of(tmp_path)][-2:] == ["validation", "test"]
+    assert len(traces) == 1
 
 
 def assert_same_run(first, second, splits=("train", "validation", "test")):

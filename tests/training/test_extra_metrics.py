@@ -15,6 +15,7 @@ from sklearn import metrics as sklearn_metrics
 import flaxdl
 from flaxdl.errors import UserError
 from flaxdl.layers import Linear
+from flaxdl.runs.setup import set_up
 from flaxdl.training import SGD, Classification, Selection, Steps
 from flaxdl.training.distributed.mesh import make_mesh
 from flaxdl.training.distributed.placement import Placement, create_on, put_batch
@@ -149,10 +150,22 @@ def test_a_class_without_negatives_has_an_average_precision_only():
     assert math.isnan(ranking_score("average_precision", scores, ~actual, actual))
 
 
+def test_scores_that_are_not_finite_have_no_ranking():
+    scores = np.array([[0.1, 0.3], [0.2, np.nan], [0.3, 0.4]])
+    actual = np.array([[0, 1], [1, 0], [0, 1]], bool)
+    counted = np.ones_like(actual)
+    for name in ("auroc", "average_precision"):
+        assert math.isnan(ranking_score(name, scores, actual, counted))
+        assert math.isnan(ranking_score(name, np.full((3, 2), np.inf), actual, counted))
+    # What does not count may be NaN.
+    assert ranking_score("auroc", scores, actual, ~np.isnan(scores)) == 0.5
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         ("macro_f1", "extra_metrics must be a tuple of names, got 'macro_f1'"),
+        ((3,), r"extra_metrics must be a tuple of names, got \(3,\)"),
         (("macro_f",), "extra_metrics must be names out of .*got 'macro_f'; did you mean"),
         (("auroc", "auroc"), "extra_metrics must be different, got auroc twice"),
         (("macro_f1/cat",), "must be names out of"),
@@ -199,3 +212,37 @@ def test_selecting_by_a_metric_that_is_not_computed_is_refused(tmp_path):
     message = "selection.metric must be .*got 'macro_f1'; to compute it, add it to task.extra_met"
     with pytest.raises(UserError, match=message):
         flaxdl.train(small_config(selection=Selection(metric="macro_f1")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metric", "hint"),
+    [
+        ("recall/2", "to compute it, add it to task.extra_metrics"),
+        ("recall/two", "set --selection.metric accuracy"),  # no such class
+        ("top_5_accuracy", "did you mean 'accuracy'"),  # of more than ten classes only
+    ],
+)
+def test_only_metrics_that_the_task_accepts_are_suggested(metric, hint):
+    task, computed = Classification(), ["loss", "accuracy"]
+    with pytest.raises(UserError, match=f"got '{metric}'; {hint}"):
+        Selection(metric=metric).check(computed, task, ("0", "1", "2"))
+
+
+@pytest.mark.parametrize("name", ["step", "accuracy"])
+def test_names_of_evaluation_metrics_that_are_taken_are_refused(name):
+    class Taken(Classification):
+        def evaluation_names(self):
+            return (name,)
+
+    with pytest.raises(UserError, match=f"Taken.evaluation_names must .*{name}"):
+        set_up(small_config(task=Taken()))
+
+
+def test_evaluation_returns_the_metrics_that_the_task_promises(tmp_path):
+    class Broken(Classification):
+        def evaluation_metrics(self, totals, rows, classes):
+            return {"macro_f": 0.5}
+
+    message = r"Broken.evaluation_metrics must return .*lists \(macro_f1\), got macro_f$"
+    with pytest.raises(UserError, match=message):
+        flaxdl.train(small_config(task=Broken(extra_metrics=("macro_f1",))), tmp_path)

@@ -256,6 +256,15 @@ def test_the_threshold_with_the_best_f1_by_hand(probabilities, actual, expected)
     assert np.float32(found) == found  # stored without rounding
 
 
+def test_without_probabilities_the_threshold_is_one_half():
+    assert best_f1_threshold(np.array([0.1, NAN, 0.3], np.float32), np.array([0, 1, 1])) == 0.5
+
+
+def test_exact_match_is_an_average_of_examples():
+    task = MultiLabelClassification(extra_metrics=("exact_match", "micro_f1"))
+    assert task.evaluation_names() == ("micro_f1",)
+
+
 def test_no_threshold_has_a_better_f1():
     sklearn = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)

@@ -56,7 +56,7 @@ class MultiLabelClassification(Task):
     """Decision thresholds: a number for all classes, pairs of class name and threshold, or
     `best_f1` to choose the one of each class that has the best F1 score on the validation split
     with the best checkpoint, at the end of training. Until then, without validation and for classes
-    without positive validation examples, it is 0.5."""
+    without positive validation examples, or with a probability that is NaN, it is 0.5."""
     extra_metrics: tuple[str, ...] = ()
     """Additional metrics of evaluation: `macro_f1`, `micro_f1`, `precision/CLASS`, `recall/CLASS`,
     `f1/CLASS`, `exact_match` (fraction of examples of which all known entries are correct), `auroc`
@@ -133,12 +133,12 @@ class MultiLabelClassification(Task):
         return jnp.full(outputs.shape[-1], threshold, dtype)
 
     def evaluation_names(self) -> tuple[str, ...]:
-        """Returns `extra_metrics`."""
-        return self.extra_metrics
+        """Returns `extra_metrics` without `exact_match`, which `metrics` returns."""
+        return tuple(name for name in self.extra_metrics if name != "exact_match")
 
     def evaluation_totals(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Returns the counts of each class, int32[3, K], if a metric needs them."""
-        if set(self.extra_metrics) <= {*RANKING, "exact_match"}:
+        if set(self.evaluation_names()) <= set(RANKING):
             return {}
         label = batch["label"]
         counted = (batch["weight"][:, None] > 0) & ~jnp.isnan(label)
@@ -160,13 +160,12 @@ class MultiLabelClassification(Task):
         rows: Mapping[str, np.ndarray],
         classes: Sequence[str] | None,
     ) -> dict[str, float]:
-        """Returns `extra_metrics`; NaN where one is not defined, such as 0 / 0."""
+        """Returns the metrics of `evaluation_names`; NaN where one is not defined, as 0 / 0."""
         return {
             name: _ranking_score(name, rows)
             if name in RANKING
             else score(name, totals["counts"], classes or ())
-            for name in self.extra_metrics
-            if name != "exact_match"  # an average of examples, returned by `metrics`
+            for name in self.evaluation_names()
         }
 
     @property

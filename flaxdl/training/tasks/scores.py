@@ -33,7 +33,7 @@ def check_extra_metrics(
     Raises:
         UserError: if a name is unknown, or if it occurs twice.
     """
-    if isinstance(names, str) or not isinstance(names, tuple | list):
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"extra_metrics must be a tuple of names, got {names!r}")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -94,6 +94,7 @@ def ranking_score(name: str, scores: np.ndarray, actual: np.ndarray, counted: np
 
     A class without positive or without negative examples has no area under the ROC curve, one
     without positive examples no average precision, and is left out. Ties are those of scikit-learn.
+    The mean is NaN if a score of another class is not finite.
 
     Args:
         name: `auroc`, the area under the ROC curve, or `average_precision`.
@@ -108,6 +109,8 @@ def ranking_score(name: str, scores: np.ndarray, actual: np.ndarray, counted: np
     for of_class, is_class, counts in zip(scores.T, actual.T, counted.T, strict=True):
         positives, total = np.sum(is_class & counts), np.sum(counts)
         if positives and (positives < total or name == "average_precision"):
+            if not np.isfinite(of_class[counts]).all():
+                return math.nan
             values.append(float(function(is_class[counts], of_class[counts])))
     return _mean(np.array(values))
 

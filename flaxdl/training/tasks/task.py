@@ -97,7 +97,10 @@ class Task:
         return dict(means)
 
     def evaluation_names(self) -> tuple[str, ...]:
-        """Returns the names of the metrics of `evaluation_metrics`; by default, there are none."""
+        """Returns the names of the metrics of `evaluation_metrics`; by default, there are none.
+
+        They must differ from the names of the metrics that `finish` returns.
+        """
         return ()
 
     def evaluation_totals(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -121,7 +124,7 @@ class Task:
         rows: Mapping[str, np.ndarray],
         classes: Sequence[str] | None,
     ) -> dict[str, float]:
-        """Returns the metrics of a split that are not averages of examples, on the host.
+        """Returns the metrics of `evaluation_names`: those of a split, computed on the host.
 
         Args:
             totals: sums of `evaluation_totals` over the split.
@@ -181,6 +184,30 @@ def check_metrics(task: Task, metrics: Collection[Any]) -> None:
     owner = f"{type(task).__name__}.metrics"
     if "loss" not in metrics:
         raise UserError(f"{owner} must return 'loss', got {', '.join(map(str, metrics))}")
+    _check_names(owner, metrics)
+
+
+def check_evaluation_names(task: Task, metrics: Collection[str]) -> None:
+    """Checks the names of a task's metrics that are not averages of examples.
+
+    Args:
+        task: task to check.
+        metrics: names of the metrics that `finish` returns.
+
+    Raises:
+        UserError: if a name is reserved, not a string, or that of another metric.
+    """
+    owner, names = f"{type(task).__name__}.evaluation_names", task.evaluation_names()
+    _check_names(owner, names)
+    repeated = [name for name in names if name in metrics or names.count(name) > 1]
+    if repeated:
+        raise UserError(
+            f"{owner} must name each metric once, and none that `metrics` or `finish` return, got "
+            f"{', '.join(dict.fromkeys(repeated))}"
+        )
+
+
+def _check_names(owner: str, metrics: Collection[Any]) -> None:
     for name in metrics:
         if not isinstance(name, str) or name in RESERVED_NAMES:
             raise UserError(

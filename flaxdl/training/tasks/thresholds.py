@@ -12,13 +12,13 @@ def best_f1_threshold(probabilities: np.ndarray, actual: np.ndarray) -> float:
     """Returns the threshold with the highest F1 score; probabilities at or above it are positive.
 
     It is halfway between two neighboring probabilities. Of several with the same score, the one
-    nearest to 0.5 is returned; without positive examples, 0.5.
+    nearest to 0.5 is returned; without positive examples, or if a probability is NaN, 0.5.
 
     Args:
         probabilities: predicted probabilities, float32[N].
         actual: True for positive examples, bool[N].
     """
-    if not np.any(actual):
+    if not np.any(actual) or np.isnan(probabilities).any():
         return DEFAULT_THRESHOLD
     values, place = np.unique(probabilities, return_inverse=True)  # ascending
     predicted, correct = (  # number of examples at or above each value
