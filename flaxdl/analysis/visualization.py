@@ -157,7 +157,7 @@ def _draw_heat(
         class_name = (run.classes or ())[int(logits[0].argmax())]  # several may be predicted
     kind = "target" if isinstance(run.config.task, Regression) else "class"
     about = "" if class_name is None else f" for {kind} “{class_name}”"
-    title = f"{name}{about}, {_prediction(run, batch)}"
+    title = ", ".join(filter(None, [f"{name}{about}", _prediction(run, batch)]))
     scores = np.asarray(heat)[0]
     if scores.ndim == 2:
         return figures.draw_heatmap(_picture(run, batch), scores, name, title)
@@ -255,7 +255,10 @@ def _target(task: Regression, name: str) -> int:
 
 
 def _prediction(run: RestoredRun, batch: dict[str, Any]) -> str:
-    """Returns the predicted class or classes with probabilities, or the numbers, as text."""
+    """Returns the predicted class or classes with probabilities, or the numbers, as text.
+
+    It is empty for other outputs, those of a custom task.
+    """
     logits = jax.jit(run.inference.predict)(run.state, batch)
     task = run.config.task
     if isinstance(task, Regression):
@@ -271,6 +274,8 @@ def _prediction(run: RestoredRun, batch: dict[str, Any]) -> str:
             if is_predicted
         ]
         return f"predicted {', '.join(shown) or 'no class'}"
+    if not run.has_class_labels:
+        return ""
     probabilities = np.asarray(jax.nn.softmax(logits))[0]
     label = int(probabilities.argmax())
     name = run.classes[label] if run.classes else label

@@ -75,7 +75,7 @@ def export(workdir: str | Path, to: str | Path, *, config: Config | None = None)
                 run.config.model,
                 exported_variables(run),
                 path,
-                classes=task.targets if isinstance(task, Regression) else run.classes,
+                classes=_logit_names(run),
                 problem_type=_problem_type(task),
                 tokenizer=text.vocabulary,
                 max_length=text.max_length,
@@ -133,6 +133,15 @@ def _example(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray
             values = rng.standard_normal(size)
         example[name] = values.astype(shape.dtype)
     return example
+
+
+def _logit_names(run: RestoredRun) -> tuple[str, ...] | None:
+    """Returns the names of the model's outputs; None where they are up to a custom task."""
+    task = run.config.task
+    if isinstance(task, Regression):
+        return task.targets
+    is_known = run.has_class_labels or isinstance(task, MultiLabelClassification)
+    return run.classes if is_known else None
 
 
 def _problem_type(task: Task) -> str | None:

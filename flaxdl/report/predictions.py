@@ -131,7 +131,8 @@ def compute(run: RestoredRun, splits: Splits) -> StoredPredictions | None:
         case MaskedLanguageModeling():
             return None
         case _:
-            return None if run.classes is None else _classify(run, split, dataset)
+            is_classifier = run.classes is not None and run.has_class_labels
+            return _classify(run, split, dataset) if is_classifier else None
 
 
 def save(found: StoredPredictions, path: Path) -> None:

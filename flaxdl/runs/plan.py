@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 
 from flaxdl.config import Config
 from flaxdl.data import Transform
@@ -37,6 +38,14 @@ class Plan:
     def extended(cls, plan: "Plan", **more: Any) -> Self:
         """Creates an instance of a subclass from a plan and the additional fields."""
         return cls(**{field.name: getattr(plan, field.name) for field in fields(Plan)}, **more)
+
+    @property
+    def has_class_labels(self) -> bool:
+        """True if each example has one class as its label, and not, for example, several."""
+        label = self.examples.get("label")
+        if label is None:
+            return False
+        return label.ndim == 1 and jnp.issubdtype(label.dtype, jnp.integer)
 
     @property
     def total_steps(self) -> int:

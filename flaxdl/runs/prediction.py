@@ -287,8 +287,10 @@ def _pad_batch(batch: Batch, size: int) -> Batch:
 
 def _make_classifier(run: RestoredRun) -> BatchPredictor:
     classes = run.classes
-    if classes is None:
-        raise UserError("the run is not a classifier: its data has no classes")
+    if classes is None or not run.has_class_labels:
+        raise UserError(
+            "the run is not a classifier: the labels of its data are not single classes"
+        )
 
     @partial(jax.jit, out_shardings=replicated(run.mesh))
     def probabilities_of(state: Any, batch: Any) -> jax.Array:
