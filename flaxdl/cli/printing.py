@@ -13,6 +13,7 @@ from rich.table import Table
 from flaxdl.data.class_folders import printable
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.outputs import writing
+from flaxdl.report.charts import number
 from flaxdl.runs.forecasts import Forecast
 from flaxdl.runs.items import SkippedItem
 from flaxdl.runs.multi_label import MultiLabelPrediction
@@ -46,7 +47,7 @@ def print_answers(found: Iterable[Answer], *, as_json: bool = False) -> None:
             print_table(_table(one))
         elif isinstance(one, Estimate):
             estimates = estimates or Table("input", *one.values)
-            estimates.add_row(printable(one.item), *(f"{x:.6g}" for x in one.values.values()))
+            estimates.add_row(printable(one.item), *map(number, one.values.values()))
         elif isinstance(one, Prediction):
             (label, probability), *others = one.probabilities.items()
             rest = ", ".join(f"{name} {other:.1%}" for name, other in others[:2])

@@ -1,6 +1,7 @@
 """Source for NumPy arrays of any rank: images, spectrograms, time series."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ import numpy as np
 
 from flaxdl.checks import did_you_mean
 from flaxdl.data.dataset import ArrayDataset
-from flaxdl.data.labels import as_classes
+from flaxdl.data.labels import as_classes, describe_missing
+from flaxdl.data.numeric_labels import is_missing_label
 from flaxdl.data.series import pad
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.data.texts import add_to_digest, as_texts
@@ -18,6 +20,7 @@ from flaxdl.data.values import check_finite, check_weights, warn_about_shared_ex
 from flaxdl.errors import UserError
 from flaxdl.filesystem.paths import local_path
 
+_LOGGER = logging.getLogger(__name__)
 _SPLITS = ("train", "validation", "test")
 _SPLIT_WORDS = {
     "train": ("training", "tr"),
@@ -38,7 +41,7 @@ class Arrays(Source):
     their numbers otherwise; string labels [N] are classes in alphabetical order. Labels [N, K] of
     0, 1 and NaN (missing) are those of K classes, several of which may apply to an example; float
     labels [N] or [N, K] are numbers to predict, or NaN. `classes` names the columns of both, which
-    are converted to float32.
+    are converted to float32. Examples whose labels are all NaN are dropped with a warning.
 
     `train_weight`, [N], contains the weight of each example in the training loss, at least 0;
     examples of weight 0 (in any split) are also left out of evaluation, in which all others count
@@ -138,10 +141,15 @@ def _datasets(
             datasets[split] = _dataset(split, fields, keys)
     labels = {f"{split}_label": arrays[f"{split}_label"] for split in datasets}
     classes = as_classes(labels, None if names is None else _class_names(names))
+    error = classes.error
     for split, dataset in datasets.items():
         fields = dataset.arrays() | {"label": classes.labels[f"{split}_label"]}
+        is_missing = is_missing_label(fields["label"])
+        if is_missing.any():
+            error = error or describe_missing(f"{split}_label", fields["label"], is_missing)
+            fields = _without(is_missing, split, fields)
         datasets[split] = ArrayDataset(fields, names={x: f"{split}_{x}" for x in fields})
-    datasets["train"].label_error = classes.error
+    datasets["train"].label_error = error
     warn_about_shared_examples({f"{split}_inputs": arrays[f"{split}_inputs"] for split in datasets})
     return datasets, classes.names
 
@@ -163,6 +171,23 @@ def _dataset(
     if "weight" in fields:
         check_weights(names["weight"], fields["weight"])
     return dataset
+
+
+def _without(
+    is_missing: np.ndarray, split: str, fields: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Drops the examples without a label, with a warning."""
+    name, total = f"{split}_label", len(is_missing)
+    if is_missing.all():
+        raise UserError(f"{name} has no known value: all are missing (NaN)")
+    _LOGGER.warning(
+        "%s: dropped %s of %s examples, which have no known value (all NaN)",
+        name, f"{is_missing.sum():,}", f"{total:,}",
+    )  # fmt: skip
+    kept = {field: array[~is_missing] for field, array in fields.items()}
+    if "weight" in kept:  # those of the remaining examples must not all be 0
+        check_weights(f"{split}_weight", kept["weight"])
+    return kept
 
 
 def _class_names(names: np.ndarray) -> list[str]:

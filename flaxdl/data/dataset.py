@@ -51,6 +51,10 @@ class Dataset(ABC):
         """Returns all labels [N, ...], or None if getting them requires reading every example."""
         return self.arrays().get("label") if self.in_memory else None
 
+    def weights(self) -> np.ndarray | None:
+        """Returns all weights [N]; None if there are none, or if this requires reading examples."""
+        return self.arrays().get("weight") if self.in_memory else None
+
     @property
     def fingerprint(self) -> str | None:
         """Short text that identifies the examples; None if it cannot be computed cheaply."""
@@ -246,6 +250,11 @@ class Subset(Dataset):
         """Returns the labels of the subset, or None if those of the whole dataset are unknown."""
         labels = self._dataset.labels()
         return None if labels is None else labels[self._indices]
+
+    def weights(self) -> np.ndarray | None:
+        """Returns the weights of the subset, or None if those of the whole dataset are unknown."""
+        weights = self._dataset.weights()
+        return None if weights is None else weights[self._indices]
 
     @cached_property
     def fingerprint(self) -> str | None:

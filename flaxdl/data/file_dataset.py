@@ -56,6 +56,10 @@ class FileDataset(Dataset):
         """Returns all labels, known without reading the files, [N, ...]."""
         return self._labels
 
+    def weights(self) -> np.ndarray | None:
+        """Returns all weights, known without reading the files, [N]; None if there are none."""
+        return self._weights
+
     @cached_property
     def fingerprint(self) -> str | None:
         """Fingerprint of paths relative to the folder, labels and weights; files are not read."""

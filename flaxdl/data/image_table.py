@@ -58,8 +58,9 @@ class ImageTable(Source):
     default, all weights are 1. Images of weight 0 are left out of evaluation too."""
     targets: tuple[str, ...] = ()
     """Names of numeric columns that replace `label`: 0, 1 or empty for several classes per image
-    (multi-label classification), or any numbers (regression). Empty cells, NaN, NA and null are
-    missing values, true is 1 and false is 0; rows without any value are dropped with a warning."""
+    (multi-label classification), or any numbers (regression). Empty cells, NaN, NA, n/a, null and
+    none are missing values, true is 1 and false is 0; rows without any value are dropped with a
+    warning."""
     label_separator: str | None = None
     """Separator of several class labels in the label column, such as `|` (multi-label
     classification); an empty cell then means that no class applies."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxdl.data.class_folders import format_names
 from flaxdl.data.class_spellings import class_key, class_names
 from flaxdl.data.table_cells import as_number, find_error, in_float32, written
 from flaxdl.errors import UserError
@@ -106,11 +107,14 @@ class ClassColumn(LabelColumns):
         self, path: str, names: Mapping[str, str], lacking: Sequence[str], remedy: str
     ) -> str:
         """Describes classes that are held out as a whole."""
+        (column,) = self.columns
         which = "class" if len(lacking) == 1 else "classes"
+        are_numbers = all(map(_is_number, names.values()))
+        hint = f"; numbers to predict need --data.targets {column}" if are_numbers else ""
         return (
-            f"{len(lacking)} of the {len(names)} classes in column {self.columns[0]!r} of {path} "
-            f"have too few rows, all of which are held out: {which} {', '.join(lacking)}; add "
-            f"rows, remove these classes, or {remedy}"
+            f"{len(lacking)} of the {len(names)} classes in column {column!r} of {path} "
+            f"have too few rows, all of which are held out: {which} {format_names(lacking)}; add "
+            f"rows, remove these classes, or {remedy}{hint}"
         )
 
 
@@ -174,10 +178,10 @@ class TargetColumns(LabelColumns):
         self, path: str, names: Mapping[str, str], lacking: Sequence[str], remedy: str
     ) -> str:
         """Describes columns without a value in the training split."""
-        which = "column" if len(lacking) == 1 else "columns"
+        which, these = ("column", "this") if len(lacking) == 1 else ("columns", "these")
         return (
-            f"{path} has no value in the training split in {which} {', '.join(lacking)}; remove "
-            f"what cannot be learned from targets, or {remedy}"
+            f"{path} has no value in the training split in {which} {format_names(lacking)}; remove "
+            f"{these} {which} from targets, or {remedy}"
         )
 
     def names_in(self, label: Label) -> Sequence[str]:
@@ -199,7 +203,7 @@ class TargetColumns(LabelColumns):
 
     def shown(self, label: Label) -> str:
         """Returns the numbers for messages."""
-        return ", ".join("no value" if value is None else f"{value:.7g}" for value in label)
+        return ", ".join("no value" if value is None else f"{value:.9g}" for value in label)
 
 
 def label_columns(label: str, targets: tuple[str, ...], separator: str | None) -> LabelColumns:
@@ -236,6 +240,13 @@ def label_columns(label: str, targets: tuple[str, ...], separator: str | None) -
                 f"{', '.join(targets)} and {name} {value!r}"
             )
     return TargetColumns(targets)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return not math.isnan(as_number(name))
+    except ValueError:
+        return False
 
 
 def _target(column: str, cell: Any) -> float | str | None:

@@ -87,6 +87,22 @@ def check_class_labels(splits: Splits) -> None:
         )
 
 
+def describe_missing(name: str, labels: np.ndarray, is_missing: np.ndarray) -> str:
+    """Describes why labels cannot be classes if some examples have none.
+
+    Args:
+        name: user-facing name of the labels.
+        labels: float labels, [N] or [N, K].
+        is_missing: result of `is_missing_label`.
+    """
+    tasks = "Regression" if labels.ndim == 1 else "MultiLabelClassification or Regression"
+    return (
+        f"{name} must be one integer class number per example, got {labels.dtype} "
+        f"{list(labels.shape)}, with nan at example {np.flatnonzero(is_missing)[0]}; remove "
+        f"examples without a class, or use the task {tasks}"
+    )
+
+
 def _texts_as_classes(labels: Mapping[str, np.ndarray], names: Sequence[str] | None) -> Classes:
     texts = {
         name: [_text(label).strip() for label in of_split.tolist()]
@@ -182,8 +198,7 @@ def _remedy(name: str, labels: np.ndarray) -> str:
     if is_whole.all():
         return f"; use {name}{cast}"
     place = np.flatnonzero(~is_whole)[0]
-    remove = "remove examples without a class, or " if np.isnan(labels[place]) else ""
-    return f", with {labels[place]} at example {place}; {remove}use the task Regression"
+    return f", with {labels[place]} at example {place}; use the task Regression"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -66,6 +66,13 @@ def is_zero_or_one(labels: np.ndarray) -> bool:
     return bool(np.all((labels == 0) | (labels == 1) | np.isnan(labels)))
 
 
+def is_missing_label(labels: np.ndarray) -> np.ndarray:
+    """Returns True for each example whose labels, float[N] or [N, K], are all NaN; bool[N]."""
+    if labels.ndim > 2 or labels.dtype.kind != "f" or not labels.size:
+        return np.zeros(len(labels), bool)
+    return np.all(np.isnan(labels.reshape(len(labels), -1)), axis=1, keepdims=True)[:, 0]
+
+
 def check_multi_label(splits: Splits) -> None:
     """Checks that labels are 0, 1 or NaN (missing) for each example and class, [N, K].
 
@@ -80,7 +87,7 @@ def check_multi_label(splits: Splits) -> None:
         if labels.ndim != 2 or labels.dtype.kind not in "fbiu":
             remedy = (
                 "; numbers need the task Regression"
-                if labels.dtype.kind == "f"
+                if labels.dtype.kind == "f" and labels.ndim <= 2
                 else "; single classes need the task Classification, and several labels per "
                 "example come from arrays [N, K], from a table with targets or label_separator, or "
                 "from an ImageFolder with multi_label"
@@ -114,8 +121,13 @@ def check_numeric_targets(splits: Splits) -> None:
     found = list(_labels(splits))
     for name, labels in found:
         if labels.ndim not in (1, 2) or labels.dtype.kind != "f":
-            is_array = labels.dtype.kind in "biu" and name != "label"
-            cast = f" ({name}.astype('float32'))" if is_array else ""
+            # Other names are those of strings, which have become class numbers.
+            has_numbers = splits.classes in (
+                None,
+                tuple(map(str, range(len(splits.classes or ())))),
+            )
+            is_array = labels.dtype.kind in "biu" and labels.ndim <= 2 and name != "label"
+            cast = f" ({name}.astype('float32'))" if is_array and has_numbers else ""
             raise UserError(
                 f"{name} must be floating-point numbers, [N] or [N, K], got {labels.dtype} "
                 f"{list(labels.shape)}; classes need the task Classification, and numbers must be "
@@ -166,7 +178,8 @@ def _check_known(splits: Splits) -> None:
         labels = None if dataset is None else dataset.labels()
         if dataset is None or labels is None:
             continue
-        name, columns = dataset.name_of("label"), labels.reshape(len(labels), -1)
+        name = dataset.name_of("label")
+        columns = labels.reshape(len(labels), -1).astype(np.float64)  # from any dtype
         is_known = ~np.isnan(columns)
         unknown = np.flatnonzero(~is_known.any(0))
         if len(unknown):
@@ -174,7 +187,7 @@ def _check_known(splits: Splits) -> None:
             if dataset is splits.train:
                 raise UserError(
                     f"{name} has no known value in the training split in {shown}: all are missing "
-                    "(NaN); remove what cannot be learned"
+                    "(NaN); remove columns that cannot be learned"
                 )
             split = "validation" if dataset is splits.validation else "test"
             _LOGGER.warning(

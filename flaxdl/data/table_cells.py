@@ -51,7 +51,9 @@ def written(cell: _Written) -> str:
 
 
 def as_number(cell: Any) -> float:
-    """Returns a finite number, or NaN for a missing value: an empty cell, NaN, NA or null.
+    """Returns a finite number, or NaN for a missing value.
+
+    Missing values are empty cells, NaN, NA, n/a, null and none.
 
     Raises:
         ValueError: if the cell is something else.

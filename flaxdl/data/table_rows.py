@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxdl.checks import did_you_mean
+from flaxdl.data.class_folders import format_names
 from flaxdl.data.class_spellings import sort_names
 from flaxdl.data.label_columns import Label, LabelColumns
 from flaxdl.data.skipped_examples import SkippedExamples
@@ -150,7 +151,7 @@ def check_known(
     )
     if unknown:
         raise UserError(
-            f"{path} has classes that are not in {known_from}: {', '.join(unknown)}"
+            f"{path} has classes that are not in {known_from}: {format_names(unknown)}"
             f"{did_you_mean(unknown[0], names.values())}"
         )
 

@@ -19,7 +19,7 @@ def exported_variables(run: RestoredRun) -> dict[str, Any]:
         UserError: if the last layer of a regression model is not linear with a bias.
     """
     task = run.config.task
-    if not isinstance(task, Regression) or task.mean is None:
+    if not isinstance(task, Regression):
         return run.variables
     return rescaled_outputs(run, run.variables, np.array(task.std), np.array(task.mean))
 

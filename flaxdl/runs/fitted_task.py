@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from flaxdl.config import setting_names
 from flaxdl.data import Splits
 from flaxdl.errors import UserError
@@ -12,10 +14,16 @@ from flaxdl.training.tasks import Task
 
 
 def fit_task(task: Task, splits: Splits) -> Task:
-    """Returns the task fitted to the raw training split, see `Task.fit`."""
+    """Returns the task fitted to the raw training split, see `Task.fit`.
+
+    Examples of weight 0 are left out if the weights are known without reading every example.
+    """
     if type(task).fit is Task.fit:
         return task
-    return task.fit(splits.train.labels(), splits.classes)
+    labels, weights = splits.train.labels(), splits.train.weights()
+    if labels is not None and weights is not None:
+        labels = labels[np.asarray(weights, np.float32) > 0]  # as in batches
+    return task.fit(labels, splits.classes)
 
 
 def fitted_fields(task: Task, fitted: Task) -> dict[str, Any]:

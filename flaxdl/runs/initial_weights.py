@@ -1,22 +1,25 @@
 """Initial state of a run: random parameters, or the weights of `config.init`."""
 
+import logging
 from typing import Any
 
 import jax
 import numpy as np
 
+from flaxdl.data.class_folders import format_names
 from flaxdl.errors import UserError
-from flaxdl.runs.last_layer import rescaled_outputs
+from flaxdl.runs.last_layer import last_layer, rescaled_outputs
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.setup import Setup
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.distributed.placement import create_on, put_like
 from flaxdl.training.state import TrainState
-from flaxdl.training.tasks import Regression, Task
+from flaxdl.training.tasks import Regression
 from flaxdl.weights import load_weights, state_dict
-from flaxdl.weights.names import leaves_by_key, matches_any
+from flaxdl.weights.names import leaves_by_key, matches_any, pytorch_key
 
+_LOGGER = logging.getLogger(__name__)
 _MOST_NAMES = 6  # randomly initialized parameters that are listed
 
 
@@ -46,13 +49,17 @@ def described_initial_state(setup: Setup) -> tuple[TrainState, str | None]:
     if Workdir(source).has_checkpoints:
         try:
             run = restore(source)
-            text += f", step {int(run.state.step):,}"
-            source = state_dict(_in_units_of(setup.config.task, run, _unsharded_variables(run)))
+            restored = _unsharded_variables(run)
         except UserError as error:
             raise UserError(
                 f"init.weights: the run {init.weights} cannot be read: {error}. "
                 "A file exported from it with `python -m flaxdl export` works as well"
             ) from error
+        text += f", step {int(run.state.step):,}"
+        own, is_converted = _in_units_of(setup, run, restored)
+        source = state_dict(own)
+        if is_converted:
+            text += "; outputs converted to the mean and standard deviation of this training split"
     variables = {"params": state.params, **state.model_state}
     ignore = getattr(setup.config.model, "ignored_keys", ())
     loaded = load_weights(variables, source, omit=init.omit, ignore=ignore)
@@ -67,23 +74,46 @@ def described_initial_state(setup: Setup) -> tuple[TrainState, str | None]:
     return state.replace(params=params, model_state=loaded, average=average), text
 
 
-def _in_units_of(task: Task, run: RestoredRun, variables: Any) -> Any:
-    """Returns the variables of a regression model with outputs in the units of another regression.
+def _in_units_of(setup: Setup, run: RestoredRun, variables: Any) -> tuple[Any, bool]:
+    """Converts the outputs of a regression model to the units of a regression of equal targets.
 
     Each run standardizes its targets with its own statistics. The initial model thus predicts the
     same values as the one that it is initialized from.
+
+    Returns:
+        The variables, and True if they are converted. Those of other tasks or targets, and of a
+        last layer that is omitted, are unchanged.
+
+    Raises:
+        UserError: if the last layer is not linear with a bias.
     """
-    other = run.config.task
+    task, other, init = setup.config.task, run.config.task, setup.config.init
     if not (isinstance(task, Regression) and isinstance(other, Regression)):
-        return variables
+        return variables, False
     if (task.mean, task.std) == (other.mean, other.std):
-        return variables
+        return variables, False
     if task.num_outputs(None) != other.num_outputs(None):  # the last layers differ in size, too
-        return variables
+        return variables, False
+    try:
+        kernel = pytorch_key((*last_layer(run, run.state), "kernel"))
+    except UserError as error:
+        raise UserError(
+            f"init.weights: {error}; without conversion, this run needs the statistics of "
+            f"{init.weights}, task.mean {other.mean} and task.std {other.std}"
+        ) from error
+    if matches_any(kernel, init.omit):
+        return variables, False
+    if task.target_names != other.target_names:
+        _LOGGER.warning(
+            "init.weights: the targets of %s are %s, those of this run %s, so its outputs are not "
+            "converted to their units",
+            init.weights, format_names(other.target_names), format_names(task.target_names),
+        )  # fmt: skip
+        return variables, False
     mean, std, other_mean, other_std = (
         np.array(numbers) for numbers in (task.mean, task.std, other.mean, other.std)
     )
-    return rescaled_outputs(run, variables, other_std / std, (other_mean - mean) / std)
+    return rescaled_outputs(run, variables, other_std / std, (other_mean - mean) / std), True
 
 
 def _unsharded_variables(run: RestoredRun) -> Any:

@@ -15,6 +15,7 @@ from flaxdl.errors import UserError
 from flaxdl.runs.restored import RestoredRun
 from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.tasks import Regression
+from flaxdl.training.tasks.regression import MIXING_ERROR
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,7 @@ def check_regression(config: Config, splits: Splits) -> None:
         if getattr(config.transform, name, 0)
     ]
     if mixing:
-        raise UserError(
-            f"mixup and cutmix need classes, and Regression has numbers: set "
-            f"transform.mixup_alpha and transform.cutmix_alpha to 0, got {' and '.join(mixing)}"
-        )
+        raise UserError(f"{MIXING_ERROR}, got {' and '.join(mixing)}")
     check_numeric_targets(splits)
 
 

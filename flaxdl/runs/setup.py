@@ -151,22 +151,14 @@ def set_up(
     identity = splits.identity()
     _check_masking(config)
     _check_sounds(config)
-    learns_classes = type(config.task).losses is Classification.losses
-    if learns_classes:
-        check_class_labels(splits)
-    if isinstance(config.task, Regression):
-        check_regression(config, splits)
-    if isinstance(config.task, MultiLabelClassification):
-        check_multi_label(splits)
-    if config.balanced_sampling:
-        balanced_labels(splits.train)
+    _check_labels(config, splits)
     task = fit_task(fitted_task or config.task, splits)
     task_fields = fitted_fields(config.task, task)
     config = replace(config, task=task)
     transform = fitted or fit_transform(config, splits.train)
     splits = splits.map(transform.apply)
     check_inputs(splits.train, transform)
-    warn_about_few_examples(splits, by_class=learns_classes)
+    warn_about_few_examples(splits, by_class=_learns_classes(config.task))
     config = resolve_model_sizes(config, splits.classes, transform)
     _check_tokens(config, transform, splits)
     examples, training_examples = _shapes(splits.train, transform)
@@ -303,6 +295,22 @@ def _check_sounds(config: Config) -> None:
             "the source AudioFolder needs the transform LogMel, Spectrogram or Waveforms, "
             f"got {type(config.transform).__name__}"
         )
+
+
+def _check_labels(config: Config, splits: Splits) -> None:
+    """Checks the raw labels against the task and the sampling."""
+    if _learns_classes(config.task):
+        check_class_labels(splits)
+    if isinstance(config.task, Regression):
+        check_regression(config, splits)
+    if isinstance(config.task, MultiLabelClassification):
+        check_multi_label(splits)
+    if config.balanced_sampling:
+        balanced_labels(splits.train)
+
+
+def _learns_classes(task: Task) -> bool:
+    return type(task).losses is Classification.losses
 
 
 def _check_tokens(config: Config, transform: Transform, splits: Splits) -> None:

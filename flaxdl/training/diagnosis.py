@@ -16,6 +16,7 @@ from flaxdl.training.precision import matmul_precision
 from flaxdl.training.protocols import TrainingRun, TrainingSession
 from flaxdl.training.state import TrainState
 from flaxdl.training.steps import Steps
+from flaxdl.training.tasks import MultiLabelClassification, Regression
 from flaxdl.training.tasks.losses import mixed, weighted
 
 
@@ -62,8 +63,11 @@ def first_not_finite(steps: Steps, state: TrainState, batch: Mapping[str, jax.Ar
         state: training state before the step.
         batch: batch of the step.
     """
+    fields = dict(batch)
+    if isinstance(steps.task, Regression | MultiLabelClassification) and "label" in fields:
+        fields["label"] = jnp.where(jnp.isnan(batch["label"]), 0, batch["label"])  # NaN: missing
     for what, tree in (
-        ("the field of the batch", dict(batch)),
+        ("the field of the batch", fields),
         ("the parameter", state.params),
         ("the statistic", state.model_state),
     ):

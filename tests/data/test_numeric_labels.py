@@ -9,6 +9,7 @@ from flaxdl.data import ArrayDataset, Arrays, Splits, take_fraction
 from flaxdl.data.balanced_sampling import balanced_labels
 from flaxdl.data.class_counts import class_counts, warn_about_few_examples
 from flaxdl.data.dataset import RecordDataset
+from flaxdl.data.labels import check_class_labels
 from flaxdl.data.numeric_labels import check_multi_label, check_numeric_targets
 from flaxdl.data.source import hold_out
 from flaxdl.errors import UserError
@@ -60,7 +61,7 @@ def test_arrays_of_0_and_1_are_several_labels(dtype):
 
 
 def test_missing_entries_are_kept():
-    missing = with_entries(TAGS, ((3, 1), np.nan), (5, np.nan))
+    missing = with_entries(TAGS, ((3, 1), np.nan), ((5, np.s_[1:]), np.nan))
     splits = load(missing, classes=np.array(["cat", "dog", "owl"]))
     assert splits.classes == ("cat", "dog", "owl")
     np.testing.assert_array_equal(splits.train.labels(), missing)
@@ -121,7 +122,7 @@ def test_a_changed_entry_changes_the_fingerprint():
         (np.arange(40) % 3, r"\[N, K\], got int32 \[40\]; single classes need the task Classifica"),
         (np.array(["a", "b"] * 20), r"got int32 \[40\]; single classes need the task Classificat"),
         (AGES, r"got float32 \[40\]; numbers need the task Regression"),
-        (TAGS[:, :, None] / 1, r"got float64 \[40, 3, 1\]; numbers need the task Regression"),
+        (TAGS[:, :, None] / 1, r"got float64 \[40, 3, 1\]; single classes need"),
         (
             with_entries(TAGS, ((7, 2), 3), ((9, 1), 0.5)),
             r"got 3 at example 7 in column 2; other numbers need the task Regression",
@@ -148,7 +149,11 @@ def test_what_is_not_multi_label_is_refused(label, message):
         ),
         (TAGS + 1, r"got int64 \[40, 3\]"),
         (np.zeros((40, 2, 2)), r"got float64 \[40, 2, 2\]"),
-        (np.full(40, np.nan), r"no known value in the training split in column 0"),
+        (np.full(40, np.nan), r"has no known value: all are missing \(NaN\)"),
+        (
+            with_entries(TAGS, (np.s_[:, 1], np.nan)),
+            r"no known value in the training split in column 1: all are missing",
+        ),
     ],
 )
 def test_what_is_not_a_number_is_refused(label, message):
@@ -210,3 +215,41 @@ def test_subsets_and_counts_do_not_depend_on_numbers(caplog):
         assert warnings(caplog) == []
         with pytest.raises(UserError, match="balanced_sampling needs one integer class number"):
             balanced_labels(splits.train)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_examples_without_any_known_label_are_dropped(caplog, several):
+    label = with_entries(TAGS, (5, np.nan), ((7, 0), np.nan)) if several else AGES.copy()
+    label[[5, 9]] = np.nan
+    kept = np.delete(np.arange(40), [5, 9])
+    splits = load(label, test_label=label[:7], train_weight=np.arange(40))
+    arrays = splits.train.arrays()
+    np.testing.assert_array_equal(arrays["inputs"], INPUTS[kept])
+    np.testing.assert_array_equal(arrays["label"], label[kept].astype(np.float32))
+    np.testing.assert_array_equal(arrays["weight"], kept)
+    assert len(splits.test) == 6
+    assert warnings(caplog) == [
+        "train_label: dropped 2 of 40 examples, which have no known value (all NaN)",
+        "test_label: dropped 1 of 7 examples, which have no known value (all NaN)",
+    ]
+    # They are no classes: a cast to integers would give them one.
+    with pytest.raises(UserError, match="with nan at example 5; remove examples without a class"):
+        check_class_labels(splits)
+    with pytest.raises(UserError, match="train_weight must not be 0 for all examples"):
+        load(label, train_weight=np.isnan(label.reshape(40, -1)).all(1))
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64])
+def test_columns_of_integers_are_checked(caplog, dtype):
+    labels = with_entries(TAGS, (np.s_[:, 1], 1)).astype(dtype)
+    check_multi_label(splits_of(labels, labels[:3]))
+    assert warnings(caplog) == [
+        "label has only one value in the training split in column 1, which cannot be learned"
+    ]
+
+
+def test_a_cast_is_suggested_only_for_numbers():
+    for label, cast in ((TAGS[:, 0], True), (np.array(["a", "b"] * 20), False)):
+        with pytest.raises(UserError) as raised:
+            check_numeric_targets(load(label))
+        assert ("train_label.astype('float32')" in str(raised.value)) == cast

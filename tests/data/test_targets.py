@@ -145,7 +145,8 @@ def test_a_column_without_training_values_is_refused(tmp_path):
     columns = {"text": texts(60), "a": range(60), "b": cells}
     path = write(tmp_path / "t.csv", columns)
     with pytest.raises(
-        UserError, match=r"t.csv has no value in the training split in column b; re"
+        UserError,
+        match=r"t.csv has no value in the training split in column b; remove this column fr",
     ):
         load(path, targets=("a", "b"))
     assert load(path, targets=("a",)).classes == ("a",)
@@ -168,6 +169,16 @@ def test_a_column_without_training_values_is_refused(tmp_path):
 def test_settings_that_exclude_each_other_are_refused(source, settings, message):
     with pytest.raises(UserError, match=message):
         source("t.csv", **settings)
+
+
+def test_prices_as_classes_are_listed_in_part(tmp_path):
+    path = write(tmp_path / "t.csv", {"text": texts(300), "price": np.linspace(1, 2, 300)})
+    with pytest.raises(UserError, match=", 49 more; .*; numbers to predict need --data.targets pr"):
+        load(path, label="price")
+    message = "give files with --data.validation and --data.test$"
+    path = write(tmp_path / "t.csv", {"text": texts(60), "label": [f"k{n}" for n in range(60)]})
+    with pytest.raises(UserError, match=f", [0-9]+ more; add rows, .*, or {message}"):
+        load(path)
 
 
 def test_weights_splits_and_other_files(tmp_path):
@@ -256,7 +267,11 @@ def test_images_with_numbers_and_repeated_rows(images, caplog):
     np.testing.assert_array_equal(splits.train.gather(np.array([3]))["label"], [[3, NAN]])
     np.testing.assert_array_equal(splits.test.labels(), [[8, 1], [9, 1]])
     assert "dropped 1 rows that repeat an image" in warnings(caplog)[0]
-    columns["b"][-1] = 0.5
+    columns["b"][-1], columns["a"][3] = 0.5, 16777215
+    write(images / "t.csv", columns)
+    with pytest.raises(UserError, match=r"line 5 \(train, 16777215, no value\) and"):
+        source.load(seed=0)
+    columns["a"][3] = 3
     write(images / "t.csv", columns)
     with pytest.raises(
         UserError,

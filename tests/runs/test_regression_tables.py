@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import re
-import types
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 import torch
-from helpers.every_model import inputs_of, small
+from helpers.every_model import CLASSES, inputs_of, small
 from helpers.small_runs import train
 from PIL import Image
 
@@ -19,7 +19,8 @@ from flaxdl.cli import main
 from flaxdl.data import Images, ImageTable, Text, TextTable
 from flaxdl.models import BertForSequenceClassification, SimpleCNN
 from flaxdl.pretrained import load_pretrained
-from flaxdl.runs.initial_weights import initial_state
+from flaxdl.runs import initial_weights
+from flaxdl.runs.initial_weights import described_initial_state, initial_state
 from flaxdl.runs.last_layer import last_layer
 from flaxdl.runs.setup import set_up
 from flaxdl.training import AdamW, Regression, Selection, Steps
@@ -119,7 +120,9 @@ def test_images_from_table_to_prediction(images, capsys):
     found = flaxdl.predict(folder / "run", names)
     assert np.all(np.abs(values_of(found)[:, 0] - 22_500) < 4000)
     assert main(["predict", "--workdir", str(folder / "run"), str(folder / "photos")]) == 0
-    assert capsys.readouterr().out.count(".png") == 60
+    out = capsys.readouterr().out
+    assert out.count(".png") == 60
+    assert re.search(r"3.png +│ 2\d,\d{3} │", out)  # as in the report, not 2.1234e+04
 
 
 def test_texts_from_table_to_prediction(texts):
@@ -139,8 +142,8 @@ def test_the_report_of_images(images):
     for name in ("lux", "size"):
         assert html.count(f'aria-label="Predicted over true {name}: 1') == 1
         assert html.count(f'aria-label="Errors of {name}: median') == 1
-    assert "<dt>test MAE/lux</dt>" in html  # the metric of selection
-    assert "R2/lux" not in html
+    assert "<dt>test MAE of lux</dt>" in html  # the metric of selection
+    assert "test R2 of lux" not in html
     assert "Confusion" not in html
     assert html.count('<img class="zoom"') == 12
     assert html.count("photos/") == 12
@@ -294,41 +297,42 @@ def test_weights_of_a_run_keep_their_predictions_in_a_run_with_other_statistics(
     config = image_config(tmp_path, init=Init(weights=str(folder / "run")))
     setup = set_up(config)
     assert setup.config.task.mean != result.run.config.task.mean
-    state = initial_state(setup)
+    state, text = described_initial_state(setup)
+    assert text.endswith(
+        "; outputs converted to the mean and standard deviation of this training split"
+    )
     batch = result.run.transform.read([str(folder / "photos" / "1.png")], {"inputs": (8, 8, 3)})
     found = setup.config.task.in_own_units(jax.jit(setup.steps.predict)(state, batch))
     expected = result.run.config.task.in_own_units(
         result.run.steps.predict(result.run.state, batch)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    init = Init(weights=str(folder / "run"), omit=("classifier.4.*",))
+    _, text = described_initial_state(set_up(image_config(tmp_path, init=init)))
+    assert "converted" not in text
 
 
 @pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        ("AlexNet", ("classifier.6",)),
-        ("BertForSequenceClassification", ("classifier",)),
-        ("CNN1d", ("fc",)),
-        ("LeNet5", ("fc3",)),
-        ("ResNet18", ("fc",)),
-        ("SimpleCNN", ("classifier.4",)),
-        ("SimpleRNN", ("fc",)),
-        ("TextRNN", ("fc",)),
-        ("TransformerClassifier", ("fc",)),
-        ("VGG11", ("classifier.6",)),
-    ],
+    "name", [name for name, model in CLASSES.items() if "num_classes" in model.__dataclass_fields__]
 )
-def test_the_last_layer_of_every_classifier(name, path):
-    model, (inputs, _) = dataclasses.replace(small(name), num_classes=3), inputs_of(name)
-    task = Regression(mean=(0, 0, 0), std=(1, 1, 1))
+def test_every_model_ends_with_a_linear_layer(name):
+    model = small(name)
+    inputs, keywords = inputs_of(name)
+    count = model.num_classes
+    label = jax.ShapeDtypeStruct((inputs.shape[0], count), np.float32)
+    weight = jax.ShapeDtypeStruct(inputs.shape[:1], np.float32)
+    task = Regression(mean=(0.0,) * count, std=(1.0,) * count)
     steps = Steps(model=model, task=task, optimizer=AdamW(), total_steps=1)
-    examples = {
-        "inputs": inputs,
-        "label": jax.ShapeDtypeStruct((2, 3), np.float32),
-        "weight": jax.ShapeDtypeStruct((2,), np.float32),
-    }
-    state = jax.eval_shape(lambda: steps.initial_state(examples))
-    assert last_layer(types.SimpleNamespace(steps=steps, examples=examples), state) == path
+    plan = SimpleNamespace(
+        config=SimpleNamespace(model=model),
+        steps=steps,
+        examples={"inputs": inputs, "label": label, "weight": weight, **keywords},
+    )
+    state = jax.eval_shape(steps.initial_state, plan.examples)
+    layer = state.params
+    for part in last_layer(plan, state):
+        layer = layer[part]
+    assert layer["kernel"].shape[1:] == layer["bias"].shape == (count,)
 
 
 class Scaled(SimpleCNN):
@@ -336,6 +340,43 @@ class Scaled(SimpleCNN):
 
     def __call__(self, images, train=False):
         return 2 * super().__call__(images, train)
+
+
+def test_weights_of_other_targets_are_not_converted(images, tmp_path, caplog):
+    folder, result = images
+    write_images(tmp_path, count=40)
+    table = tmp_path / "photos.csv"
+    table.write_text(table.read_text().replace("path,split,lux,size", "path,split,lux,mass"))
+    config = image_config(
+        tmp_path,
+        data=ImageTable(str(table), targets=("lux", "mass"), split="split"),
+        selection=Selection(metric="rmse"),
+        init=Init(weights=str(folder / "run")),
+    )
+    state, text = described_initial_state(set_up(config))
+    head = state.params["classifier.4"]
+    trained = result.run.variables["params"]["classifier.4"]
+    jax.tree.map(np.testing.assert_array_equal, dict(head), dict(trained))
+    assert "converted" not in text
+    expected = f"the targets of {folder / 'run'} are lux, size, those of this run lux, mass, so"
+    assert sum(expected in record.getMessage() for record in caplog.records) == 1
+
+
+def test_weights_of_a_model_without_a_linear_last_layer(images, tmp_path, monkeypatch):
+    model = Scaled(num_classes=None)
+    trained = image_config(images[0], model=model, epochs=1)
+    train(trained, tmp_path / "run")
+    monkeypatch.setattr(initial_weights, "restore", lambda run: flaxdl.restore(run, trained))
+    write_images(tmp_path, count=40)
+    init = Init(weights=str(tmp_path / "run"))
+    config = image_config(tmp_path, model=model, init=init)
+    message = "^init.weights: Scaled must return .*; without conversion, .* task.mean "
+    with pytest.raises(flaxdl.UserError, match=message):
+        initial_state(set_up(config))
+    task = flaxdl.restore(tmp_path / "run", trained).config.task
+    same = Regression(point_loss="huber", mean=task.mean, std=task.std)
+    _, text = described_initial_state(set_up(dataclasses.replace(config, task=same)))
+    assert text == f"weights from {tmp_path / 'run'}, step 3"
 
 
 def test_a_model_without_a_linear_last_layer_is_refused(images):

@@ -12,7 +12,7 @@ from helpers.small_runs import bright_quadrants
 
 from flaxdl.layers import BatchNorm, Dropout, Linear
 from flaxdl.models import SimpleRNN
-from flaxdl.training import AdamW, Classification, Steps
+from flaxdl.training import AdamW, Classification, Regression, Steps
 from flaxdl.training.diagnosis import first_not_finite
 from flaxdl.training.distributed.mesh import make_mesh, replicated
 from flaxdl.training.distributed.placement import Placement, create_on, put_batch
@@ -144,3 +144,16 @@ def test_the_search_for_a_loss_scale_is_no_divergence():
     assert state.replace(loss_scale=state.loss_scale.replace(scale=jnp.float32(1))).has_diverged(10)
     assert state.replace(loss_scale=None).has_diverged(10)
     assert not state.replace(loss_scale=None).has_diverged(13)
+
+
+def test_a_missing_label_is_no_cause():
+    steps = replace(STEPS, task=Regression(mean=(0.0,) * 4, std=(1.0,) * 4))
+    labels = np.zeros((16, 4), np.float32)
+    labels[0, 0] = np.nan
+    fields = {**batch(1), "label": labels}
+    state = create_on(Placement(MESH), partial(steps.initial_state, fields))
+    assert first_not_finite(steps, state, fields) == "none when the step is recomputed"
+    exploding = with_parameter(state, "fc2", "kernel", 3e38)
+    assert first_not_finite(steps, exploding, fields) == "the output of the layer fc2 (Linear)"
+    labels[1, 0] = np.inf
+    assert first_not_finite(steps, state, fields) == "the field of the batch label"

@@ -10,8 +10,11 @@ import pytest
 import torch
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
+from flaxdl.data import ArrayDataset, Splits
+from flaxdl.data.dataset import Subset
 from flaxdl.errors import UserError
-from flaxdl.training import Regression, Selection
+from flaxdl.runs.fitted_task import fit_task
+from flaxdl.training import MultiLabelClassification, Regression, Selection
 from flaxdl.training.metrics import MetricSums
 
 NAN = math.nan
@@ -93,8 +96,8 @@ def test_statistics_are_float32_numbers():
     labels = np.random.default_rng(0).normal(1e6, 1, 1000).astype(np.float32)
     task = Regression().fit(labels, None)
     mean, std = task.mean[0], task.std[0]
-    assert mean == np.float32(mean)
-    assert std == np.float32(std)
+    assert float(np.float32(mean)) == mean
+    assert float(np.float32(std)) == std
     assert mean == pytest.approx(labels.mean(dtype=np.float64), abs=0.04)
     assert std == pytest.approx(labels.std(dtype=np.float64), rel=1e-6)
 
@@ -242,3 +245,17 @@ def test_examples_cannot_be_mixed():
         UserError, match="mixup and cutmix need classes, and Regression has numbers"
     ):
         Regression(**IDENTITY).losses(jnp.zeros((1, 1)), batch)
+
+
+def test_examples_of_weight_0_do_not_count_in_the_statistics():
+    label = np.array([1, 3, 1e6, 5], np.float32)
+    arrays = {"inputs": np.zeros((4, 2)), "label": label, "weight": np.array([1, 2, 0, 0.5])}
+    for dataset in (ArrayDataset(arrays), Subset(ArrayDataset(arrays), np.arange(1, 4))):
+        known = dataset.labels()[dataset.weights() > 0]
+        task = fit_task(Regression(), Splits(dataset, None, None, None))
+        assert task.mean == (known.mean(),)
+        assert task.std == pytest.approx((known.std(),), rel=1e-6)
+    labels = np.array([[1], [0], [0], [1]], np.float32)
+    splits = Splits(ArrayDataset(arrays | {"label": labels}), None, None, ("a",))
+    fitted = fit_task(MultiLabelClassification(pos_weight="balanced"), splits)
+    assert fitted.pos_weight == (("a", 0.5),)  # one negative, two positives

@@ -17,6 +17,10 @@ from flaxdl.errors import UserError
 from flaxdl.training.tasks.losses import POINT_LOSSES, Batch
 from flaxdl.training.tasks.task import Better, Metrics, Task
 
+MIXING_ERROR = (
+    "mixup and cutmix need classes, and Regression has numbers: set transform.mixup_alpha and "
+    "transform.cutmix_alpha to 0"
+)
 _PER_TARGET = ("mae", "rmse", "r2")
 
 
@@ -153,10 +157,7 @@ class Regression(Task):
                 target only for squared errors.
         """
         if "mix" in batch:
-            raise UserError(
-                "mixup and cutmix need classes, and Regression has numbers: set "
-                "transform.mixup_alpha and transform.cutmix_alpha to 0"
-            )
+            raise UserError(MIXING_ERROR)
         return self.metrics(outputs, batch)["loss"]
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> Metrics:

@@ -45,8 +45,8 @@ class Task:
         default, returns the task itself.
 
         Args:
-            labels: labels of all training examples, [N, ...]; None if getting them requires reading
-                every example.
+            labels: labels of all training examples, [N, ...], without those of weight 0 if the
+                weights are known; None if getting the labels requires reading every example.
             classes: class names; None if labels are not classes.
 
         Raises:
