@@ -38,6 +38,8 @@ class Estimates:
     """Number of examples in the split."""
     targets: np.ndarray  # texts [K]
     """Names of the targets."""
+    std: np.ndarray  # float64[K]
+    """Standard deviation of each target, the unit in which errors are compared."""
     label: np.ndarray  # float64[N, K]
     """True values; NaN where one is missing."""
     estimate: np.ndarray  # float64[N, K]
@@ -86,6 +88,7 @@ def compute(run: RestoredRun, split: str, dataset: Dataset) -> Estimates:
         split=split,
         available=available,
         targets=np.array(task.target_names),
+        std=np.array(task.std),
         label=label,
         estimate=estimate,
         shown=worst.numbers,
@@ -120,13 +123,17 @@ def section(found: Estimates) -> page.Estimates:
 
 
 def _example(found: Estimates, number: int, place: int) -> page.Estimated:
-    """Returns the example with this number, which has this place in the inputs."""
+    """Returns the example with this number, which has this place in the inputs.
+
+    Its targets are those with the largest errors, largest first.
+    """
     shown: dict[str, Any] = {}
     if place < len(found.inputs):
         one = found.inputs[place]
         is_text = found.inputs.dtype.kind == "U"
         shown = {"text": str(one)} if is_text else {"picture": page.data_uri(one)}
-    known = np.flatnonzero(~np.isnan(found.label[number]))
+    error = np.abs(found.estimate[number] - found.label[number]) / found.std
+    largest = np.argsort(-error, kind="stable")[: np.sum(~np.isnan(error))]  # NaN comes last
     position = f"{found.split} example {found.index[number]:,}"
     return page.Estimated(
         name=str(found.names[number]) if len(found.names) else position,
@@ -136,7 +143,7 @@ def _example(found: Estimates, number: int, place: int) -> page.Estimated:
                 charts.number(found.label[number, k]),
                 charts.number(found.estimate[number, k]),
             )
-            for k in known[:_MAX_DRAWN]
+            for k in largest[:_MAX_DRAWN]
         ],
         **shown,
     )

@@ -16,6 +16,7 @@ def estimates(label, estimate, **changes):
         "split": "test",
         "available": len(label),
         "targets": np.array([f"t{k}" for k in range(label.shape[1])]),
+        "std": np.ones(label.shape[1]),
         "label": label,
         "estimate": estimate,
         "shown": np.array([1, 0], np.int32),
@@ -48,10 +49,13 @@ def test_figures_by_hand():
 
 def test_charts_of_four_targets_and_figures_of_all():
     label = np.random.default_rng(0).normal(size=(30, 7))
-    found = section(estimates(label, label + 0.1, names=np.array([f"{n}.png" for n in range(30)])))
+    error = np.array([0.1, 0.2, 0.3, 0.4, 5, 5, 6])
+    names = np.array([f"{n}.png" for n in range(30)])
+    std = np.array([1, 1, 1, 1, 1, 100, 1])
+    found = section(estimates(label, label + error, names=names, std=std))
     assert len(found.rows) == 7
     assert len(found.charts) == 4
-    assert len(found.worst[0].values) == 4
+    assert [name for name, _, _ in found.worst[0].values] == ["t6", "t4", "t3", "t2"]
     assert found.worst[0].name == "1.png"
 
 
