@@ -315,7 +315,11 @@ def histogram_chart(title: str, values: np.ndarray) -> Chart:
         title: name of the values.
         values: float[N].
     """
-    counts, edges = np.histogram(values, bins=min(max(len(values) // 5, 5), 40))
+    low, high, least = values.min(), values.max(), 1e-9 * np.abs(values).max()
+    if 0 < high - low < least:  # equal up to rounding, which is too little for bins
+        low, high = low - least, high + least
+    bins = min(max(len(values) // 5, 5), 40)
+    counts, edges = np.histogram(values, bins=bins, range=(low, high))
 
     def draw(axes: Any) -> None:
         axes.stairs(counts, edges, fill=True, color=_SERIES[0], alpha=0.6)

@@ -5,24 +5,18 @@ N: evaluated examples, K: targets, M: examples to show.
 
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
-from flaxdl.data import Dataset, evaluation_batches
-from flaxdl.data.dataset import Subset
-from flaxdl.data.pipeline import evaluation_order
+from flaxdl.data import Dataset
 from flaxdl.report import charts, page
+from flaxdl.report.evaluated import evaluated
 from flaxdl.report.shown_examples import KeptExamples, example_names, shown_inputs
 from flaxdl.runs.restored import RestoredRun
-from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.tasks import Regression
 from flaxdl.training.tasks.regression import target_scores
 
-_MAX_EXAMPLES = 10_000  # evenly spaced examples of larger splits
-_MAX_BATCH_SIZE = 128
 _MAX_SHOWN = 12  # examples with the largest errors
 _MAX_DRAWN = 4  # targets
 
@@ -57,36 +51,21 @@ def compute(run: RestoredRun, split: str, dataset: Dataset) -> Estimates:
     """Evaluates a transformed split, or evenly spaced examples of a large one."""
     task = run.config.task
     assert isinstance(task, Regression)
-    available = len(dataset)
-    positions = np.arange(available)
-    if available > _MAX_EXAMPLES:
-        positions = np.linspace(0, available - 1, _MAX_EXAMPLES).astype(np.int64)
-        dataset = Subset(dataset, positions)
-    order = evaluation_order(dataset)
-
-    @partial(jax.jit, out_shardings=replicated(run.mesh))
-    def outputs_of(state: Any, batch: Any) -> jax.Array:
-        return run.inference.predict(state, batch)
-
-    evaluated: list[tuple[np.ndarray, ...]] = []  # index, label and estimate of each batch
+    found: list[tuple[np.ndarray, ...]] = []  # index, label and estimate of each batch
     worst = KeptExamples(_MAX_SHOWN)
-    size = run.inference_size(min(len(dataset), run.config.batch_size, _MAX_BATCH_SIZE))
-    first = 0  # number of readable examples in earlier batches
-    with closing(evaluation_batches(dataset, run.transform, batch_size=size)) as batches:
-        for number, batch in enumerate(batches):
-            rows = np.flatnonzero(batch["weight"] > 0)  # not padding, and readable
-            estimate = task.in_own_units(np.asarray(outputs_of(run.state, run.put(batch))))[rows]
-            label = np.asarray(batch["label"], np.float64).reshape(len(batch["weight"]), -1)[rows]
+    with closing(evaluated(run, dataset, lambda outputs, _: outputs)) as batches:
+        for index, batch, outputs in batches:
+            estimate = task.in_own_units(outputs)
+            label = np.asarray(batch["label"], np.float64).reshape(estimate.shape)
             error = np.abs(estimate - label) / np.array(task.std)
             largest = np.max(error, axis=1, where=~np.isnan(error), initial=-1)
-            worst.add(np.flatnonzero(largest >= 0), -largest, batch["inputs"][rows], first)
-            evaluated.append((positions[order[number * size + rows]], label, estimate))
-            first += len(rows)
-    index, label, estimate = (np.concatenate(parts) for parts in zip(*evaluated, strict=True))
+            worst.add(np.flatnonzero(largest >= 0), -largest, batch["inputs"])
+            found.append((index, label, estimate))
+    index, label, estimate = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Estimates(
         step=int(run.state.step),
         split=split,
-        available=available,
+        available=len(dataset),
         targets=np.array(task.target_names),
         std=np.array(task.std),
         label=label,
@@ -94,7 +73,7 @@ def compute(run: RestoredRun, split: str, dataset: Dataset) -> Estimates:
         shown=worst.numbers,
         inputs=shown_inputs(run, worst.inputs),
         index=index.astype(np.int32),
-        names=example_names(dataset, np.searchsorted(positions, index)),
+        names=example_names(dataset, index),
     )
 
 

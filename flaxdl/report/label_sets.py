@@ -6,26 +6,19 @@ N: evaluated examples, K: classes, M: mistakes to show.
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from flaxdl.data import Dataset, evaluation_batches
-from flaxdl.data.dataset import Subset
-from flaxdl.data.pipeline import evaluation_order
+from flaxdl.data import Dataset
 from flaxdl.report import page
+from flaxdl.report.evaluated import evaluated
 from flaxdl.report.scores import ClassScore
 from flaxdl.report.shown_examples import KeptExamples, example_names, shown_inputs
 from flaxdl.runs.restored import RestoredRun
-from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.tasks import MultiLabelClassification, Task
 from flaxdl.training.tasks.scores import ranking_score
 
-_MAX_EXAMPLES = 10_000  # evenly spaced examples of larger splits
-_MAX_BATCH_SIZE = 128
 _MAX_SHOWN = 24  # mistakes
 
 
@@ -73,44 +66,27 @@ def compute(run: RestoredRun, split: str, dataset: Dataset) -> LabelSets:
     """Evaluates a transformed split, or evenly spaced examples of a large one."""
     task = run.config.task
     assert isinstance(task, MultiLabelClassification)
-    available = len(dataset)
-    positions = np.arange(available)
-    if available > _MAX_EXAMPLES:
-        positions = np.linspace(0, available - 1, _MAX_EXAMPLES).astype(np.int64)
-        dataset = Subset(dataset, positions)
-    order = evaluation_order(dataset)
-
-    @partial(jax.jit, out_shardings=replicated(run.mesh))
-    def classify(state: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        logits = run.inference.predict(state, batch)
-        return task.probabilities(logits), task.threshold_array(logits)
-
     thresholds = np.zeros(0, np.float32)
-    evaluated: list[tuple[np.ndarray, ...]] = []  # per batch: index, label, probability
+    found: list[tuple[np.ndarray, ...]] = []  # index, label and probability of each batch
     mistakes = KeptExamples(_MAX_SHOWN)
-    size = run.inference_size(min(len(dataset), run.config.batch_size, _MAX_BATCH_SIZE))
-    first = 0  # number of readable examples in earlier batches
-    with closing(evaluation_batches(dataset, run.transform, batch_size=size)) as batches:
-        for number, batch in enumerate(batches):
-            found, thresholds = jax.device_get(classify(run.state, run.put(batch)))
-            rows = np.flatnonzero(batch["weight"] > 0)  # not padding, and readable
-            label, probability = batch["label"][rows], found[rows]
+    with closing(evaluated(run, dataset, lambda logits, _: task.probabilities(logits))) as batches:
+        for index, batch, probability in batches:
+            thresholds, label = np.asarray(task.threshold_array(probability)), batch["label"]
             is_wrong = (probability >= thresholds) != (label > 0.5)
             errors = np.abs(probability - label) * (is_wrong & ~np.isnan(label))
             worst = np.max(np.nan_to_num(errors), axis=1)
-            mistakes.add(np.flatnonzero(worst), -worst, batch["inputs"][rows], first)
-            evaluated.append((positions[order[number * size + rows]], label, probability))
-            first += len(rows)
-    index, label, probability = (np.concatenate(x) for x in zip(*evaluated, strict=True))
+            mistakes.add(np.flatnonzero(worst), -worst, batch["inputs"])
+            found.append((index, label, probability))
+    index, label, probability = (np.concatenate(x) for x in zip(*found, strict=True))
     return LabelSets(
         step=int(run.state.step),
         split=split,
-        available=available,
+        available=len(dataset),
         thresholds=thresholds.astype(np.float32),
         probability=probability.astype(np.float32),
         actual=np.nan_to_num(label, nan=-1).astype(np.int8),
         index=index.astype(np.int32),
-        names=example_names(dataset, np.searchsorted(positions, index)),
+        names=example_names(dataset, index),
         shown=mistakes.numbers,
         inputs=shown_inputs(run, mistakes.inputs),
     )

@@ -6,7 +6,6 @@ N: evaluated examples, M: mistakes to show, U: uncertain predictions to show.
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdl.data import Dataset, Splits, evaluation_batches
-from flaxdl.data.dataset import Subset
-from flaxdl.data.pipeline import evaluation_order
+from flaxdl.data import Dataset, Splits
 from flaxdl.data.text import FittedText
 from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.report import estimates, forecasts, label_sets
 from flaxdl.report.estimates import Estimates
+from flaxdl.report.evaluated import evaluated
 from flaxdl.report.forecasts import Forecasts
 from flaxdl.report.label_sets import LabelSets
 from flaxdl.report.shown_examples import KeptExamples, example_names, shown_inputs
 from flaxdl.runs.prediction import Generation, predict_with_run
 from flaxdl.runs.restored import RestoredRun
-from flaxdl.training.distributed.mesh import replicated
 from flaxdl.training.tasks import (
     Forecasting,
     LanguageModeling,
@@ -37,8 +34,6 @@ from flaxdl.training.tasks import (
     SequenceToSequence,
 )
 
-_MAX_EXAMPLES = 10_000  # evenly spaced examples of larger splits
-_MAX_BATCH_SIZE = 128
 _MAX_SHOWN = 24  # mistakes, or rewritten texts
 _MAX_UNCERTAIN = 12
 _MAX_REWRITTEN = 128  # texts; those with wrong results are shown first
@@ -164,48 +159,34 @@ def load(path: Path) -> StoredPredictions | None:
 
 
 def _classify(run: RestoredRun, split: str, dataset: Dataset) -> Predictions | None:
-    available = len(dataset)
-    positions = np.arange(available)
-    if available > _MAX_EXAMPLES:
-        positions = np.linspace(0, available - 1, _MAX_EXAMPLES).astype(np.int64)
-        dataset = Subset(dataset, positions)
-    order = evaluation_order(dataset)
-
-    @partial(jax.jit, out_shardings=replicated(run.mesh))
-    def classify(state: Any, batch: Any) -> tuple[jax.Array, ...]:
-        logits = run.inference.predict(state, batch)
+    def classify(logits: jax.Array, batch: Any) -> tuple[jax.Array, ...]:
+        if "label" not in batch:
+            return ()
         probabilities = jax.nn.softmax(logits.astype(jnp.float32))
         of_label = jnp.take_along_axis(probabilities, batch["label"][:, None], axis=-1)[:, 0]
         return jnp.argmax(logits, axis=-1), jnp.max(probabilities, axis=-1), of_label
 
     # Per batch: index, label, prediction, confidence, probability of the label.
-    evaluated: list[tuple[np.ndarray, ...]] = []
+    found: list[tuple[np.ndarray, ...]] = []
     mistakes = KeptExamples(_MAX_SHOWN)
     uncertain = KeptExamples(_MAX_UNCERTAIN)
-    batch_size = min(len(dataset), run.config.batch_size, _MAX_BATCH_SIZE)
-    batch_size = run.inference_size(batch_size)
-    first = 0  # number of readable examples in earlier batches
-    with closing(evaluation_batches(dataset, run.transform, batch_size=batch_size)) as batches:
-        for number, batch in enumerate(batches):
-            if "label" not in batch:
+    with closing(evaluated(run, dataset, classify)) as batches:
+        for index, batch, results in batches:
+            if not results:
                 return None
-            found = jax.device_get(classify(run.state, run.put(batch)))
-            rows = np.flatnonzero(batch["weight"] > 0)  # not padding, and readable
-            predicted, confidence, of_label = (x[rows] for x in found)
-            label, inputs = batch["label"][rows], batch["inputs"][rows]
+            predicted, confidence, of_label = results
+            label, inputs = batch["label"], batch["inputs"]
             is_correct = predicted == label
-            mistakes.add(np.flatnonzero(~is_correct), -confidence, inputs, first)
-            uncertain.add(np.flatnonzero(is_correct), confidence, inputs, first)
-            index = positions[order[number * batch_size + rows]]
-            evaluated.append((index, label, predicted, confidence, of_label))
-            first += len(rows)
+            mistakes.add(np.flatnonzero(~is_correct), -confidence, inputs)
+            uncertain.add(np.flatnonzero(is_correct), confidence, inputs)
+            found.append((index, label, predicted, confidence, of_label))
     index, label, predicted, confidence, of_label = (
-        np.concatenate(parts) for parts in zip(*evaluated, strict=True)
+        np.concatenate(parts) for parts in zip(*found, strict=True)
     )
     return Predictions(
         step=int(run.state.step),
         split=split,
-        available=available,
+        available=len(dataset),
         label=label.astype(np.int32),
         predicted=predicted.astype(np.int32),
         confidence=confidence.astype(np.float32),
@@ -213,7 +194,7 @@ def _classify(run: RestoredRun, split: str, dataset: Dataset) -> Predictions | N
         inputs=shown_inputs(run, mistakes.inputs),
         index=index.astype(np.int32),
         label_probability=of_label.astype(np.float32),
-        names=example_names(dataset, np.searchsorted(positions, index)),
+        names=example_names(dataset, index),
         uncertain=uncertain.numbers,
         uncertain_inputs=shown_inputs(run, uncertain.inputs),
     )

@@ -19,13 +19,15 @@ class KeptExamples:
     def __init__(self, most: int):
         self._most = most
         self._examples: list[tuple[float, int, np.ndarray]] = []
+        self._count = 0  # examples of earlier batches
 
-    def add(self, rows: np.ndarray, values: np.ndarray, inputs: np.ndarray, first: int) -> None:
-        """Adds `rows` of a batch whose first example has the number `first`."""
+    def add(self, rows: np.ndarray, values: np.ndarray, inputs: np.ndarray) -> None:
+        """Adds `rows` of the next batch; `values` and `inputs` are those of all its examples."""
         rows = rows[np.argsort(values[rows], kind="stable")][: self._most]
         self._examples += [
-            (float(values[row]), first + int(row), inputs[row].copy()) for row in rows
+            (float(values[row]), self._count + int(row), inputs[row].copy()) for row in rows
         ]
+        self._count += len(values)
         self._examples = sorted(self._examples, key=lambda one: one[0])[: self._most]
 
     @property

@@ -75,3 +75,5 @@ def test_histogram():
     chart = histogram_chart("Errors", values)
     assert chart.description == "Errors: median -1.000, 90% between -1.000 and 9.000."
     assert histogram_chart("Errors", np.zeros(1)).svg.startswith("<svg")
+    equal = 5 + 1e-15 * np.arange(100)  # up to rounding
+    assert "90% between 5.000 and 5.000" in histogram_chart("Errors", equal).description
