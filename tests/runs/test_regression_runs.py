@@ -156,7 +156,7 @@ def test_predictions_in_own_units(run, tmp_path, capsys):
     assert main(arguments) == 0
     table = capsys.readouterr().out
     assert [
-        word for word in ("input", "heat", "load", f"{values[0, 1]:.6g}") if word not in table
+        word for word in ("input", "heat", "load", f"{values[0, 1]:,.0f}") if word not in table
     ] == []
     assert main([*arguments, "missing.npy", "--to", str(to)]) == 2
     assert "missing.npy" in to.read_text().splitlines()[3]
