@@ -9,8 +9,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "Residual connections": ("zero_branch",),
     "Recurrent networks": ("order_in_sequences", "rnn_formula", "rnn_gradients"),
     "Transformers": ("head_count", "attention_scale", "masking", "dependent_steps"),
-    "Normalization": ("norm_axes",),
-    "Training": ("float16_gradients",),
+    "Normalization": ("norm_axes", "norm_batch_size"),
 }
 """Names of the modules by chapter, in the order of the course."""
 
