@@ -26,7 +26,14 @@ import optax
 
 from flaxdl import UserError
 from flaxdl.course.experiment import Results, Verdict, draw_range, is_larger, make_figure
-from flaxdl.course.training import draw_batches, fit, load_digits, test_accuracy, tuned
+from flaxdl.course.training import (
+    draw_batches,
+    fit,
+    in_parallel,
+    load_digits,
+    test_accuracy,
+    tuned,
+)
 from flaxdl.layers import BatchNorm, LayerNorm, Linear, MultiHeadAttention, padding_mask
 
 CLAIM = "LayerNorm works at any batch size, including 1, and for any length of a sequence."
@@ -104,7 +111,7 @@ class Transformer(nn.Module):
 NETS = {"MLP": MLP, "Transformer": Transformer}
 
 
-def measure_accuracy(seeds: Sequence[int], examples: int) -> dict[str, Any]:
+def measure_accuracy(seeds: Sequence[int], sizes: Sequence[int], examples: int) -> dict[str, Any]:
     """Returns accuracies by net, norm, batch size and seed; none if a batch is refused."""
     digits = load_digits()
     found: dict[str, Any] = {"accuracy": {}, "learning_rates": {}, "refusals": {}}
@@ -115,20 +122,30 @@ def measure_accuracy(seeds: Sequence[int], examples: int) -> dict[str, Any]:
         batches = draw_batches(key, len(digits.train[1]), size, steps)
         return fit(model, variables, adam, digits.train, batches, key)
 
-    for (net, build), kind, size in itertools.product(NETS.items(), NORMS, SIZES):
-        model = build(kind)
+    def measure_one(case: tuple[str, str, int]) -> tuple[Any, Any]:
+        net, kind, size = case
+        model = NETS[net](kind)
         try:
             best = tuned(model, partial(train, size, model), RATES, seeds, digits)
         except UserError as error:
-            found["refusals"][f"{net}, {kind}, {size}"] = str(error)
-            continue
-        of = found["accuracy"].setdefault(net, {})
-        of.setdefault(kind, {})[str(size)] = best.accuracy
-        found["learning_rates"].setdefault(net, {}).setdefault(kind, {})[str(size)] = best.rate
+            return None, str(error)
+        accuracy = {kind: best.accuracy}
         if kind == "BatchNorm":
-            statistics = recompute(build(kind, momentum=1.0), best.variables)
-            correct = test_accuracy(model, best.variables | statistics, digits)
-            of.setdefault("recomputed", {})[str(size)] = correct
+            statistics = recompute(NETS[net](kind, momentum=1.0), best.variables)
+            variables = best.variables | statistics
+            accuracy["recomputed"] = test_accuracy(model, variables, digits)
+        return accuracy, best.rate
+
+    cases = list(itertools.product(NETS, NORMS, sizes))
+    for (net, kind, size), (accuracy, rate) in zip(
+        cases, in_parallel(measure_one, cases), strict=True
+    ):
+        if accuracy is None:
+            found["refusals"][f"{net}, {kind}, {size}"] = rate
+            continue
+        for name, by_seed in accuracy.items():
+            found["accuracy"].setdefault(net, {}).setdefault(name, {})[str(size)] = by_seed
+        found["learning_rates"].setdefault(net, {}).setdefault(kind, {})[str(size)] = rate
     return found
 
 
@@ -175,7 +192,8 @@ def measure(seeds: Sequence[int], *, quick: bool) -> Results:
             }
             for kind in NORMS
         }
-    return measure_accuracy(seeds, 256 if quick else 4096) | {"changes": changed}
+    sizes, examples = ((1, 2, 64), 256) if quick else (SIZES, 4096)
+    return measure_accuracy(seeds, sizes, examples) | {"changes": changed}
 
 
 def smallest(results: Results, net: str, norm: str) -> str:

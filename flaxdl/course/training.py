@@ -6,7 +6,8 @@ for many seeds and learning rates together.
 Legend: N training examples, S steps, B examples per batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -48,6 +49,12 @@ def load_digits() -> Splits:
         (images[validation], labels[validation]),
         (held_out, test["label"]),
     )
+
+
+def in_parallel(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """Returns the function's result for each item; compiling uses one core, so several run."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(function, items))
 
 
 def draw_batches(key: jax.Array, examples: int, batch_size: int, steps: int) -> jax.Array:
@@ -159,6 +166,8 @@ class Tuned(NamedTuple):
     """Trained variables, with seeds as the first axis."""
     accuracy: list[float]
     """Test accuracy by seed."""
+    by_rate: list[list[float]]
+    """Test accuracy by learning rate and seed, also at the other learning rates."""
 
 
 def tuned(
@@ -169,14 +178,16 @@ def tuned(
     Pilot seeds and others are trained together, as compiling takes longer than training.
     """
     trained, _ = sweep(model, run, rates, (*PILOT_SEEDS, *seeds), splits.train[0])
-    pilots = len(PILOT_SEEDS)
+    pilots, shape = len(PILOT_SEEDS), (len(rates), -1)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trained)
-    losses = np.asarray(evaluate(model, flat, *splits.validation)[0]).reshape(len(rates), -1)
+    losses = np.asarray(evaluate(model, flat, *splits.validation)[0]).reshape(shape)
     rate = best_rate(dict(zip(rates, losses[:, :pilots].tolist(), strict=True)))
-    best = jax.tree.map(lambda x: x[list(rates).index(rate), pilots:], trained)
-    return Tuned(rate, best, test_accuracy(model, best, splits))
+    place = list(rates).index(rate)
+    best = jax.tree.map(lambda x: x[place, pilots:], trained)
+    by_rate = np.reshape(test_accuracy(model, flat, splits), shape)[:, pilots:].tolist()
+    return Tuned(rate, best, by_rate[place], by_rate)
 
 
 def test_accuracy(model: nn.Module, variables: Variables, splits: Splits) -> list[float]:
-    """Returns the test accuracy by seed, for variables whose first axis are the seeds."""
+    """Returns the test accuracy in eval mode, for variables with one more axis."""
     return np.asarray(evaluate(model, variables, *splits.test)[1]).astype(float).round(4).tolist()
