@@ -8,7 +8,13 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "Convolutional networks": ("pooling_sizes", "receptive_field", "architectures"),
     "Residual connections": ("zero_branch",),
     "Recurrent networks": ("order_in_sequences", "rnn_formula", "rnn_gradients"),
-    "Transformers": ("head_count", "attention_scale", "masking", "dependent_steps"),
+    "Transformers": (
+        "head_count",
+        "attention_scale",
+        "attention_scale_training",
+        "masking",
+        "dependent_steps",
+    ),
     "Normalization": ("norm_axes", "norm_batch_size"),
 }
 """Names of the modules by chapter, in the order of the course."""
