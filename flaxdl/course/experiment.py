@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from jax.scipy.special import betainc
+
 from flaxdl.checks import did_you_mean
 from flaxdl.course import EXPERIMENTS
 from flaxdl.errors import UserError
@@ -89,6 +91,33 @@ def is_larger(differences: Sequence[float], margin: float) -> bool:
     if len(differences) < 5:
         raise ValueError(f"at least 5 paired differences are needed, got {len(differences)}")
     return min(differences) > 0 and statistics.median(differences) >= margin
+
+
+def is_equal(differences: Sequence[float], margin: float) -> bool:
+    """Returns True if the mean of the paired differences is within the margin, at a level of 5 %.
+
+    Two one-sided t-tests (Schuirmann, 1987): the mean must be significantly larger than minus the
+    margin, and significantly smaller than the margin. A difference that is merely not significant
+    does not count as equal.
+
+    Args:
+        differences: one difference per seed, at least ten.
+        margin: largest mean difference that counts as equal, in the unit of the differences.
+
+    Raises:
+        ValueError: if there are fewer than ten differences.
+    """
+    count = len(differences)
+    if count < 10:
+        raise ValueError(f"at least 10 paired differences are needed, got {count}")
+    room = margin - abs(statistics.fmean(differences))
+    error = statistics.stdev(differences) / count**0.5
+    if room <= 0 or error == 0:
+        return room > 0
+    t, degrees = room / error, count - 1
+    # The probability that a t-distributed variable exceeds t.
+    p = float(betainc(degrees / 2, 0.5, degrees / (degrees + t**2))) / 2
+    return p < 0.05
 
 
 def best_rate(losses: Mapping[float, Sequence[float]]) -> float:
