@@ -254,12 +254,13 @@ def verdict(results: Results) -> Verdict:
 
 def draw(results: Results):
     """Draws the test accuracy by batch size, a panel for each network."""
-    figure = make_figure(len(NETS), width=4.0, height=3.2)
+    figure = make_figure(len(NETS), width=3.4, height=2.9)
     for axes, net in zip(figure.axes, NETS, strict=True):
         for name, of in results["accuracy"][net].items():
             sizes = sorted(map(int, of))
             by_seed = list(zip(*([100 * v for v in of[str(size)]] for size in sizes), strict=True))
-            draw_range(axes, sizes, by_seed, name)
+            label = "BatchNorm, recomputed" if name == "recomputed" else name
+            draw_range(axes, sizes, by_seed, label)
         axes.set(xscale="log", xlabel="batch size", title=net, ylim=(50, 100))
         axes.set_xticks(SIZES, [str(size) for size in SIZES])
         axes.minorticks_off()
