@@ -15,7 +15,8 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "masking",
         "dependent_steps",
     ),
-    "Normalization": ("norm_axes", "norm_batch_size"),
+    "Normalization": ("norm_axes", "norm_learning_rates", "norm_batch_size"),
+    "Training": ("cosine_schedule", "dropout"),
 }
 """Names of the modules by chapter, in the order of the course."""
 
