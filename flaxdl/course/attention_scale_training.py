@@ -75,12 +75,13 @@ def make_examples(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @partial(jax.jit, static_argnums=0)
-def spread(model: Lookup, variables, tokens: jax.Array) -> jax.Array:
+def spread(model: Lookup, variables: Any, tokens: jax.Array) -> jax.Array:
     """Returns the standard deviation of the scores, for variables by seed."""
 
-    def by_seed(variables):
+    def by_seed(variables: Any) -> jax.Array:
         _, seen = model.apply(variables, tokens, mutable=["intermediates"])
-        return seen["intermediates"]["scores"][0].std(-1).mean()
+        (scores,) = jax.tree.leaves(seen)
+        return scores.std(-1).mean()
 
     return jax.vmap(by_seed)(variables)
 

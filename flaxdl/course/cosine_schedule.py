@@ -88,7 +88,7 @@ def draw(results: Results):
     left, right = figure.axes
     steps = np.arange(101)
     for number, arm in enumerate(ARMS):
-        rates = [float(schedule(arm, jnp.ones(()), 100)(step)) for step in steps]
+        rates = [np.asarray(schedule(arm, jnp.ones(()), 100)(step)) for step in steps]
         left.plot(steps, rates, color=COLORS[number], label=arm)
         for place, net in enumerate(NETS):
             values = [100 * value for value in results["accuracy"][net][arm]]

@@ -63,7 +63,9 @@ def repeated(seed: int) -> dict[str, float]:
     def change(train: bool) -> float:
         keys = jax.random.split(jax.random.key(seed))
         first, second = (model.apply(variables, images, train, rngs={"dropout": k}) for k in keys)
-        return float(jnp.abs(jnp.subtract(first, second)).max())
+        assert isinstance(first, jax.Array)
+        assert isinstance(second, jax.Array)
+        return float(jnp.abs(first - second).max())
 
     return {"training": change(True), "eval": change(False)}
 
