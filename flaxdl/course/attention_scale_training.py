@@ -146,7 +146,7 @@ def verdict(results: Results) -> Verdict:
 
 def draw(results: Results):
     """Draws the accuracy by the features per head, and by learning rate at the most features."""
-    figure = make_figure(2, width=4.0, height=3.4)
+    figure = make_figure(2, width=3.4, height=3.0)
     left, right = figure.axes
     for arm in ARMS:
         by_seed = zip(*(results["accuracy"][arm][str(width)] for width in WIDTHS), strict=True)
