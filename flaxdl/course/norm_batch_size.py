@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flaxdl import UserError
 from flaxdl.course.experiment import Results, Verdict, draw_range, is_larger, make_figure
 from flaxdl.course.training import (
     draw_batches,
@@ -34,6 +33,7 @@ from flaxdl.course.training import (
     test_accuracy,
     tuned,
 )
+from flaxdl.errors import UserError
 from flaxdl.layers import BatchNorm, LayerNorm, Linear, MultiHeadAttention, padding_mask
 
 CLAIM = "LayerNorm works at any batch size, including 1, and for any length of a sequence."
