@@ -155,19 +155,18 @@ def verdict(results: Results) -> Verdict:
 def draw(results: Results):
     """Draws the loss by step for seed 0, and the accuracy by learning rate, for each task."""
     tasks = list(results["accuracy"])[:2]
-    figure = make_figure(3, width=3.2, height=3.0)
+    figure = make_figure(3, width=2.5, height=2.7)
     left, *others = figure.axes
     for arm in reversed(ARMS):
         losses = results["losses"][tasks[0]][arm]
         left.plot([np.nan if x is None else x for x in losses], linewidth=1, label=arm)
-    left.set(xlabel="step", ylabel="training loss", title=f"{tasks[0]}, rate {HIGH:g}")
-    left.set_yscale("log")
+    left.set(xlabel="step", ylabel="training loss", title=f"RNN, rate {HIGH:g}")
     left.legend(fontsize=8)
     for axes, task in zip(others, tasks, strict=True):
         for arm in reversed(ARMS):
             by_seed = zip(*results["accuracy"][task][arm], strict=True)
             values = [[100 * value for value in by_rate] for by_rate in by_seed]
             draw_range(axes, results["rates"], values, arm)
-        axes.set(xscale="log", xlabel="learning rate", title=task, ylim=(0, 103))
+        axes.set(xscale="log", xlabel="learning rate", title=task.partition(",")[0], ylim=(0, 103))
     others[0].set_ylabel("test accuracy (%)")
     return figure
