@@ -16,7 +16,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "dependent_steps",
     ),
     "Normalization": ("norm_axes", "norm_learning_rates", "norm_batch_size"),
-    "Training": ("cosine_schedule", "gradient_clipping", "dropout"),
+    "Training": ("adam_default", "cosine_schedule", "gradient_clipping", "dropout"),
 }
 """Names of the modules by chapter, in the order of the course."""
 

@@ -113,7 +113,7 @@ def verdict(results: Results) -> Verdict:
 
 def draw(results: Results):
     """Draws the test accuracy by learning rate, a panel for each network."""
-    figure = make_figure(len(NETS), width=4.0, height=3.2)
+    figure = make_figure(len(NETS), width=3.4, height=2.9)
     for axes, net in zip(figure.axes, NETS, strict=True):
         for optimizer in OPTIMIZERS:
             by_seed = zip(*results["accuracy"][net][optimizer], strict=True)
