@@ -7,16 +7,14 @@ A module states its claim in `CLAIM` and defines `measure`, `verdict` and `draw`
 CHAPTERS: dict[str, tuple[str, ...]] = {
     "Convolutional networks": ("pooling_sizes", "receptive_field", "architectures"),
     "Residual connections": ("zero_branch",),
-    "Recurrent networks": ("order_in_sequences", "rnn_formula", "rnn_gradients"),
-    "Transformers": (
-        "head_count",
-        "attention_scale",
-        "attention_scale_training",
-        "masking",
-        "dependent_steps",
+    "Recurrent networks": (
+        "order_in_sequences",
+        "rnn_formula",
+        "last_output",
+        "rnn_gradients",
     ),
-    "Normalization": ("norm_axes", "norm_learning_rates", "norm_batch_size"),
-    "Training": ("adam_default", "cosine_schedule", "gradient_clipping", "dropout"),
+    "Transformers": ("head_count", "attention_scale", "masking", "dependent_steps"),
+    "Normalization": ("norm_axes",),
 }
 """Names of the modules by chapter, in the order of the course."""
 

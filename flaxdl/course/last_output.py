@@ -1,0 +1,150 @@
+"""Is the last output of a recurrent network the final state that a text is classified from?
+
+The course classifies a text from `out[:, -1, :]`, the output of a bidirectional GRU at the last
+time step. Texts of one batch are padded to the same length, so the last step is usually padding.
+The experiment pads names in eight languages to 32, 64 and 128 tokens and classifies them from:
+
+- "last output": the output at the last step, as in the course;
+- "final states": the final states of both directions of the same GRU, which also reads padding;
+- "last output, packed": the output at the last letter. The GRU gets the lengths of the names, as
+  with PyTorch's `pack_padded_sequence`, so that padding has no effect;
+- "final states, packed": the final states of a GRU that gets the lengths;
+- "mean, packed": the mean of the outputs at the letters, as a control.
+
+Packed arms do not depend on the padding and are trained once.
+"""
+
+import statistics
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxdl.course.experiment import INK, Results, Verdict, draw_range, is_larger, make_figure
+from flaxdl.course.seeds_and_rates import choose_rate, correct, trainer
+from flaxdl.data import Text, Tfds
+from flaxdl.layers import GRU, Embedding, Linear
+
+CLAIM = "The output of a bidirectional GRU at the last time step is the final state to classify."
+EXPECTED = (
+    "does not hold: the last step reads padding, and the backward direction has seen one token"
+)
+SEEDS = 5
+
+PADDINGS = (32, 64, 128)
+READ = ("last output", "final states")  # arms whose GRU reads the padding
+PACKED = ("last output, packed", "final states, packed", "mean, packed")
+CLASSES, BATCH = 8, 32
+RATES = (3e-3, 1e-2, 3e-2)
+MARGIN = 0.02  # of accuracy
+
+
+class Classifier(nn.Module):
+    """Text classifier with a bidirectional GRU, as in the course except for what is classified."""
+
+    arm: str
+    """What is classified: one of `READ` or `PACKED`."""
+    vocab_size: int
+    """Vocabulary size, including padding."""
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Maps tokens int32[B, T] with lengths int32[B] to logits [B, CLASSES]."""
+        x = Embedding(self.vocab_size, 16, padding_index=0, name="embedding")(tokens)
+        known = lengths if self.arm in PACKED else None
+        outputs, states = GRU(hidden_size=32, bidirectional=True, name="rnn")(x, lengths=known)
+        if self.arm.startswith("final states"):
+            features = jnp.concatenate(states, axis=-1)
+        elif self.arm.startswith("mean"):
+            features = outputs.sum(1) / lengths[:, None]  # outputs at padding are zero
+        elif self.arm in PACKED:
+            features = jnp.take_along_axis(outputs, lengths[:, None, None] - 1, axis=1)[:, 0]
+        else:
+            features = outputs[:, -1]
+        return Linear(CLASSES, name="fc")(features)
+
+
+def read_names() -> tuple[int, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Returns the vocabulary size, and tokens, lengths and labels of both splits."""
+    splits = Tfds("languages").load(0)
+    text = Text("characters").fit(splits.train)
+    found = {}
+    for name, split in (("train", splits.train), ("test", splits.test)):
+        assert split is not None
+        arrays = text.apply(split).arrays()
+        rows = (arrays["label"] < CLASSES) & (arrays["lengths"] <= PADDINGS[0])
+        tokens, lengths, label = (arrays[key][rows] for key in ("inputs", "lengths", "label"))
+        found[name] = (tokens[:, : PADDINGS[0]], lengths, label)
+    return text.vocab_size, found
+
+
+def measure(seeds: Sequence[int], *, quick: bool) -> Results:
+    """Returns the test accuracy by arm, padding and seed, and the chosen learning rates."""
+    vocab_size, splits = read_names()
+    tokens, lengths, label = map(jnp.asarray, splits["train"])
+    test_tokens, test_lengths, test_label = map(jnp.asarray, splits["test"])
+    accuracy, rates = {}, {}
+    for arm in READ + PACKED:
+        model = Classifier(arm, vocab_size)
+        for padding in PADDINGS[:1] if arm in PACKED else PADDINGS[: 2 if quick else None]:
+            missing = ((0, 0), (0, padding - tokens.shape[1]))
+
+            def draw(key: jax.Array, missing=missing):
+                rows = jax.random.randint(key, (BATCH,), 0, len(tokens))
+                return (jnp.pad(tokens[rows], missing), lengths[rows]), label[rows]
+
+            train = trainer(model, draw, 50 if quick else 400)
+            if arm not in rates:  # other rates do not help with more padding
+                rates[arm] = RATES[1] if quick else choose_rate(train, RATES)
+            _, params = train(seeds, [rates[arm]] * len(seeds))
+            test = (jnp.pad(test_tokens, missing), test_lengths)
+            right = correct(model, params, test, test_label).mean(1)
+            accuracy.setdefault(arm, {})[str(padding)] = right.round(4).tolist()
+    return {"accuracy": accuracy, "learning_rates": rates}
+
+
+def lost(results: Results, arm: str, reference: str, padding: str) -> list[float]:
+    """Returns, for each seed, the accuracy of the reference minus that of an arm."""
+    of = results["accuracy"]
+    return [r - a for r, a in zip(of[reference][padding], of[arm][padding], strict=True)]
+
+
+def verdict(results: Results) -> Verdict:
+    """Does not hold if the last output loses the margin against the final states at every padding.
+
+    The control, the mean of the outputs, must not lose it against the final states.
+    """
+    paddings = list(results["accuracy"]["last output"])
+    loss = {p: lost(results, "last output", "final states", p) for p in paddings}
+    control = lost(results, "mean, packed", "final states, packed", paddings[0])
+    direction = lost(results, "last output, packed", "final states, packed", paddings[0])
+    points = ", ".join(f"{100 * statistics.median(loss[p]):.1f} (padded to {p})" for p in paddings)
+    reason = (
+        f"The last output costs {points} points of accuracy compared with the final states; "
+        f"without padding it costs {100 * statistics.median(direction):.1f}, and the mean of the "
+        f"outputs {100 * statistics.median(control):.1f} (medians)."
+    )
+    loses = [is_larger(loss[p], MARGIN) for p in paddings]
+    if all(loses) and not is_larger(control, MARGIN):
+        return Verdict("does not hold here", reason)
+    return Verdict("holds in part" if any(loses) else "holds", reason)
+
+
+def draw(results: Results):
+    """Draws the accuracy by padding; packed arms as lines that do not depend on it."""
+    figure = make_figure(width=6.0, height=3.6)
+    (axes,) = figure.axes
+    paddings = [int(padding) for padding in results["accuracy"]["last output"]]
+    for arm in READ + PACKED:
+        by_padding = results["accuracy"][arm]
+        columns = [by_padding.get(str(p), by_padding[str(paddings[0])]) for p in paddings]
+        by_seed = [[100 * value for value in row] for row in zip(*columns, strict=True)]
+        draw_range(axes, paddings, by_seed, arm)
+    axes.axhline(100 / CLASSES, linestyle="--", linewidth=1, color=INK, label="chance")
+    axes.set(xscale="log", xlabel="tokens after padding", ylabel="test accuracy (%)", ylim=(0, 100))
+    axes.set_xticks(paddings, [str(p) for p in paddings])
+    axes.minorticks_off()
+    axes.legend(fontsize=8, loc="lower left")
+    return figure
