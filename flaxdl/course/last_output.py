@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxdl.course.experiment import INK, Results, Verdict, draw_range, is_larger, make_figure
-from flaxdl.course.seeds_and_rates import choose_rate, correct, trainer
+from flaxdl.course.seeds_and_rates import Logits, choose_rates, train_seeds, trainer
 from flaxdl.data import Text, Tfds
 from flaxdl.layers import GRU, Embedding, Linear
 
@@ -34,8 +34,14 @@ EXPECTED = (
 SEEDS = 5
 
 PADDINGS = (32, 64, 128)
-READ = ("last output", "final states")  # arms whose GRU reads the padding
-PACKED = ("last output, packed", "final states, packed", "mean, packed")
+LAST, FINAL, MEAN = 0, 1, 2  # what is classified
+ARMS = {  # whether the GRU gets the lengths, and what is classified
+    "last output": (False, LAST),
+    "final states": (False, FINAL),
+    "last output, packed": (True, LAST),
+    "final states, packed": (True, FINAL),
+    "mean, packed": (True, MEAN),
+}
 CLASSES, BATCH = 8, 32
 RATES = (3e-3, 1e-2, 3e-2)
 MARGIN = 0.02  # of accuracy
@@ -44,25 +50,17 @@ MARGIN = 0.02  # of accuracy
 class Classifier(nn.Module):
     """Text classifier with a bidirectional GRU, as in the course except for what is classified."""
 
-    arm: str
-    """What is classified: one of `READ` or `PACKED`."""
     vocab_size: int
     """Vocabulary size, including padding."""
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, lengths: jax.Array, kind: jax.Array) -> jax.Array:
         """Maps tokens int32[B, T] with lengths int32[B] to logits [B, CLASSES]."""
         x = Embedding(self.vocab_size, 16, padding_index=0, name="embedding")(tokens)
-        known = lengths if self.arm in PACKED else None
-        outputs, states = GRU(hidden_size=32, bidirectional=True, name="rnn")(x, lengths=known)
-        if self.arm.startswith("final states"):
-            features = jnp.concatenate(states, axis=-1)
-        elif self.arm.startswith("mean"):
-            features = outputs.sum(1) / lengths[:, None]  # outputs at padding are zero
-        elif self.arm in PACKED:
-            features = jnp.take_along_axis(outputs, lengths[:, None, None] - 1, axis=1)[:, 0]
-        else:
-            features = outputs[:, -1]
+        outputs, states = GRU(hidden_size=32, bidirectional=True, name="rnn")(x, lengths=lengths)
+        last = jnp.take_along_axis(outputs, lengths[:, None, None] - 1, axis=1)[:, 0]
+        mean = outputs.sum(1) / lengths[:, None]  # outputs after the length are zero
+        features = jnp.stack([last, jnp.concatenate(states, axis=-1), mean])[kind]
         return Linear(CLASSES, name="fc")(features)
 
 
@@ -83,26 +81,30 @@ def read_names() -> tuple[int, dict[str, tuple[np.ndarray, np.ndarray, np.ndarra
 def measure(seeds: Sequence[int], *, quick: bool) -> Results:
     """Returns the test accuracy by arm, padding and seed, and the chosen learning rates."""
     vocab_size, splits = read_names()
-    tokens, lengths, label = map(jnp.asarray, splits["train"])
-    test_tokens, test_lengths, test_label = map(jnp.asarray, splits["test"])
-    accuracy, rates = {}, {}
-    for arm in READ + PACKED:
-        model = Classifier(arm, vocab_size)
-        for padding in PADDINGS[:1] if arm in PACKED else PADDINGS[: 2 if quick else None]:
-            missing = ((0, 0), (0, padding - tokens.shape[1]))
+    train, test = (tuple(map(jnp.asarray, splits[name])) for name in ("train", "test"))
+    packed, kinds = map(jnp.asarray, zip(*ARMS.values(), strict=True))
+    accuracy, rates = {arm: {} for arm in ARMS}, []
+    for padding in PADDINGS[: 2 if quick else None]:
 
-            def draw(key: jax.Array, missing=missing):
-                rows = jax.random.randint(key, (BATCH,), 0, len(tokens))
-                return (jnp.pad(tokens[rows], missing), lengths[rows]), label[rows]
+        def inputs(tokens: jax.Array, lengths: jax.Array, arm: jax.Array, padding: int = padding):
+            tokens = jnp.pad(tokens, ((0, 0), (0, padding - tokens.shape[1])))
+            return tokens, jnp.where(packed[arm], lengths, padding), kinds[arm]
 
-            train = trainer(model, draw, 50 if quick else 400)
-            if arm not in rates:  # other rates do not help with more padding
-                rates[arm] = RATES[1] if quick else choose_rate(train, RATES)
-            _, params = train(seeds, [rates[arm]] * len(seeds))
-            test = (jnp.pad(test_tokens, missing), test_lengths)
-            right = correct(model, params, test, test_label).mean(1)
-            accuracy.setdefault(arm, {})[str(padding)] = right.round(4).tolist()
-    return {"accuracy": accuracy, "learning_rates": rates}
+        def draw(key: jax.Array, arm: jax.Array, inputs=inputs):
+            rows = jax.random.randint(key, (BATCH,), 0, len(train[0]))
+            return inputs(train[0][rows], train[1][rows], arm), train[2][rows]
+
+        def evaluate(logits: Logits, arm: jax.Array, inputs=inputs) -> jax.Array:
+            return (logits(*inputs(test[0], test[1], arm)).argmax(-1) == test[2]).mean()
+
+        run = trainer(Classifier(vocab_size), draw, evaluate, 50 if quick else 300)
+        arms = range(len(ARMS) if padding == PADDINGS[0] else 2)  # packed: the same for all
+        if not rates:  # other rates do not help with more padding
+            rates = choose_rates(run, RATES[1:2] if quick else RATES, arms)
+        found = train_seeds(run, seeds, [rates[arm] for arm in arms], arms)
+        for arm in arms:
+            accuracy[list(ARMS)[arm]][str(padding)] = found[arm].round(4).tolist()
+    return {"accuracy": accuracy, "learning_rates": dict(zip(ARMS, rates, strict=True))}
 
 
 def lost(results: Results, arm: str, reference: str, padding: str) -> list[float]:
@@ -137,7 +139,7 @@ def draw(results: Results):
     figure = make_figure(width=6.0, height=3.6)
     (axes,) = figure.axes
     paddings = [int(padding) for padding in results["accuracy"]["last output"]]
-    for arm in READ + PACKED:
+    for arm in ARMS:
         by_padding = results["accuracy"][arm]
         columns = [by_padding.get(str(p), by_padding[str(paddings[0])]) for p in paddings]
         by_seed = [[100 * value for value in row] for row in zip(*columns, strict=True)]
