@@ -57,7 +57,7 @@ class Classifier(nn.Module):
     def __call__(self, tokens: jax.Array, lengths: jax.Array, kind: jax.Array) -> jax.Array:
         """Maps tokens int32[B, T] with lengths int32[B] to logits [B, CLASSES]."""
         x = Embedding(self.vocab_size, 16, padding_index=0, name="embedding")(tokens)
-        outputs, states = GRU(hidden_size=32, bidirectional=True, name="rnn")(x, lengths=lengths)
+        outputs, states = GRU(hidden_size=16, bidirectional=True, name="rnn")(x, lengths=lengths)
         last = jnp.take_along_axis(outputs, lengths[:, None, None] - 1, axis=1)[:, 0]
         mean = outputs.sum(1) / lengths[:, None]  # outputs after the length are zero
         features = jnp.stack([last, jnp.concatenate(states, axis=-1), mean])[kind]
