@@ -12,6 +12,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "rnn_formula",
         "last_output",
         "rnn_gradients",
+        "selective_memory",
         "bottleneck",
     ),
     "Transformers": ("head_count", "attention_scale", "masking", "dependent_steps"),

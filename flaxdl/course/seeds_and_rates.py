@@ -76,8 +76,9 @@ def trainer(
         nonlocal most
         most = max(most, len(runs))
         padding = runs[:1] * (most - len(runs))  # as many runs as before need no compilation
-        losses, found = together(*map(jnp.asarray, zip(*runs, *padding, strict=True)))
-        return np.asarray(losses)[: len(runs)], np.asarray(found)[: len(runs)]
+        arrays = together(*map(jnp.asarray, zip(*runs, *padding, strict=True)))
+        losses, found = (np.asarray(array, np.float64)[: len(runs)] for array in arrays)
+        return losses, found
 
     return train
 
