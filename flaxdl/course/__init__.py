@@ -13,9 +13,16 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "last_output",
         "rnn_gradients",
         "selective_memory",
+        "long_sequences",
         "bottleneck",
     ),
-    "Transformers": ("head_count", "attention_scale", "masking", "dependent_steps"),
+    "Transformers": (
+        "head_count",
+        "attention_scale",
+        "masking",
+        "attention_order",
+        "dependent_steps",
+    ),
     "Normalization": ("norm_axes",),
 }
 """Names of the modules by chapter, in the order of the course."""

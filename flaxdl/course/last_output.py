@@ -148,5 +148,5 @@ def draw(results: Results):
     axes.set(xscale="log", xlabel="tokens after padding", ylabel="test accuracy (%)", ylim=(0, 100))
     axes.set_xticks(paddings, [str(p) for p in paddings])
     axes.minorticks_off()
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="center right")
     return figure

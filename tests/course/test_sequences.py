@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdl.course import bottleneck, last_output, selective_memory
+from flaxdl.course import (
+    attention_order,
+    bottleneck,
+    last_output,
+    long_sequences,
+    selective_memory,
+)
 from flaxdl.course.seeds_and_rates import choose_rates, train_seeds, trainer
 from flaxdl.layers import Linear
 
@@ -192,3 +198,61 @@ def test_memory_needs_an_rnn_that_can_remember_a_little():
     results = remembered(LSTM=1.0)
     results["accuracy"]["RNN"]["10"] = [0.5] * 5
     assert selective_memory.verdict(results).outcome == "does not hold here"
+
+
+# long_sequences
+
+
+def spanned(plain, chrono, attention=1.0, *, short=1.0):
+    """Results after the longest span; after the shortest one, all arms but chrono are right."""
+    values = zip(long_sequences.ARMS, (plain, chrono, attention), strict=True)
+    accuracy = {arm: {"10": [1.0] * 5, "400": [value] * 5} for arm, value in values}
+    accuracy["LSTM, chrono"]["10"] = [short] * 5
+    return {"accuracy": accuracy}
+
+
+@pytest.mark.parametrize(
+    ("results", "outcome"),
+    [
+        (spanned(0.25, 0.79), "holds"),
+        (spanned(0.25, 0.81), "holds in part"),
+        (spanned(0.81, 0.81), "does not hold here"),
+        (spanned(0.25, 0.25, attention=0.89), "does not hold here"),  # the task is too hard
+        (spanned(0.25, 0.25, short=0.79), "does not hold here"),  # not because of the length
+    ],
+)
+def test_verdict_on_long_sequences(results, outcome):
+    assert long_sequences.verdict(results).outcome == outcome
+
+
+# attention_order
+
+
+@pytest.mark.parametrize(("positions", "changes"), [(0, False), (1, True)])
+def test_without_positions_the_order_does_not_change_the_logits(positions, changes):
+    model = attention_order.Reader()
+    letters = jax.random.randint(jax.random.key(1), (3, 12), 0, attention_order.LETTERS)
+    variables = model.init(jax.random.key(0), letters, 1)
+    difference = model.apply(variables, letters, positions) - model.apply(
+        variables, letters[:, ::-1], positions
+    )
+    assert (abs(difference).max() > 1e-3) == changes
+    assert (abs(difference).max() > 1e-5) == changes
+
+
+@pytest.mark.parametrize(
+    ("ordered", "control", "outcome"),
+    [
+        (0.71, 1.0, "holds"),
+        (0.69, 1.0, "does not hold here"),
+        (1.0, 0.79, "does not hold here"),  # positions help where order does not matter
+    ],
+)
+def test_verdict_on_positions(ordered, control, outcome):
+    without, with_ = attention_order.ARMS
+    ordering, occurrence = attention_order.QUESTIONS
+    accuracy = {
+        ordering: {without: [0.5] * 5, with_: [ordered] * 5},
+        occurrence: {without: [control] * 5, with_: [1.0] * 5},
+    }
+    assert attention_order.verdict({"accuracy": accuracy}).outcome == outcome
