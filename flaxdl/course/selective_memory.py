@@ -28,7 +28,7 @@ CLAIM = "The gates of an LSTM let it remember and forget selectively, which a pl
 EXPECTED = "in part: an LSTM needs an initial bias that opens its forget gate"
 SEEDS = 5
 
-SPANS = (10, 30, 60)  # numbers T of symbols after the first
+SPANS = (5, 30, 60)  # numbers T of symbols after the first
 SYMBOLS, NOISE, SIZE, BATCH, TEST = 4, 4, 24, 16, 500
 QUERY = SYMBOLS + NOISE  # token at the end, where attention asks
 PYTORCH, ONE, CHRONO = 0, 1, 2  # initial biases of the forget gate
@@ -42,7 +42,7 @@ ARMS = {
 RATES = (3e-3, 1e-2, 3e-2)
 MARGIN = 0.2  # of accuracy; chance is 0.25
 SUCCESS = 0.9
-SHORT, LONG = "10", "30"  # spans of the verdict
+SHORT, LONG = "5", "30"  # spans of the verdict
 
 
 class Recall(nn.Module):
@@ -56,7 +56,7 @@ class Recall(nn.Module):
         x = Embedding(QUERY + 1, SIZE, name="embedding")(tokens)
         if self.layer is MultiHeadAttention:
             mask = (jnp.arange(tokens.shape[1]) < lengths[:, None])[:, None, None]
-            layer = MultiHeadAttention(hidden_size=SIZE, num_heads=1, name="layer")
+            layer = MultiHeadAttention(hidden_size=SIZE, num_heads=4, name="layer")
             rows = jnp.arange(len(tokens))
             features = layer(x[rows, lengths - 1][:, None], x, x, mask)[:, 0]
         else:

@@ -177,7 +177,7 @@ def test_biases_of_the_forget_gate():
 def remembered(attention=1.0, **long):
     """Results after the long span; after the short one, all arms are right."""
     values = dict.fromkeys(selective_memory.ARMS, 0.25) | long | {"attention": attention}
-    accuracy = {arm: {"10": [1.0] * 5, "30": [value] * 5} for arm, value in values.items()}
+    accuracy = {arm: {"5": [1.0] * 5, "30": [value] * 5} for arm, value in values.items()}
     return {"accuracy": accuracy}
 
 
@@ -196,7 +196,7 @@ def test_verdict_on_memory(results, outcome):
 
 def test_memory_needs_an_rnn_that_can_remember_a_little():
     results = remembered(LSTM=1.0)
-    results["accuracy"]["RNN"]["10"] = [0.5] * 5
+    results["accuracy"]["RNN"]["5"] = [0.5] * 5
     assert selective_memory.verdict(results).outcome == "does not hold here"
 
 
