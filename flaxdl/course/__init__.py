@@ -13,6 +13,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "last_output",
         "rnn_gradients",
         "selective_memory",
+        "lstm_gates",
         "long_sequences",
         "bottleneck",
     ),

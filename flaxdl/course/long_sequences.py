@@ -19,7 +19,7 @@ CLAIM = "Even LSTMs struggle with very long sequences."
 EXPECTED = "holds"
 SEEDS = 5
 
-SPANS = (10, 100, 400)  # numbers T of symbols after the first
+SPANS = (10, 400)  # numbers T of symbols after the first
 ARMS = ("LSTM", "LSTM, chrono", "attention")
 MARGIN = 0.2  # of accuracy; chance is 0.25
 SUCCESS = 0.9
@@ -28,7 +28,7 @@ SUCCESS = 0.9
 def measure(seeds: Sequence[int], *, quick: bool) -> Results:
     """Returns the test accuracy by arm, span and seed."""
     accuracy = {arm: {} for arm in ARMS}
-    for span in SPANS[:2] if quick else SPANS:
+    for span in (SPANS[0], 50) if quick else SPANS:
         of_lstm = accuracies(LSTM, (PYTORCH, CHRONO), (span,), seeds, quick=quick)
         of_attention = accuracies(MultiHeadAttention, (PYTORCH,), (span,), seeds, quick=quick)
         for arm, found in zip(ARMS, [*of_lstm, *of_attention], strict=True):

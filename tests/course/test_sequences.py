@@ -12,10 +12,11 @@ from flaxdl.course import (
     bottleneck,
     last_output,
     long_sequences,
+    lstm_gates,
     selective_memory,
 )
 from flaxdl.course.seeds_and_rates import choose_rates, train_seeds, trainer
-from flaxdl.layers import Linear
+from flaxdl.layers import LSTM, Embedding, Linear
 
 # seeds_and_rates
 
@@ -256,3 +257,45 @@ def test_verdict_on_positions(ordered, control, outcome):
         occurrence: {without: [control] * 5, with_: [1.0] * 5},
     }
     assert attention_order.verdict({"accuracy": accuracy}).outcome == outcome
+
+
+# lstm_gates
+
+
+def test_the_complete_lstm_is_the_layer():
+    tokens, labels = lstm_gates.make_sequences(jax.random.key(1), 3)
+    model = lstm_gates.Namer()
+    params = model.init(jax.random.key(0), tokens, 0)["params"]
+    layer = {
+        "weight_ih_l0": params["ih"]["kernel"].T,
+        "bias_ih_l0": params["ih"]["bias"],
+        "weight_hh_l0": params["weight_hh"],
+        "bias_hh_l0": jnp.zeros(4 * lstm_gates.SIZE),
+    }
+    size = lstm_gates.SYMBOLS + lstm_gates.NOISE
+    embedded = Embedding(size, lstm_gates.SIZE).apply({"params": params["embedding"]}, tokens)
+    outputs, _ = LSTM(lstm_gates.SIZE).apply({"params": layer}, embedded)
+    expected = Linear(lstm_gates.SYMBOLS).apply({"params": params["fc"]}, outputs)
+    found = [model.apply({"params": params}, tokens, without) for without in range(5)]
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    for other in found[1:]:
+        assert abs(other - found[0]).max() > 1e-3
+    for row, answers in zip(tokens.tolist(), labels.tolist(), strict=True):
+        last = None
+        for token, answer in zip(row, answers, strict=True):
+            last = token if token < lstm_gates.SYMBOLS else last
+            assert answer == last
+
+
+@pytest.mark.parametrize(
+    ("losses", "outcome"),
+    [
+        ((0.01, 0.021, 0.021, 0.021, 0.021), "holds"),
+        ((0.01, 0.019, 0.021, 0.021, 0.021), "holds in part"),
+        ((0.01, 0.01, 0.019, 0.01, 0.01), "does not hold here"),
+        ((0.11, 1.0, 1.0, 1.0, 1.0), "does not hold here"),  # the complete one fails
+    ],
+)
+def test_verdict_on_gates(losses, outcome):
+    results = {"loss": {a: [x] * 5 for a, x in zip(lstm_gates.ARMS, losses, strict=True)}}
+    assert lstm_gates.verdict(results).outcome == outcome
