@@ -11,7 +11,7 @@ every T after as much training, and the LSTM at the shortest.
 import statistics
 from collections.abc import Sequence
 
-from flaxdl.course.experiment import INK, Results, Verdict, draw_range, is_larger, make_figure
+from flaxdl.course.experiment import COLORS, INK, Results, Verdict, is_larger, make_figure
 from flaxdl.course.selective_memory import CHRONO, PYTORCH, SYMBOLS, accuracies
 from flaxdl.layers import LSTM, MultiHeadAttention
 
@@ -62,18 +62,20 @@ def verdict(results: Results) -> Verdict:
 
 
 def draw(results: Results):
-    """Draws the accuracy by the number of other symbols."""
-    figure = make_figure(width=6.0, height=3.6)
+    """Draws the accuracy after each span, a point for each seed."""
+    figure = make_figure(width=5.0)
     (axes,) = figure.axes
-    spans = [int(span) for span in results["accuracy"]["attention"]]
-    for arm in ARMS:
-        by_span = results["accuracy"][arm].values()
-        by_seed = [[100 * value for value in row] for row in zip(*by_span, strict=True)]
-        draw_range(axes, spans, by_seed, arm)
+    spans = list(results["accuracy"]["attention"])
+    for number, arm in enumerate(ARMS):
+        for place, span in enumerate(spans):
+            values = [100 * value for value in results["accuracy"][arm][span]]
+            x, color = place + 0.25 * (number - 1), COLORS[number]
+            label = arm if place == 0 else None
+            axes.bar(x, statistics.median(values), 0.22, color=color, alpha=0.5, label=label)
+            axes.plot([x] * len(values), values, "o", color=color, markersize=4)
     axes.axhline(100 / SYMBOLS, linestyle="--", linewidth=1, color=INK, label="chance")
-    axes.set(xscale="log", xlabel="symbols after the first", ylabel="test accuracy (%)")
-    axes.set(ylim=(0, 104))
-    axes.set_xticks(spans, [str(span) for span in spans])
-    axes.minorticks_off()
-    axes.legend(fontsize=8, loc="center left")
+    axes.set_xticks(range(len(spans)), [f"after {span} symbols" for span in spans])
+    axes.set(ylabel="test accuracy (%)", ylim=(0, 104))
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=9)
     return figure

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdl.course.experiment import INK, Results, Verdict, draw_range, is_larger, make_figure
+from flaxdl.course.experiment import COLORS, INK, Results, Verdict, is_larger, make_figure
 from flaxdl.course.seeds_and_rates import Logits, choose_rates, train_seeds, trainer
 from flaxdl.layers import LSTM, RNN, Embedding, Linear, MultiHeadAttention
 
@@ -156,16 +156,20 @@ def verdict(results: Results) -> Verdict:
 
 
 def draw(results: Results):
-    """Draws the accuracy by the number of other symbols."""
+    """Draws the accuracy after each span, a point for each seed."""
     figure = make_figure(width=6.0, height=3.6)
     (axes,) = figure.axes
-    spans = [int(span) for span in results["accuracy"]["RNN"]]
-    for arm in ARMS:
-        by_span = results["accuracy"][arm].values()
-        by_seed = [[100 * value for value in row] for row in zip(*by_span, strict=True)]
-        draw_range(axes, spans, by_seed, arm)
+    spans = list(results["accuracy"]["RNN"])
+    for number, arm in enumerate(ARMS):
+        for place, span in enumerate(spans):
+            values = [100 * value for value in results["accuracy"][arm][span]]
+            x, color = place + 0.16 * (number - 2), COLORS[number]
+            label = arm if place == 0 else None
+            axes.bar(x, np.median(values), 0.14, color=color, alpha=0.5, label=label)
+            axes.plot([x] * len(values), values, "o", color=color, markersize=4)
     axes.axhline(100 / SYMBOLS, linestyle="--", linewidth=1, color=INK, label="chance")
-    axes.set(xlabel="symbols after the first", ylabel="test accuracy (%)", ylim=(0, 104))
-    axes.set_xticks(spans)
-    axes.legend(fontsize=8, loc="lower left", ncols=2)
+    axes.set_xticks(range(len(spans)), [f"after {span} symbols" for span in spans])
+    axes.set(ylabel="test accuracy (%)", ylim=(0, 104))
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8)
     return figure
