@@ -5,25 +5,10 @@ A module states its claim in `CLAIM` and defines `measure`, `verdict` and `draw`
 """
 
 CHAPTERS: dict[str, tuple[str, ...]] = {
-    "Convolutional networks": ("pooling_sizes", "receptive_field", "architectures"),
-    "Residual connections": ("zero_branch",),
-    "Recurrent networks": (
-        "order_in_sequences",
-        "rnn_formula",
-        "last_output",
-        "rnn_gradients",
-        "selective_memory",
-        "lstm_gates",
-        "long_sequences",
-        "bottleneck",
-    ),
-    "Transformers": (
-        "head_count",
-        "attention_scale",
-        "masking",
-        "attention_order",
-        "dependent_steps",
-    ),
+    "Convolutional networks": ("pooling_sizes", "receptive_field"),
+    "Residual connections": ("deep_plain_networks", "zero_branch"),
+    "Recurrent networks": ("order_in_sequences", "rnn_formula", "rnn_gradients"),
+    "Transformers": ("head_count", "attention_scale", "masking", "dependent_steps"),
     "Normalization": ("norm_axes",),
 }
 """Names of the modules by chapter, in the order of the course."""
