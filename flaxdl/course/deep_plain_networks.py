@@ -299,7 +299,7 @@ def verdict(results: Results) -> Verdict:
 
 def draw(results: Results):
     """Draws the gradient by layer, and the training accuracy by depth."""
-    figure = make_figure(2, width=4.0, height=4.2)
+    figure = make_figure(2, width=3.8, height=4.2)
     gradients, training = figure.axes
     for number, arm in enumerate(ARMS):
         style: Any = {"color": COLORS[number % 4], "linestyle": "-"}
@@ -317,8 +317,8 @@ def draw(results: Results):
         training.plot(depths, middle, marker="o", label=arm, **style)
         training.fill_between(depths, low, high, color=style["color"], alpha=0.15, linewidth=0)
     gradients.axhline(VANISHED, linestyle=":", linewidth=1, color=INK)
-    gradients.set(yscale="log", xlabel=f"layer of {DEPTHS[-1]}", ylabel="gradient over the last's")
+    gradients.set(yscale="log", xlabel=f"layer of {DEPTHS[-1]}", ylabel="gradient (last layer: 1)")
     training.set(xlabel="layers", ylabel="training accuracy (%)", ylim=(0, 104), xticks=depths)
     handles, labels = training.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, handlelength=4)
     return figure
