@@ -31,32 +31,44 @@ from flaxdl.course.experiment import (
     make_figure,
 )
 from flaxdl.data import LogMel, Sounds, Tfds
-from flaxdl.layers import Conv, Linear, max_pool
+from flaxdl.layers import Linear, max_pool
 
 CLAIM = "CNNs suit images, spectrograms and other spatial data."
 EXPECTED = "holds; permuting the pixels hurts the CNN alone"
 SEEDS = 5
 
-BATCH, HELD_OUT = 32, 500
-RATES = (3e-3, 1e-2, 2e-2)
+BATCH, HELD_OUT = 64, 500
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 ORDERS = ("as is", "permuted")
 MARGIN = 0.05  # of accuracy
 
 
+def patches(x: jax.Array) -> jax.Array:
+    """Returns the 3 x 3 neighborhood of each pixel of [B, H, W, C], as [B, H, W, 9 C]."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = [(row, column) for row in range(3) for column in range(3)]
+    return jnp.concatenate([padded[:, r : r + height, c : c + width] for r, c in shifts], axis=-1)
+
+
 class CNN(nn.Module):
-    """Two convolutions with pooling, and a linear layer."""
+    """Two convolutions with pooling, and a linear layer.
+
+    A convolution is one small linear layer for all patches; inside `scan` on a CPU, this form of it
+    takes a tenth of the time of `Conv`.
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images [B, H, W, 1] to logits [B, 10]."""
         for number, channels in enumerate((8, 16)):
-            x = nn.relu(Conv(channels, 3, padding=1, name=f"conv{number}")(x))
+            x = nn.relu(Linear(channels, name=f"conv{number}")(patches(x)))
             x = max_pool(x, 2)
         return Linear(10, name="fc")(x.reshape(len(x), -1))
 
 
 class MLP(nn.Module):
-    """Two hidden layers, with about ten times as many parameters as the CNN."""
+    """Two hidden layers, with thirteen times as many parameters as the CNN."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -167,7 +179,7 @@ def measure(seeds: Sequence[int], *, quick: bool) -> Results:
             example = np.asarray(data[1]["inputs"][3, ..., 0])
             examples.setdefault(task, {})[order] = example.round(2).tolist()
             for name, model in MODELS.items():
-                run = partial(train, model, 40 if quick else 400, data)
+                run = partial(train, model, 150 if quick else 600, data)
                 grid = [(seed, rate) for rate in RATES for seed in PILOT_SEEDS]
                 losses, _ = run(*map(jnp.asarray, zip(*grid, strict=True)))
                 by_rate = np.asarray(losses).reshape(len(RATES), -1).tolist()

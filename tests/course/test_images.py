@@ -1,9 +1,11 @@
 """Experiments on images and the assumptions of CNNs."""
 
+import jax
 import numpy as np
 import pytest
 
 from flaxdl.course import pixel_order
+from flaxdl.layers import Conv
 
 # pixel_order
 
@@ -34,3 +36,13 @@ def test_all_images_are_permuted_in_the_same_way_and_no_pixel_is_lost():
     np.testing.assert_array_equal(permuted[1] - permuted[0], 12)
     assert sorted(permuted[0].flat) == list(range(12))
     assert (permuted != images).any()
+
+
+def test_a_linear_layer_on_patches_is_a_convolution():
+    image_key, kernel_key = jax.random.split(jax.random.key(0))
+    images = jax.random.normal(image_key, (2, 5, 4, 3))
+    kernel = jax.random.normal(kernel_key, (3, 3, 3, 2))
+    conv = Conv(2, 3, padding=1, use_bias=False)
+    expected = conv.apply({"params": {"kernel": kernel}}, images)
+    found = pixel_order.patches(images) @ kernel.reshape(-1, 2)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
