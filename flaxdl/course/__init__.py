@@ -6,7 +6,7 @@ A module states its claim in `CLAIM` and defines `measure`, `verdict` and `draw`
 
 CHAPTERS: dict[str, tuple[str, ...]] = {
     "Convolutional networks": ("pooling_sizes", "receptive_field", "pixel_order"),
-    "Residual connections": ("deep_plain_networks", "zero_branch"),
+    "Residual connections": ("deep_plain_networks", "zero_branch", "layers_152"),
     "Recurrent networks": ("order_in_sequences", "rnn_formula", "rnn_gradients"),
     "Transformers": ("head_count", "attention_scale", "masking", "dependent_steps"),
     "Normalization": ("norm_axes",),

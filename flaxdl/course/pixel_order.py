@@ -230,6 +230,8 @@ def draw(results: Results):
     for column, (task, orders) in enumerate(results["accuracy"].items()):
         pictures, bars = figure.axes[2 * column : 2 * column + 2]
         as_is, permuted = (np.array(results["examples"][task][order]) for order in ORDERS)
+        if task == "spectrograms":
+            as_is = as_is[::-1]  # low frequencies at the bottom
         gap = np.full((3, as_is.shape[1]), np.nan)
         pictures.imshow(np.concatenate([as_is, gap, permuted]), cmap="viridis")
         pictures.set_axis_off()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdl.course import deep_plain_networks
+from flaxdl.course import deep_plain_networks, layers_152
 
 # deep_plain_networks
 
@@ -61,3 +61,32 @@ def test_rescaled_gradients_have_norm_1_even_if_they_vanished():
     norms = jnp.linalg.norm(rescaled["blocks"]["kernel"], axis=(1, 2))
     np.testing.assert_allclose(norms, 1, rtol=1e-6)
     assert not rescaled["fc"]["bias"].any()
+
+
+# layers_152
+
+
+def test_the_deep_network_has_152_layers_with_weights():
+    network = layers_152.Network(True, 152)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((2, 64)))["params"]
+    blocks = sum(
+        kernel["kernel"].shape[0] for name, kernel in shapes["blocks"].items() if "fc" in name
+    )
+    assert blocks + sum("kernel" in layer for layer in shapes.values()) == 152
+
+
+@pytest.mark.parametrize(
+    ("residual", "plain", "shallow_plain", "outcome"),
+    [
+        (0.9, 0.69, 1.0, "holds"),
+        (0.89, 0.5, 1.0, "holds in part"),
+        (1.0, 0.81, 1.0, "does not hold here"),  # the plain network is trained too
+        (1.0, 0.1, 0.7, "does not hold here"),  # plain blocks fail even without depth
+    ],
+)
+def test_verdict_on_152_layers(residual, plain, shallow_plain, outcome):
+    accuracy = {
+        "152": {"residual": [residual] * 5, "plain": [plain] * 5},
+        "8": {"residual": [1.0] * 5, "plain": [shallow_plain] * 5},
+    }
+    assert layers_152.verdict({"accuracy": accuracy}).outcome == outcome
