@@ -171,7 +171,7 @@ def verdict(results: Results) -> Verdict:
 
 
 def draw(results: Results):
-    """Draws the training loss by step, for each depth."""
+    """Draws the training loss by step, for each depth; infinite losses are drawn at DIVERGED."""
     figure = make_figure(2, width=3.6, height=3.0)
     for axes, depth in zip(figure.axes, reversed(DEPTHS), strict=True):
         for arm, by_seed in results["curves"][str(depth)].items():
@@ -180,6 +180,6 @@ def draw(results: Results):
             axes.lines[-1].set_marker("")
         axes.axhline(np.log(10), linestyle="--", linewidth=1, color=INK, label="chance")
         axes.set(title=f"{depth} layers", xlabel="step", ylabel="training loss", yscale="log")
-        axes.set_ylim(0.02, 4)
+        axes.set_ylim(0.02, 14)
     figure.axes[0].legend(fontsize=8, loc="lower left")
     return figure
