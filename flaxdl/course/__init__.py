@@ -5,11 +5,40 @@ A module states its claim in `CLAIM` and defines `measure`, `verdict` and `draw`
 """
 
 CHAPTERS: dict[str, tuple[str, ...]] = {
-    "Convolutional networks": ("pooling_sizes", "receptive_field", "pixel_order"),
+    "Convolutional networks": (
+        "pooling_sizes",
+        "receptive_field",
+        "pixel_order",
+        "architectures",
+    ),
     "Residual connections": ("deep_plain_networks", "zero_branch", "layers_152"),
-    "Recurrent networks": ("order_in_sequences", "rnn_formula", "rnn_gradients"),
-    "Transformers": ("head_count", "attention_scale", "masking", "dependent_steps"),
-    "Normalization": ("norm_axes",),
+    "Recurrent networks": (
+        "order_in_sequences",
+        "rnn_formula",
+        "last_output",
+        "rnn_gradients",
+        "selective_memory",
+        "lstm_gates",
+        "gru_or_lstm",
+        "long_sequences",
+        "bottleneck",
+    ),
+    "Transformers": (
+        "head_count",
+        "attention_scale",
+        "attention_scale_training",
+        "masking",
+        "attention_order",
+        "dependent_steps",
+    ),
+    "Normalization": ("norm_axes", "norm_learning_rates", "norm_batch_size"),
+    "Training": (
+        "adam_default",
+        "cosine_schedule",
+        "gradient_clipping",
+        "float16_gradients",
+        "dropout",
+    ),
 }
 """Names of the modules by chapter, in the order of the course."""
 
