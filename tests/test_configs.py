@@ -185,7 +185,7 @@ def test_trains_two_steps_and_is_evaluated(path, tmp_path, monkeypatch, data_dir
     monkeypatch.setattr("flaxdl.data.embedded.glyphs._COUNTS", {"train": 4, "test": 2})
     # Eight copies of VGG-16 would not fit; several devices and checkpoints have their own tests.
     monkeypatch.setattr(
-        "flaxdl.runs.setup.make_mesh", lambda _: make_mesh(devices=jax.devices()[:1])
+        "flaxdl.runs.setup.make_mesh", lambda *_, **__: make_mesh(devices=jax.devices()[:1])
     )
     monkeypatch.setattr(
         "flaxdl.training.checkpoints.manager.Checkpoints.save", lambda *_, **__: None

@@ -11,6 +11,7 @@ control is bfloat16, which has fewer digits than float16 but the range of float3
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +37,14 @@ MODEL = SimpleCNN(num_classes=10)
 
 def loss_of(params: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns the mean cross-entropy, in float32."""
-    return cross_entropy(MODEL.apply({"params": params}, images), labels).mean()
+    logits: Any = MODEL.apply({"params": params}, images)
+    return cross_entropy(logits, labels).mean()
 
 
 def trained(images: jax.Array, labels: jax.Array, seed: int, steps: int) -> tuple[dict, dict]:
     """Returns the parameters before and after training by SGD with momentum in float32."""
     order = jax.random.randint(jax.random.key(seed), (steps, BATCH), 0, len(labels))
-    start = MODEL.init(jax.random.key(seed + 1), images[:1])["params"]
+    start: Any = MODEL.init(jax.random.key(seed + 1), images[:1])["params"]
     sgd = optax.sgd(RATE, momentum=0.9)
 
     def step(carry: tuple, rows: jax.Array) -> tuple[tuple, None]:
