@@ -16,7 +16,14 @@ import flaxdl
 from flaxdl.errors import UserError
 from flaxdl.layers import Linear
 from flaxdl.runs.setup import set_up
-from flaxdl.training import SGD, Classification, Selection, Steps
+from flaxdl.training import (
+    SGD,
+    Classification,
+    MultiLabelClassification,
+    Regression,
+    Selection,
+    Steps,
+)
 from flaxdl.training.distributed.mesh import make_mesh
 from flaxdl.training.distributed.placement import Placement, create_on, put_batch
 from flaxdl.training.evaluation import Evaluator
@@ -56,23 +63,25 @@ def batches(inputs, label, size):
         yield {"inputs": inputs[rows], "label": label[rows], "weight": weight}
 
 
-def evaluate(count, size, num_classes, names, classes):
-    """Metrics on `count` devices, and the logits and labels they are those of."""
-    inputs, label = make_split(num_classes - 1 if num_classes > 2 else 2, seed=num_classes)
-    steps = Steps(
-        model=Scores(num_classes),
-        task=Classification(extra_metrics=names),
-        optimizer=SGD(learning_rate=0.1),
-        total_steps=1,
-    )
+def measure(task, count, size, inputs, label, weight, classes):
+    """Metrics of a linear model with these weights [K, 3] on `count` devices."""
+    model = Scores(len(weight))
+    steps = Steps(model=model, task=task, optimizer=SGD(learning_rate=0.1), total_steps=1)
     mesh = make_mesh(devices=jax.devices()[:count])
     first = next(batches(inputs, label, size))
     state = create_on(Placement(mesh), partial(steps.initial_state, first))
-    weight = np.random.default_rng(1).integers(-1, 2, (num_classes, 3)).astype(np.float32)
     placed = jax.device_put(weight.T, state.params["fc"]["kernel"].sharding)
     state = state.replace(params={"fc": {"kernel": placed}})
     placed_batches = (put_batch(batch, mesh) for batch in batches(inputs, label, size))
-    found = Evaluator(steps, mesh, classes).measure(state, placed_batches)
+    return Evaluator(steps, mesh, classes).measure(state, placed_batches)
+
+
+def evaluate(count, size, num_classes, names, classes):
+    """Metrics on `count` devices, and the logits and labels they are those of."""
+    inputs, label = make_split(num_classes - 1 if num_classes > 2 else 2, seed=num_classes)
+    weight = np.random.default_rng(1).integers(-1, 2, (num_classes, 3)).astype(np.float32)
+    task = Classification(extra_metrics=names)
+    found = measure(task, count, size, inputs, label, weight, classes)
     return found, inputs @ weight.T, label
 
 
@@ -120,6 +129,55 @@ def test_metrics_are_those_of_scikit_learn_on_any_number_of_devices(count, size)
     assert found.keys() == {"loss", "accuracy", *ALL}
     for name in ALL:
         assert found[name] == pytest.approx(expected[name], abs=1e-12, nan_ok=True), name
+
+
+@pytest.mark.eight_devices
+@pytest.mark.parametrize(("count", "size"), [(1, 10), (3, 12), (8, 16)])
+def test_several_labels_on_any_number_of_devices(count, size):
+    inputs, _ = make_split(2, seed=0)
+    rng = np.random.default_rng(2)
+    weight = rng.integers(-1, 2, (4, 3)).astype(np.float32)
+    label = (rng.random((EXAMPLES, 4)) < 0.4).astype(np.float32)
+    label[:, 3] = 0  # absent
+    label[::5, 1] = np.nan  # missing
+    names, classes = ("macro_f1", "auroc", "average_precision", "recall/b"), CLASSES[:4]
+    task = MultiLabelClassification(extra_metrics=names, thresholds=0.5)
+    found = measure(task, count, size, inputs, label, weight, classes)
+    logits, f1, curves, areas = inputs @ weight.T, [], [], []
+    for k in range(4):
+        known = ~np.isnan(label[:, k])
+        actual, scores = label[known, k], logits[known, k]
+        f1.append(sklearn_metrics.f1_score(actual, scores >= 0, zero_division=np.nan))
+        if actual.any():
+            curves.append(sklearn_metrics.roc_auc_score(actual, scores))
+            areas.append(sklearn_metrics.average_precision_score(actual, scores))
+    assert found["macro_f1"] == pytest.approx(np.nanmean(f1), abs=1e-12)
+    assert found["auroc"] == pytest.approx(np.mean(curves), abs=1e-12)
+    assert found["average_precision"] == pytest.approx(np.mean(areas), abs=1e-12)
+
+
+@pytest.mark.eight_devices
+@pytest.mark.parametrize(("count", "size"), [(1, 10), (3, 12), (8, 16)])
+def test_numbers_on_any_number_of_devices(count, size):
+    inputs, _ = make_split(2, seed=0)
+    rng = np.random.default_rng(3)
+    weight = rng.normal(size=(2, 3)).astype(np.float32)
+    mean, std = np.array([1e6, -3.0]), np.array([50.0, 0.5])
+    label = ((inputs @ weight.T + rng.normal(size=(EXAMPLES, 2))) * std + mean).astype(np.float32)
+    label[::7, 0] = np.nan
+    task = Regression(mean=tuple(mean), std=tuple(std), targets=("a", "b"))
+    found = measure(task, count, size, inputs, label, weight, ("a", "b"))
+    predicted = (inputs @ weight.T).astype(np.float64) * std + mean
+    for k, name in enumerate("ab"):
+        rows = ~np.isnan(label[:, k])
+        pair = label[rows, k].astype(np.float64), predicted[rows, k]
+        expected = {
+            "mae": sklearn_metrics.mean_absolute_error(*pair),
+            "rmse": sklearn_metrics.root_mean_squared_error(*pair),
+            "r2": sklearn_metrics.r2_score(*pair),
+        }
+        for metric, value in expected.items():
+            assert found[f"{metric}/{name}"] == pytest.approx(value, rel=1e-5), metric
 
 
 def test_two_classes_have_the_average_precision_of_the_second():
