@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-import torch
 from helpers.every_model import CLASSES, inputs_of, small
 from helpers.small_runs import train
 from PIL import Image
@@ -189,6 +188,9 @@ def test_figures_explain_a_target(images, texts, capsys):
     )
     figure = flaxdl.visualize(texts[0] / "run", "old warm", "saliency")
     assert figure.get_suptitle().startswith("Saliency, predicted price 1")
+
+
+torch = pytest.importorskip("torch")
 
 
 class Twin(torch.nn.Module):
