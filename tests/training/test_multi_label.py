@@ -59,7 +59,7 @@ def pytorch_loss(torch, logits, target, weight, pos_weight):
 @pytest.mark.parametrize("pos_weight", [None, PAIRS])
 @pytest.mark.parametrize("is_mixed", [False, True])
 def test_loss_and_gradient_are_those_of_pytorch(pos_weight, is_mixed):
-    """A missing entry has weight 0; in a mixed example, each part has its share of the weight."""
+    """A missing entry has weight 0; a mixed example has the mixed weight of its parts."""
     torch = pytest.importorskip("torch")
     task = MultiLabelClassification(pos_weight=pos_weight)
     logits = np.random.default_rng(1).normal(0, 3, (12, 4))
