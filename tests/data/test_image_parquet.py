@@ -136,8 +136,11 @@ def test_each_group_is_read_once_an_epoch_by_many_threads(tmp_path, monkeypatch)
 
     monkeypatch.setattr("flaxdl.data.parquet_images.read_images", count)
     order = windowed_order(train.read_groups(), np.random.default_rng(0))
+    batches = []
     with ThreadPoolExecutor(16) as threads:  # as many as prepare batches
-        batches = list(threads.map(train.gather, order.reshape(-1, 4)))
+        # Batches are prepared a bounded number ahead, so that no thread falls far behind.
+        for ahead in np.split(order.reshape(-1, 4), 5):
+            batches += threads.map(train.gather, ahead)
     assert sorted(reads) == list(range(40))
     assert np.concatenate([batch["label"] for batch in batches]).sum() == train.labels().sum()
 
