@@ -39,6 +39,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "float16_gradients",
         "dropout",
     ),
+    "Pretrained models": ("transfer",),
 }
 """Names of the modules by chapter, in the order of the course."""
 

@@ -1,0 +1,57 @@
+"""Experiments on pretraining, scale and other inputs: rules on both sides, mechanisms."""
+
+import jax
+import numpy as np
+import pytest
+
+from flaxdl.course import pretrained_digits, transfer
+from flaxdl.course.training import Splits
+
+# transfer
+
+
+def transferred(pretrained, scratch=0.5):
+    """Results: ratios of the accuracy with 1 % of the images, for each target."""
+    return {
+        target: {
+            "accuracy": {
+                "from scratch": [[scratch * 0.8] * 5, [0.8] * 5],
+                "pretrained": [[ratio * 0.8] * 5, [0.8] * 5],
+            }
+        }
+        for target, ratio in zip(transfer.TARGETS, pretrained, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("results", "outcome"),
+    [
+        (transferred((0.91, 0.91)), "holds"),
+        (transferred((0.89, 0.91)), "holds in part"),
+        (transferred((0.89, 0.89)), "does not hold here"),
+        (transferred((0.95, 0.95), scratch=0.91), "does not hold here"),  # the control
+    ],
+)
+def test_verdict_on_transfer(results, outcome):
+    assert transfer.verdict(results).outcome == outcome
+
+
+def test_the_first_images_are_of_all_classes():
+    labels = np.repeat(np.arange(10), 7)
+    order = pretrained_digits.balanced_order(labels, 0)
+    assert sorted(order) == list(range(70))
+    assert (np.bincount(labels[order[:20]]) == 2).all()
+
+
+def test_transfer_runs_with_few_images_and_freezes_stages(monkeypatch):
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((40, 8, 8)).astype("f4")
+    data = (images, np.repeat(np.arange(10), 4).astype("i4"))
+    monkeypatch.setattr(pretrained_digits, "load_glyphs", lambda: (data, Splits(data, data, data)))
+    monkeypatch.setattr(pretrained_digits, "FRACTIONS", (0.5,))
+    monkeypatch.setattr(pretrained_digits, "RATES", (1e-2,))
+    params = pretrained_digits.CNN(classes=52).init(jax.random.key(0), images[:1])["params"]
+    pretrained = dict.fromkeys((100, 101, 3), params)
+    arms = {"all": (True, pretrained_digits.STAGES), "none": (True, ())}
+    found = pretrained_digits.compare("printed digits", arms, pretrained, (3,), 40)["accuracy"]
+    assert found["all"][0][0] > 0.4 > found["none"][0][0]
