@@ -7,6 +7,7 @@ A module states its claim in `CLAIM` and defines `measure`, `verdict` and `draw`
 CHAPTERS: dict[str, tuple[str, ...]] = {
     "Convolutional networks": (
         "pooling_sizes",
+        "adaptive_pooling",
         "receptive_field",
         "pixel_order",
         "architectures",
@@ -39,7 +40,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "float16_gradients",
         "dropout",
     ),
-    "Pretrained models": ("transfer",),
+    "Pretrained models": ("transfer", "last_layers"),
 }
 """Names of the modules by chapter, in the order of the course."""
 

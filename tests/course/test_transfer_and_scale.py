@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxdl.course import pretrained_digits, transfer
+from flaxdl.course import adaptive_pooling, last_layers, pretrained_digits, transfer
 from flaxdl.course.training import Splits
 
 # transfer
@@ -55,3 +55,52 @@ def test_transfer_runs_with_few_images_and_freezes_stages(monkeypatch):
     arms = {"all": (True, pretrained_digits.STAGES), "none": (True, ())}
     found = pretrained_digits.compare("printed digits", arms, pretrained, (3,), 40)["accuracy"]
     assert found["all"][0][0] > 0.4 > found["none"][0][0]
+
+
+# last_layers
+
+
+@pytest.mark.parametrize(
+    ("last", "control", "outcome"),
+    [
+        ((0.88, 0.88, 0.88, 0.88), 0.87, "holds"),
+        ((0.88, 0.88, 0.88, 0.87), 0.87, "holds in part"),
+        ((0.88, 0.87, 0.88, 0.88), 0.87, "does not hold here"),
+        ((0.88, 0.88, 0.88, 0.88), 0.89, "does not hold here"),  # the control
+    ],
+)
+def test_verdict_on_last_layers(last, control, outcome):
+    accuracy = {arm: [[0.9] * 5] * 4 for arm in last_layers.ARMS}
+    accuracy[last_layers.LAST] = [[value + 0.001] * 5 for value in last]
+    accuracy[last_layers.CONTROL] = [[control] * 5] * 4
+    assert last_layers.verdict({"accuracy": accuracy}).outcome == outcome
+
+
+# adaptive_pooling
+
+
+def test_only_adaptive_pooling_accepts_other_sizes(monkeypatch):
+    monkeypatch.setattr(adaptive_pooling, "SHAPES", (3, 4, 12, 31, 32, 33, 48))
+    assert adaptive_pooling.accepted(adaptive_pooling.CNN()) == [4, 12, 31, 32, 33, 48]
+    assert adaptive_pooling.accepted(adaptive_pooling.CNN(adaptive=False)) == [32, 33]
+
+
+@pytest.mark.parametrize(
+    ("lost", "adaptive", "control", "outcome"),
+    [
+        (0.04, range(4, 65), [32], "holds"),
+        (0.06, range(4, 65), [32], "holds in part"),
+        (0.04, range(25, 65), [32], "does not hold here"),
+        (0.04, range(4, 65), [24, 32], "does not hold here"),  # the control
+    ],
+)
+def test_verdict_on_sizes(lost, adaptive, control, outcome):
+    sizes = list(adaptive_pooling.SIZES)
+    accuracy = [[0.9] * 5 for _ in sizes]
+    accuracy[sizes.index(48)] = [0.9 - lost] * 5
+    results = {
+        "accepted": {"adaptive": list(adaptive), "control": control},
+        "accuracy": {"as it is": accuracy},
+        "sizes": sizes,
+    }
+    assert adaptive_pooling.verdict(results).outcome == outcome
