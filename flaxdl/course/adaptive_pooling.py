@@ -1,17 +1,16 @@
 """Does a network with adaptive pooling take images of any size?
 
-A CNN like that of the course learns printed digits of 32 x 32 pixels and is tested on the same
+A CNN like that of the course learns handwritten digits of 32 x 32 pixels and is tested on other
 digits, drawn larger and smaller. Adaptive pooling averages whatever maps there are to 4 x 4 numbers
 per channel, so that the layers after it always fit. Whether they also see what they have learned to
 see is another question.
 
 For comparison, the same test images are scaled back to 32 x 32 pixels first. The control is the
-same network without adaptive pooling, which must refuse other sizes.
+same network without adaptive pooling, which must refuse the smaller sizes.
 """
 
 import statistics
 from collections.abc import Sequence
-from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -30,22 +29,21 @@ from flaxdl.course.experiment import (
     draw_range,
     make_figure,
 )
-from flaxdl.course.pixel_order import patches
-from flaxdl.course.training import Splits, draw_batches, evaluate, fit
-from flaxdl.data import Tfds
+from flaxdl.course.training import Data, draw_batches, evaluate, load_digits
 from flaxdl.errors import UserError
-from flaxdl.layers import Linear, adaptive_avg_pool, max_pool
+from flaxdl.layers import Conv, Linear, adaptive_avg_pool, max_pool
 
 CLAIM = "Adaptive pooling lets a network take images of any size."
 EXPECTED = "in part: the shapes fit, and the accuracy does not follow by itself"
 SEEDS = 5
 
 TRAINED = 32  # pixels
-SIZES = (12, 16, 24, 28, 32, 36, 40, 48)
+SIZES = (8, 12, 16, 24, 28, 32, 36, 40, 48)
 NEAR = (24, 28, 36, 40, 48)  # the sizes that decide
 SHAPES = range(1, 65)
 RATES = (1e-3, 3e-3, 1e-2)
 CLOSE = 0.05  # of accuracy
+LEARNED = 0.9  # accuracy at the size of the training, without which the others mean nothing
 
 
 class CNN(nn.Module):
@@ -56,35 +54,18 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Maps images [B, H, W] to logits [B, 10]."""
-        x = nn.relu(Linear(8, name="conv0")(patches(images[..., None])))
-        x = nn.relu(Linear(16, name="conv1")(patches(max_pool(x, 2))))
-        x = nn.relu(Linear(32, name="conv2")(patches(max_pool(x, 2))))
+        x = nn.relu(Conv(8, 3, padding=1, name="conv0")(images[..., None]))
+        x = nn.relu(Conv(16, 3, padding=1, name="conv1")(max_pool(x, 2)))
+        x = nn.relu(Conv(16, 3, padding=1, name="conv2")(max_pool(x, 2)))
         if self.adaptive:
             x = adaptive_avg_pool(x, 4)
         x = nn.relu(Linear(64, name="hidden")(x.reshape(len(x), -1)))
         return Linear(10, name="fc")(x)
 
 
-@cache
-def load_digits() -> Splits:
-    """Returns printed digits, bright on dark, as images [N, 32, 32] with labels."""
-    splits = Tfds("glyphs", validation="test").load(seed=0)
-    assert splits.validation is not None
-
-    def prepare(arrays: dict) -> tuple[np.ndarray, np.ndarray]:
-        chosen = arrays["label"] < 10
-        gray = arrays["inputs"][chosen].astype(np.float32).mean(-1)
-        edge = np.concatenate([gray[:, 0], gray[:, -1], gray[:, :, 0], gray[:, :, -1]], axis=1)
-        ink = abs(gray - np.median(edge, axis=1)[:, None, None])
-        return ink / ink.max((1, 2), keepdims=True), arrays["label"][chosen]
-
-    images, labels = prepare(splits.train.arrays())
-    held_out, rest = np.split(np.random.default_rng(0).permutation(len(labels)), [1000])
-    return Splits(
-        (images[rest], labels[rest]),
-        (images[held_out], labels[held_out]),
-        prepare(splits.validation.arrays()),
-    )
+def resized(images: Any, size: int) -> jax.Array:
+    """Scales images [N, H, W] to another size."""
+    return jax.image.resize(images, (len(images), size, size), "linear")
 
 
 def accepted(model: CNN) -> list[int]:
@@ -105,35 +86,55 @@ def accepted(model: CNN) -> list[int]:
     return found
 
 
-@partial(jax.jit, static_argnums=0)
-def train(steps: int, data: Any, seed: int, rate: float) -> Any:
-    """Returns the variables after training on images of 32 x 32 pixels."""
-    key = jax.random.key(seed)
-    adam = optax.adam(optax.cosine_decay_schedule(rate, steps))
-    batches = draw_batches(key, len(data[1]), 32, steps)
-    return fit(CNN(), CNN().init(key, data[0][:2]), adam, data, batches, key)[0]
+ADAM = optax.inject_hyperparams(optax.adam)(1e-3)
+
+
+@jax.jit
+def step(params: Any, state: Any, images: jax.Array, labels: jax.Array, rate: float) -> Any:
+    """Makes a step of Adam; returns new parameters and the state of the optimizer."""
+
+    def loss(params: Any) -> jax.Array:
+        logits: Any = CNN().apply({"params": params}, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    state.hyperparams["learning_rate"] = jnp.asarray(rate)
+    updates, state = ADAM.update(jax.grad(loss)(params), state)
+    return optax.apply_updates(params, updates), state
+
+
+def train(steps: int, data: Data, seed: int, rate: float) -> Any:
+    """Returns the variables after training, with a learning rate that falls to zero."""
+    images, labels = data
+    params: Any = CNN().init(jax.random.key(seed), images[:2])["params"]
+    state = ADAM.init(params)
+    batches = np.asarray(draw_batches(jax.random.key(seed), len(labels), 32, steps))
+    for number, batch in enumerate(batches):
+        part = rate * (1 - number / steps)
+        params, state = step(params, state, images[batch], labels[batch], part)
+    return {"params": params}
 
 
 def measure(seeds: Sequence[int], *, quick: bool) -> Results:
     """Returns the accepted sizes with and without adaptive pooling, and accuracies by size."""
-    digits = load_digits()
-    run = partial(train, 50 if quick else 500, jax.tree.map(jnp.asarray, digits.train))
+    digits, steps = load_digits(), 60 if quick else 300
+    training, validation = (
+        (np.asarray(resized(images, TRAINED)), labels) for images, labels in digits[:2]
+    )
 
-    def stacked(seeds: Sequence[int], rate: float) -> Any:
-        trained = [run(seed, rate) for seed in seeds]
+    def train_all(seeds: Sequence[int], rate: float) -> Any:
+        trained = [train(steps, training, seed, rate) for seed in seeds]
         return jax.tree.map(lambda *values: jnp.stack(values), *trained)
 
     losses = {
-        rate: evaluate(CNN(), stacked(PILOT_SEEDS, rate), *digits.validation)[0].tolist()
+        rate: evaluate(CNN(), train_all(PILOT_SEEDS, rate), *validation)[0].tolist()
         for rate in RATES
     }
     rate = best_rate(losses)
-    variables, (images, labels) = stacked(seeds, rate), digits.test
+    variables, (images, labels) = train_all(seeds, rate), digits.test
     accuracy: dict[str, list[list[float]]] = {"as it is": [], "scaled back to 32": []}
     for size in SIZES:
-        resized = jax.image.resize(images, (len(images), size, size), "linear")
-        back = jax.image.resize(resized, (len(images), TRAINED, TRAINED), "linear")
-        for arm, tested in zip(accuracy, (resized, back), strict=True):
+        drawn = resized(images, size)
+        for arm, tested in zip(accuracy, (drawn, resized(drawn, TRAINED)), strict=True):
             found = evaluate(CNN(), variables, tested, labels)[1]
             accuracy[arm].append(np.asarray(found, float).round(4).tolist())
     return {
@@ -154,15 +155,19 @@ def loss_at(results: Results, arm: str, size: int) -> float:
 def verdict(results: Results) -> Verdict:
     """Holds if all sizes from 24 pixels are accepted and the accuracy from 24 to 48 is close.
 
-    In part if they are only accepted. Without adaptive pooling, 32 must be the only one accepted.
+    In part if they are only accepted. Without adaptive pooling, 24 must be refused, and at 32 the
+    digits must have been learned.
     """
     losses = {size: loss_at(results, "as it is", size) for size in NEAR}
     sizes, control = results["accepted"]["adaptive"], results["accepted"]["control"]
     reason = (
         f"All sizes from {min(sizes)} to {max(sizes)} pixels are accepted (without adaptive "
-        f"pooling: {', '.join(map(str, control))}); against {TRAINED} pixels, the accuracy falls by "
-        f"{', '.join(f'{100 * loss:.1f} points at {size}' for size, loss in losses.items())}."
+        f"pooling: {', '.join(map(str, control))}); against {TRAINED} pixels, the accuracy falls "
+        f"by {', '.join(f'{100 * loss:.1f} points at {size}' for size, loss in losses.items())}."
     )
+    learned = statistics.median(results["accuracy"]["as it is"][results["sizes"].index(TRAINED)])
+    if learned < LEARNED:
+        return Verdict("does not hold here", f"Only {100 * learned:.1f} % at {TRAINED} pixels.")
     if not set(range(min(NEAR), max(SHAPES) + 1)) <= set(sizes) or min(NEAR) in control:
         return Verdict("does not hold here", reason)
     return Verdict("holds" if max(losses.values()) <= CLOSE else "holds in part", reason)

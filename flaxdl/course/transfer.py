@@ -88,7 +88,9 @@ def draw(results: Results):
             values = [[100 * value for value in of_seed] for of_seed in by_seed]
             draw_range(axes, [100 * fraction for fraction in FRACTIONS], values, arm)
         goal = REACHED * statistics.median(results[target]["accuracy"][SCRATCH][-1])
-        axes.axhline(100 * goal, linestyle="--", linewidth=1, color=INK, label="90 % of the best")
+        axes.axhline(
+            100 * goal, linestyle="--", linewidth=1, color=INK, label="90 % of scratch, 100 %"
+        )
         axes.set(xscale="log", xlabel="training images (%)", title=target, ylim=(0, 103))
         axes.set_xticks([100 * fraction for fraction in FRACTIONS], ["1", "5", "20", "100"])
         axes.minorticks_off()

@@ -96,11 +96,13 @@ def test_only_adaptive_pooling_accepts_other_sizes(monkeypatch):
 )
 def test_verdict_on_sizes(lost, adaptive, control, outcome):
     sizes = list(adaptive_pooling.SIZES)
-    accuracy = [[0.9] * 5 for _ in sizes]
-    accuracy[sizes.index(48)] = [0.9 - lost] * 5
+    accuracy = [[0.95] * 5 for _ in sizes]
+    accuracy[sizes.index(48)] = [0.95 - lost] * 5
     results = {
         "accepted": {"adaptive": list(adaptive), "control": control},
         "accuracy": {"as it is": accuracy},
         "sizes": sizes,
     }
     assert adaptive_pooling.verdict(results).outcome == outcome
+    results["accuracy"]["as it is"] = [[0.89] * 5 for _ in sizes]
+    assert adaptive_pooling.verdict(results).outcome == "does not hold here"
