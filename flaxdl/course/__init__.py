@@ -35,6 +35,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "Normalization": ("norm_axes", "norm_learning_rates", "norm_batch_size"),
     "Training": (
         "adam_default",
+        "decoupled_decay",
         "cosine_schedule",
         "gradient_clipping",
         "float16_gradients",

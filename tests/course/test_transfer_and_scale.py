@@ -1,10 +1,17 @@
 """Experiments on pretraining, scale and other inputs: rules on both sides, mechanisms."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdl.course import adaptive_pooling, last_layers, pretrained_digits, transfer
+from flaxdl.course import (
+    adaptive_pooling,
+    decoupled_decay,
+    last_layers,
+    pretrained_digits,
+    transfer,
+)
 from flaxdl.course.training import Splits
 
 # transfer
@@ -51,7 +58,7 @@ def test_transfer_runs_with_few_images_and_freezes_stages(monkeypatch):
     monkeypatch.setattr(pretrained_digits, "FRACTIONS", (0.5,))
     monkeypatch.setattr(pretrained_digits, "RATES", (1e-2,))
     params = pretrained_digits.CNN(classes=52).init(jax.random.key(0), images[:1])["params"]
-    pretrained = dict.fromkeys((100, 101, 3), params)
+    pretrained: dict = dict.fromkeys((100, 101, 3), params)
     arms = {"all": (True, pretrained_digits.STAGES), "none": (True, ())}
     found = pretrained_digits.compare("printed digits", arms, pretrained, (3,), 40)["accuracy"]
     assert found["all"][0][0] > 0.4 > found["none"][0][0]
@@ -106,3 +113,43 @@ def test_verdict_on_sizes(lost, adaptive, control, outcome):
     assert adaptive_pooling.verdict(results).outcome == outcome
     results["accuracy"]["as it is"] = [[0.89] * 5 for _ in sizes]
     assert adaptive_pooling.verdict(results).outcome == "does not hold here"
+
+
+# decoupled_decay
+
+
+def test_only_adam_divides_the_decay():
+    updates = {}
+    for arm in decoupled_decay.ARMS:
+        chain = decoupled_decay.optimizer(arm, jnp.asarray(0.5), jnp.asarray(0.1), 10)
+        weights, gradients = jnp.asarray([2.0, 2.0]), jnp.asarray([1.0, 100.0])
+        updates[arm] = chain.update(gradients, chain.init(weights), weights)[0]
+    np.testing.assert_allclose(updates["Adam"], [-0.1, -0.1], rtol=1e-5)
+    np.testing.assert_allclose(updates["AdamW"], [-0.1 - 0.1 * 0.5 * 2] * 2, rtol=1e-5)
+
+
+def decayed(best, other, without=0.0):
+    """Results: gains of AdamW at the best rate, at another one, and without decay."""
+    decays, rates = len(decoupled_decay.DECAYS), len(decoupled_decay.RATES)
+    accuracy = {arm: np.full((decays, rates, 5), 0.9) for arm in decoupled_decay.ARMS}
+    accuracy["AdamW"][2, 1] += best
+    accuracy["AdamW"][2, 0] += other
+    accuracy["AdamW"][0] += without
+    return {
+        "accuracy": {arm: values.tolist() for arm, values in accuracy.items()},
+        "decays": {"Adam": [1] * rates, "AdamW": [2] * rates},
+        "rates": {"Adam": 2, "AdamW": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("results", "outcome"),
+    [
+        (decayed(0.011, 0.0), "holds"),
+        (decayed(0.009, 0.011), "holds in part"),
+        (decayed(0.009, 0.009), "does not hold here"),
+        (decayed(0.011, 0.011, without=0.02), "does not hold here"),  # the control
+    ],
+)
+def test_verdict_on_decay(results, outcome):
+    assert decoupled_decay.verdict(results).outcome == outcome
