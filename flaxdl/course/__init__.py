@@ -31,6 +31,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "masking",
         "attention_order",
         "dependent_steps",
+        "scaling",
     ),
     "Normalization": ("norm_axes", "norm_learning_rates", "norm_batch_size"),
     "Training": (

@@ -10,6 +10,7 @@ from flaxdl.course import (
     decoupled_decay,
     last_layers,
     pretrained_digits,
+    scaling,
     transfer,
 )
 from flaxdl.course.training import Splits
@@ -153,3 +154,37 @@ def decayed(best, other, without=0.0):
 )
 def test_verdict_on_decay(results, outcome):
     assert decoupled_decay.verdict(results).outcome == outcome
+
+
+# scaling
+
+
+def test_a_decoder_does_not_see_the_next_letters():
+    tokens = jax.random.randint(jax.random.key(0), (1, scaling.LENGTH), 0, 29)
+    logits, _ = scaling.Decoder(4).init_with_output(jax.random.key(1), tokens)
+    changed, _ = scaling.Decoder(4).init_with_output(
+        jax.random.key(1), tokens.at[0, 9].set((tokens[0, 9] + 1) % 29)
+    )
+    np.testing.assert_allclose(logits[0, :9], changed[0, :9], atol=1e-6)
+    assert abs(logits[0, 9] - changed[0, 9]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("data", "width", "control", "outcome"),
+    [
+        ((0.06, 0.06), (0.06, 0.06), 0.04, "holds"),
+        ((0.06, 0.04), (0.06, 0.06), 0.04, "holds in part"),
+        ((0.06, 0.06), (0.04, 0.06), 0.04, "holds in part"),
+        ((0.06, 0.04), (0.04, 0.06), 0.04, "does not hold here"),
+        ((0.06, 0.06), (0.06, 0.06), 0.06, "does not hold here"),  # the control
+    ],
+)
+def test_verdict_on_scaling(data, width, control, outcome):
+    small, medium, large = scaling.WIDTHS
+    losses = {
+        str(small): [[2 + sum(width)] * 5],
+        str(medium): [[2 + width[1]] * 5],
+        str(large): [[2 + sum(data)] * 5, [2 + data[1]] * 5, [2.0] * 5],
+    }
+    results = {"losses": losses, "control": [[3 + control] * 5, [3.0] * 5]}
+    assert scaling.verdict(results).outcome == outcome
