@@ -118,9 +118,9 @@ def draw(results: Results):
     figure = make_figure(2, width=3.7, height=3.4)
     for axes, arm in zip(figure.axes, ARMS, strict=True):
         values = 100 * np.median(results["accuracy"][arm], axis=-1)
-        axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        axes.imshow(values, cmap="cividis", vmin=50, vmax=95, aspect="auto")
         for row, column in np.ndindex(*values.shape):
-            color = "black" if values[row, column] > 50 else "white"
+            color = "black" if values[row, column] > 75 else "white"
             text = f"{values[row, column]:.0f}"
             if row == results["decays"][arm][column]:
                 text = f"[{text}]"
