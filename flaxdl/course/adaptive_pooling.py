@@ -145,10 +145,10 @@ def measure(seeds: Sequence[int], *, quick: bool) -> Results:
     }
 
 
-def loss_at(results: Results, arm: str, size: int) -> float:
+def loss_at(results: Results, size: int) -> float:
     """Returns the median over seeds of the accuracy at 32 pixels minus that at another size."""
-    of, sizes = results["accuracy"], results["sizes"]
-    whole, part = of["as it is"][sizes.index(TRAINED)], of[arm][sizes.index(size)]
+    by_size = dict(zip(results["sizes"], results["accuracy"]["as it is"], strict=True))
+    whole, part = by_size[TRAINED], by_size[size]
     return statistics.median(a - b for a, b in zip(whole, part, strict=True))
 
 
@@ -158,7 +158,7 @@ def verdict(results: Results) -> Verdict:
     In part if they are only accepted. Without adaptive pooling, 24 must be refused, and at 32 the
     digits must have been learned.
     """
-    losses = {size: loss_at(results, "as it is", size) for size in NEAR}
+    losses = {size: loss_at(results, size) for size in NEAR}
     sizes, control = results["accepted"]["adaptive"], results["accepted"]["control"]
     reason = (
         f"All sizes from {min(sizes)} to {max(sizes)} pixels are accepted (without adaptive "
