@@ -8,7 +8,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "Convolutional networks": (
         "sliding_filters",
         "pooling_sizes",
-        "adaptive_pooling",
+        "strongest_activation",
         "receptive_field",
         "pixel_order",
         "architectures",

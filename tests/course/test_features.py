@@ -2,11 +2,12 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdl.course import sliding_filters
+from flaxdl.course import sliding_filters, strongest_activation
 from flaxdl.course.training import Splits
 
 # sliding_filters
@@ -78,3 +79,49 @@ def test_sliding_filters_are_measured(monkeypatch):
 def test_sliding_filters_are_drawn():
     left, right = sliding_filters.draw(shift_results()).axes
     assert (len(left.lines), len(right.lines)) == (7, 7)
+
+
+# strongest_activation
+
+
+def pooling_results(same):
+    """Results of five seeds: predictions that stay the same by pooling, for shifts 0 to 4."""
+    values = {pool: [[1.0, one, one, one, four]] * 5 for pool, (one, four) in same.items()}
+    return {"same": values, "accuracy": dict.fromkeys(same, [0.9] * 5)}
+
+
+@pytest.mark.parametrize(
+    ("average", "stride", "outcome"),
+    [
+        ((0.64, 1.0), (0.64, 1.0), "holds"),
+        ((0.66, 1.0), (0.64, 1.0), "holds in part"),
+        ((0.64, 1.0), (0.66, 1.0), "does not hold here"),
+        ((0.64, 1.0), (0.4, 0.94), "does not hold here"),  # the control differs
+    ],
+)
+def test_verdict_on_the_strongest_activation(average, stride, outcome):
+    results = pooling_results({"max": (0.7, 1.0), "average": average, "stride": stride})
+    assert strongest_activation.verdict(results).outcome == outcome
+    assert len(strongest_activation.draw(results).axes[1].lines) == 3
+
+
+@pytest.mark.parametrize(("pool", "period"), [("max", 4), ("average", 2), ("stride", 4)])
+def test_a_shift_by_the_strides_changes_nothing(pool, period):
+    network = strongest_activation.Network(pool)
+    images = jax.random.normal(jax.random.key(0), (6, 12, 12))
+    variables = jax.vmap(network.init, (0, None))(jax.random.split(jax.random.key(1), 1), images)
+    for shift in (1, 2, 4):
+        same, change = strongest_activation.effects(network, variables, images, shift)
+        assert (change[0] < 1e-5) == (shift % period == 0)
+        assert same[0] == 1 or shift % period
+
+
+def test_the_effects_of_pooling_are_measured(monkeypatch):
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(8, 8, 8)).astype("f4"), np.arange(8, dtype="i4")
+    monkeypatch.setattr(strongest_activation, "load_digits", lambda: Splits(data, data, data))
+    monkeypatch.setattr(strongest_activation, "POOLS", {"max": lambda x: x[:, :1, :1]})
+    monkeypatch.setattr(strongest_activation, "draw_batches", lambda *_: jnp.zeros((1, 2), "i4"))
+    results = strongest_activation.measure(range(5), quick=True)
+    assert np.shape(results["same"]["max"]) == (5, 5)
+    assert {seed[0] for seed in results["same"]["max"]} == {1}
