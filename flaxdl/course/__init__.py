@@ -9,6 +9,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "sliding_filters",
         "pooling_sizes",
         "strongest_activation",
+        "feature_maps",
         "receptive_field",
         "pixel_order",
         "architectures",

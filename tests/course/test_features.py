@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdl.course import sliding_filters, strongest_activation
+from flaxdl.course import feature_maps, sliding_filters, strongest_activation
 from flaxdl.course.training import Splits
 
 # sliding_filters
@@ -125,3 +125,77 @@ def test_the_effects_of_pooling_are_measured(monkeypatch):
     results = strongest_activation.measure(range(5), quick=True)
     assert np.shape(results["same"]["max"]) == (5, 5)
     assert {seed[0] for seed in results["same"]["max"]} == {1}
+
+
+# feature_maps
+
+
+def map_results(distinct=0.75, twins=0.0, before=6.0, after=7.0):
+    """Results of five seeds and two layers."""
+    both = {"untrained": 1.0, "trained": distinct, "twins": twins}
+    effective = {"untrained": before, "trained": after, "twins": 4.0}
+    matrix = np.eye(feature_maps.MAPS).tolist()
+    return {
+        "distinct": {arm: [[1.0, value]] * 5 for arm, value in both.items()},
+        "effective": {arm: [[value, 7.0 + value]] * 5 for arm, value in effective.items()},
+        "lost": {"trained": np.zeros((5, 2, feature_maps.MAPS)).tolist()},
+        "correlations": dict.fromkeys(both, matrix),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({}, "holds"),
+        ({"after": 6.9}, "holds in part"),
+        ({"distinct": 0.7}, "holds in part"),
+        ({"distinct": 0.7, "after": 5.0}, "does not hold here"),
+        ({"twins": 0.75}, "does not hold here"),  # twins are taken for different maps
+    ],
+)
+def test_verdict_on_feature_maps(changes, outcome):
+    results = map_results(**changes)
+    assert feature_maps.verdict(results).outcome == outcome
+    assert len(feature_maps.draw(results).axes) == 3
+
+
+def test_equal_maps_count_once_and_dead_maps_not_at_all():
+    rng = np.random.default_rng(0)
+    different = rng.normal(size=(8, 5, 5, 3))
+    zeros = np.zeros((8, 5, 5, 1))
+    maps = jnp.asarray(np.concatenate([different, 2 * different[..., :1] + 1, zeros], -1))
+    r = np.asarray(feature_maps.correlations(maps))
+    assert r[0, 3] == pytest.approx(1)
+    assert r[4].tolist() == [0] * 5
+    assert feature_maps.distinct_fraction(r) == 2 / 5
+    assert feature_maps.effective_number(r) == pytest.approx(16 / 6, abs=0.1)
+
+
+def test_twins_have_equal_maps_and_gradients():
+    images = jax.random.normal(jax.random.key(0), (3, 8, 8))
+    network = feature_maps.Network()
+    params = feature_maps.with_twins(network.init(jax.random.key(1), images)["params"])
+
+    def loss(params):
+        logits, state = network.apply({"params": params}, images, mutable="intermediates")
+        return jnp.square(jnp.asarray(logits)).sum(), state["intermediates"]["maps"]
+
+    gradients, maps = jax.jit(jax.grad(loss, has_aux=True))(params)
+    for layer, of_layer in zip(feature_maps.LAYERS, maps, strict=True):
+        first, second = jnp.split(of_layer, 2, -1)
+        np.testing.assert_allclose(first, second, atol=1e-6)
+        first, second = jnp.split(gradients[layer]["kernel"], 2, -1)
+        np.testing.assert_allclose(first, second, atol=1e-5)
+        assert abs(first).max() > 1e-3
+
+
+def test_feature_maps_are_measured(monkeypatch):
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(8, 8, 8)).astype("f4"), np.arange(8, dtype="i4")
+    monkeypatch.setattr(feature_maps, "load_digits", lambda: Splits(data, data, data))
+    monkeypatch.setattr(feature_maps, "draw_batches", lambda *_: jnp.zeros((1, 2), "i4"))
+    monkeypatch.setattr(feature_maps, "RATES", (1e-3,))
+    results = feature_maps.measure(range(5), quick=True)
+    assert np.shape(results["lost"]["trained"]) == (5, 2, feature_maps.MAPS)
+    assert np.max(results["distinct"]["twins"]) == 0
+    assert np.min(results["effective"]["untrained"]) > 1
