@@ -6,6 +6,7 @@ A module states its claim in `CLAIM` and defines `measure`, `verdict` and `draw`
 
 CHAPTERS: dict[str, tuple[str, ...]] = {
     "Convolutional networks": (
+        "layer_patterns",
         "sliding_filters",
         "pooling_sizes",
         "strongest_activation",

@@ -199,5 +199,6 @@ def draw(results: Results):
         lines.plot(range(1, MAPS + 1), 100 * np.median(lost[:, layer], 0), color=color, label=label)
         lines.plot(range(1, MAPS + 1), 100 * lost[:, layer].T, ".", color=color, alpha=0.5)
     lines.set(xlabel="maps, by their importance", ylabel="accuracy lost when ablated (points)")
+    lines.set_xticks((1, 4, 8, 12, MAPS))
     lines.legend(fontsize=8, loc="upper right")
     return figure

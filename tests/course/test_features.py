@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdl.course import feature_maps, sliding_filters, strongest_activation
+from flaxdl.course import feature_maps, layer_patterns, sliding_filters, strongest_activation
 from flaxdl.course.training import Splits
 
 # sliding_filters
@@ -199,3 +199,90 @@ def test_feature_maps_are_measured(monkeypatch):
     assert np.shape(results["lost"]["trained"]) == (5, 2, feature_maps.MAPS)
     assert np.max(results["distinct"]["twins"]) == 0
     assert np.min(results["effective"]["untrained"]) > 1
+
+
+# layer_patterns
+
+
+def pattern_results(edges=0.5, edges_before=0.4, last=0.6, last_before=0.3):
+    """Results of five seeds: edges in the first filters, and what the class explains."""
+    shapes = [(5, 4, size, size) for *_, size in layer_patterns.FIELDS]
+    return {
+        "edges": {"untrained": [edges_before] * 5, "trained": [edges] * 5},
+        "classes": {
+            "untrained": [[0.3, 0.3, last_before]] * 5,
+            "trained": [[0.3, 0.4, last]] * 5,
+        },
+        "patches": [np.zeros(shape).tolist() for shape in shapes],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({}, "holds"),
+        ({"edges": 0.49}, "holds in part"),
+        ({"edges_before": 0.46}, "holds in part"),  # as many edges without training
+        ({"last": 0.39}, "holds in part"),
+        ({"last": 0.39, "edges": 0.49}, "does not hold here"),
+        ({"last_before": 0.41}, "does not hold here"),  # rises without training
+    ],
+)
+def test_verdict_on_the_patterns_of_layers(changes, outcome):
+    results = pattern_results(**changes)
+    assert layer_patterns.verdict(results).outcome == outcome
+    assert len(layer_patterns.draw(results).axes) == 5
+
+
+def test_planes_are_edges_and_lines_are_not():
+    rows, columns = np.mgrid[-1:2, -1:2]
+    edge, line = rows + 2 * columns + 5, rows**2
+    assert layer_patterns.edge_fraction(edge.reshape(9, 1)) == pytest.approx(1)
+    assert layer_patterns.edge_fraction(line.reshape(9, 1)) == pytest.approx(0)
+    random = np.random.default_rng(0).normal(size=(9, 5000))
+    assert layer_patterns.edge_fraction(random) == pytest.approx(1 / 4, abs=0.01)
+
+
+def test_the_class_explains_all_or_nothing():
+    labels = np.array([0, 0, 1, 1])
+    dead, by_class, within = np.zeros(4), labels * 2.0, np.array([0.0, 1, 0, 1])
+    for column, expected in ((by_class, 1), (within, 0)):
+        activations = np.stack([column, dead, column], -1)
+        assert layer_patterns.class_fraction(activations, labels) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("layer", range(3))
+def test_a_patch_is_all_that_a_unit_sees(layer):
+    image = jax.random.normal(jax.random.key(0), (1, 8, 8))
+    network = layer_patterns.Network()
+    variables = network.init(jax.random.key(1), image)
+
+    def maps(image):
+        return network.apply(variables, image, mutable="intermediates")[1]["intermediates"]["maps"]
+
+    values = np.asarray(maps(image)[layer])
+    number = int(values.max((0, 1, 2)).argmax())
+    place = np.unravel_index(values[0, ..., number].argmax(), values.shape[1:3])
+    gradient = jax.grad(lambda image: maps(image)[layer][0, *place, number])(image)
+    stride, start, size = layer_patterns.FIELDS[layer]
+    for axis, at in zip((0, 1), place, strict=True):
+        seen = np.flatnonzero(np.abs(gradient[0]).max(1 - axis))
+        assert seen.min() >= max(at * stride + start, 0)
+        assert seen.max() < at * stride + start + size
+    patch = layer_patterns.strongest_patches(np.asarray(image), values[..., [number]], layer)
+    corner = [max(-(at * stride + start), 0) for at in place]
+    expected = image[0, max(place[0] * stride + start, 0), max(place[1] * stride + start, 0)]
+    assert patch[0][0][corner[0]][corner[1]] == pytest.approx(float(expected), abs=0.01)
+
+
+def test_the_patterns_of_layers_are_measured(monkeypatch):
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(16, 8, 8)).astype("f4"), np.arange(16, dtype="i4") % 8
+    monkeypatch.setattr(layer_patterns, "load_digits", lambda: Splits(data, data, data))
+    monkeypatch.setattr(layer_patterns, "draw_batches", lambda *_: jnp.zeros((1, 2), "i4"))
+    monkeypatch.setattr(layer_patterns, "RATES", (1e-3,))
+    results = layer_patterns.measure(range(5), quick=True)
+    assert np.shape(results["classes"]["trained"]) == (5, 3)
+    assert [np.shape(rows) for rows in results["patches"]] == [
+        (5, 4, size, size) for *_, size in layer_patterns.FIELDS
+    ]
