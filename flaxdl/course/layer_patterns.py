@@ -194,7 +194,7 @@ def draw(results: Results):
     assert grid is not None
     grid.set_width_ratios((1, 1, 1, 1, 1.8))
     for number, (axes, rows) in enumerate(zip(pictures, results["patches"], strict=True)):
-        axes.imshow(mosaic(rows), cmap="gray")
+        axes.imshow(mosaic(rows), cmap="viridis", interpolation="nearest")
         axes.set_title(f"layer {number + 1}", fontsize=9)
         axes.set_axis_off()
     for number, arm in enumerate(("untrained", "trained")):
