@@ -132,7 +132,7 @@ def shifted(digits: Splits, trained: str, shift: int) -> Splits:
 
 def measure(seeds: Sequence[int], *, quick: bool) -> Results:
     """Returns costs by size of the image, and accuracies by training, model, shift and seed."""
-    digits, steps = load_digits(), 100 if quick else 400
+    digits, steps = load_digits(), 50 if quick else 400
     found: dict = {"costs": [costs(side) for side in SIDES], "learning_rates": {}, "accuracy": {}}
     splits = {(t, shift): shifted(digits, t, shift) for t in TRAINED for shift in SHIFTS}
 
