@@ -9,6 +9,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "layer_patterns",
         "sliding_filters",
         "pooling_sizes",
+        "adaptive_pooling",
         "strongest_activation",
         "feature_maps",
         "receptive_field",
