@@ -16,7 +16,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "pixel_order",
         "architectures",
     ),
-    "Residual connections": ("deep_plain_networks", "zero_branch", "layers_152"),
+    "Residual connections": ("deep_plain_networks", "zero_branch", "small_change", "layers_152"),
     "Recurrent networks": (
         "order_in_sequences",
         "rnn_formula",
