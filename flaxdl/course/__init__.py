@@ -34,6 +34,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "attention_scale_training",
         "masking",
         "attention_order",
+        "lookup_distance",
         "dependent_steps",
         "scaling",
     ),

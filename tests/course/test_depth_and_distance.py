@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdl.course import small_change
+from flaxdl.course import lookup_distance, small_change
 
 # small_change
 
@@ -61,3 +61,63 @@ def test_the_skip_connection_helps_before_training_unless_the_target_is_rotated(
     assert error(0, residual) < 0.5 * error(0, plain)
     assert error(0, identity) < 0.5 * error(0, plain)
     assert error(1, residual) > error(1, plain)  # a rotated x is further from x than from 0
+
+
+# lookup_distance
+
+make_lookups = jax.jit(lookup_distance.make_sequences)
+
+
+def test_the_key_of_the_query_occurs_once_at_its_distance():
+    lengths = jnp.array([1, 7, 200, 200, 200])
+    distances = jnp.array([1, 3, 1, 77, 200])
+    inputs, labels = make_lookups(jax.random.key(0), lengths, distances)
+    keys, values, ends = map(np.asarray, inputs)
+    for row, (length, distance) in enumerate(zip(lengths, distances, strict=True)):
+        assert ends[row] == length + 1
+        query = keys[row, length]
+        assert values[row, length] == lookup_distance.VALUES
+        (found,) = np.flatnonzero(keys[row, :length] == query)
+        assert (length - found, values[row, found]) == (distance, labels[row])
+
+
+def test_attention_to_the_last_tokens_does_not_see_others():
+    model = lookup_distance.Lookup(lookup_distance.MultiHeadAttention)
+    lengths = jnp.full(1, 60)
+    (keys, values, ends), _ = make_lookups(jax.random.key(0), lengths, lengths)
+    variables = jax.jit(model.init)(jax.random.key(1), keys, values, ends, jnp.array(50))
+    apply = jax.jit(model.apply)
+
+    def changes(distance, window):
+        other = values.at[0, 60 - distance].set((values[0, 60 - distance] + 1) % 4)
+        logits = [apply(variables, keys, v, ends, jnp.array(window)) for v in (values, other)]
+        return bool(jnp.any(logits[0] != logits[1]))
+
+    assert [changes(d, 50) for d in (1, 50, 51, 60)] == [True, True, False, False]
+    assert changes(60, 200)
+
+
+def lookups(rnn, lstm, attention, window, near=1.0):
+    """Results of five seeds with these accuracies at the largest distance, and 1 at others."""
+
+    def curve(far, near=1.0):
+        values = [1.0] * len(lookup_distance.DISTANCES)
+        values[lookup_distance.NEAR], values[lookup_distance.FAR] = near, far
+        return [values] * 5
+
+    curves = (curve(rnn), curve(lstm), curve(attention), curve(window, near))
+    return {"accuracy": dict(zip(lookup_distance.ARMS, curves, strict=True))}
+
+
+@pytest.mark.parametrize(
+    ("results", "outcome"),
+    [
+        (lookups(0.69, 0.69, 0.9, 0.69), "holds"),
+        (lookups(0.3, 0.71, 0.9, 0.3), "holds in part"),
+        (lookups(0.3, 0.3, 0.89, 0.3), "does not hold here"),
+        (lookups(0.3, 0.3, 1.0, 0.81), "does not hold here"),  # no difference without sight
+        (lookups(0.3, 0.3, 1.0, 0.3, near=0.79), "does not hold here"),  # the window sees 20
+    ],
+)
+def test_verdict_on_lookups(results, outcome):
+    assert lookup_distance.verdict(results).outcome == outcome
