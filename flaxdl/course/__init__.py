@@ -38,7 +38,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "dependent_steps",
         "scaling",
     ),
-    "Normalization": ("norm_axes", "norm_learning_rates", "norm_batch_size"),
+    "Normalization": ("norm_axes", "norm_position", "norm_learning_rates", "norm_batch_size"),
     "Training": (
         "adam_default",
         "decoupled_decay",

@@ -3,8 +3,8 @@
 Each token is a pair of a key and a value, such as "b4". A sequence of 200 of them ends with a
 query, a key without a value, and the question is the value that this key had. The key of the query
 occurs once, at a distance between 1 and 200 tokens from the query; all other tokens are pairs of
-other keys. An RNN, an LSTM and a layer of attention are trained on sequences of 1 to 200 tokens, and
-tested on the longest, by distance. The LSTM has the initial biases that let it remember longest
+other keys. An RNN, an LSTM and a layer of attention are trained on sequences of 1 to 200 tokens,
+and tested on the longest, by distance. The LSTM has the initial biases that let it remember longest
 ("chrono", see `selective_memory`).
 
 In the control, attention only sees the last 50 tokens. Within these it must succeed like the other;

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdl.course import lookup_distance, small_change
+from flaxdl.course import lookup_distance, norm_position, small_change
 
 # small_change
 
@@ -121,3 +121,62 @@ def lookups(rnn, lstm, attention, window, near=1.0):
 )
 def test_verdict_on_lookups(results, outcome):
     assert lookup_distance.verdict(results).outcome == outcome
+
+
+# norm_position
+
+
+def test_the_learning_rate_rises_for_a_third_of_the_steps_and_falls_to_zero():
+    steps = jnp.arange(300)
+    plain, warm = (
+        np.asarray(norm_position.schedule(jnp.array(0.1), jnp.array(warmup), 300)(steps))
+        for warmup in (0, 1)
+    )
+    assert plain.argmax() == 0
+    assert warm.argmax() in (99, 100)
+    np.testing.assert_allclose([plain[0], warm[99], warm[0]], [0.1, 0.1, 0.001], rtol=1e-5)
+    np.testing.assert_allclose([plain[-1], warm[-1]], [0.1 / 300, 0.1 / 200], rtol=1e-4)
+    assert (np.diff(warm[:100]) > 0).all()
+    assert (np.diff(warm[100:]) < 0).all()
+
+
+def test_only_post_norm_normalizes_the_output_of_a_layer():
+    x = jax.random.normal(jax.random.key(0), (2, norm_position.TOKENS, norm_position.SIZE))
+
+    @jax.jit
+    def deviations(x):
+        layers = (norm_position.Layer(norm_first) for norm_first in (False, True))
+        outputs = [layer.init_with_output(jax.random.key(1), x, None)[0][0] for layer in layers]
+        return [y.std(-1) for y in outputs]
+
+    post, pre = deviations(x)
+    np.testing.assert_allclose(post, 1, atol=1e-3)
+    assert jnp.abs(pre - 1).max() > 0.1
+
+
+def warmups(post_best, post_large, pre_best=0.0, pre_large=0.0):
+    """Results of five seeds with these gains by warmup, at the best and at the large rate."""
+    gains = {"post-norm": (post_best, post_large), "pre-norm": (pre_best, pre_large)}
+    accuracy = {
+        norm: {
+            "no warmup": {"0.01": [0.5] * 5, norm_position.LARGE: [0.5] * 5},
+            "warmup": {"0.01": [0.5 + best] * 5, norm_position.LARGE: [0.5 + large] * 5},
+        }
+        for norm, (best, large) in gains.items()
+    }
+    best_rates = {norm: dict.fromkeys(norm_position.WARMUPS, "0.01") for norm in gains}
+    return {"accuracy": accuracy, "best_rates": best_rates}
+
+
+@pytest.mark.parametrize(
+    ("results", "outcome"),
+    [
+        (warmups(0.03, 0.0), "holds"),
+        (warmups(0.01, 0.3), "holds in part"),
+        (warmups(0.01, 0.2), "does not hold here"),
+        (warmups(0.03, 0.0, pre_best=0.03), "does not hold here"),  # pre-norm needs it, too
+        (warmups(0.01, 0.3, pre_large=0.3), "does not hold here"),
+    ],
+)
+def test_verdict_on_the_position_of_norms(results, outcome):
+    assert norm_position.verdict(results).outcome == outcome

@@ -1,0 +1,199 @@
+"""Does a Transformer need warmup if its norms come after the additions?
+
+The course's block adds the output of a sublayer to its input and normalizes the sum (post-norm), as
+the first Transformer did. Most later ones normalize the input of the sublayer instead (pre-norm).
+Networks of six blocks of either kind read handwritten digits, four tokens of two rows of pixels
+each. They are trained by Adam with a learning rate that falls linearly to zero, with and without
+warmup, in which it first rises linearly for a third of the steps.
+
+Pre-norm is the control: there, warmup must not make the difference between learning and not.
+
+Legend: B images per batch.
+"""
+
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flaxdl.course.experiment import (
+    INK,
+    PILOT_SEEDS,
+    Results,
+    Verdict,
+    best_rate,
+    draw_range,
+    is_larger,
+    make_figure,
+)
+from flaxdl.course.training import Data, draw_batches, fit, in_parallel, load_digits
+from flaxdl.layers import LayerNorm, Linear, TransformerBlock, sinusoidal_positions
+
+CLAIM = "With norms after the additions, as in the course, a Transformer needs warmup."
+EXPECTED = "holds in part: only at learning rates above the best one"
+SEEDS = 5
+
+LAYERS, SIZE, TOKENS, BATCH = 6, 16, 4, 16
+RATES = (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
+LARGE = "0.02"  # learning rate of the second part of the verdict
+POST, PRE = "post-norm", "pre-norm"
+WARMUPS = ("no warmup", "warmup")
+NEEDED, LEARNS = 0.02, 0.25  # gains of accuracy at the best rate, and at the large one
+
+
+class Layer(nn.Module):
+    """A Transformer block without dropout, as a step of `nn.scan`."""
+
+    norm_first: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        """Maps [B, TOKENS, SIZE] to the same shape."""
+        block = TransformerBlock(
+            SIZE,
+            num_heads=4,
+            feed_forward_size=2 * SIZE,
+            dropout=0.0,
+            norm_first=self.norm_first,
+            name="block",
+        )
+        return block(x), None
+
+
+class Network(nn.Module):
+    """Classifier of digits, by the mean over the tokens after the last block."""
+
+    norm_first: bool
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Maps images [B, 8, 8] to logits [B, 10]."""
+        x = Linear(SIZE, name="pixels")(images.reshape(len(images), TOKENS, -1))
+        x = x + jnp.asarray(sinusoidal_positions(TOKENS, SIZE), x.dtype)
+        layers = nn.scan(
+            Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=LAYERS
+        )
+        x, _ = layers(self.norm_first, name="layers")(x, None)
+        if self.norm_first:
+            x = LayerNorm(name="norm")(x)
+        return Linear(10, name="fc")(x.mean(1))
+
+
+def schedule(rate: jax.Array, warmup: jax.Array, steps: int) -> optax.Schedule:
+    """Returns a learning rate that falls to zero, after a rise in a third of the steps or not."""
+    rise = steps // 3
+
+    def of_step(step: Any) -> jax.Array:
+        falling = (steps - step) / (steps - rise)
+        return rate * jnp.where(warmup, jnp.minimum((step + 1) / rise, falling), 1 - step / steps)
+
+    return of_step
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def train(network: Network, steps: int, runs: tuple, data: Data, test: Data) -> tuple:
+    """Trains for each run; returns the mean losses of the last tenth of steps, and test accuracies.
+
+    Args:
+        network: network to train.
+        steps: number of steps.
+        runs: seeds, learning rates and whether there is warmup, each [runs].
+        data: training images and labels.
+        test: test images and labels.
+    """
+
+    def run(seed: jax.Array, rate: jax.Array, warmup: jax.Array) -> tuple[jax.Array, jax.Array]:
+        init_key, data_key = jax.random.split(jax.random.key(seed))
+        variables = network.init(init_key, data[0][:1])
+        adam = optax.adam(schedule(rate, warmup, steps))
+        batches = draw_batches(data_key, len(data[1]), BATCH, steps)
+        variables, losses = fit(network, variables, adam, data, batches, data_key)
+        logits: Any = network.apply(variables, test[0])
+        return losses[-(steps // 10) :].mean(), (logits.argmax(-1) == test[1]).mean()
+
+    return jax.vmap(run)(*runs)
+
+
+def measure(seeds: Sequence[int], *, quick: bool) -> Results:
+    """Returns losses and accuracies by norm, warmup, learning rate and seed, and the best rates."""
+    digits, steps = load_digits(), 60 if quick else 200
+    all_seeds = (*PILOT_SEEDS, *seeds)
+    grid = list(product(range(len(WARMUPS)), RATES, all_seeds))
+    warmups, rates, run_seeds = map(jnp.asarray, zip(*grid, strict=True))
+
+    def measure_one(norm: str) -> list[np.ndarray]:
+        found = train(
+            Network(norm == PRE), steps, (run_seeds, rates, warmups), digits.train, digits.test
+        )
+        shape = (len(WARMUPS), len(RATES), len(all_seeds))
+        return [np.asarray(values).astype(float).reshape(shape).round(4) for values in found]
+
+    results = {"loss": {}, "accuracy": {}, "best_rates": {}}
+    pilots = len(PILOT_SEEDS)
+    for norm, (losses, correct) in zip(
+        (POST, PRE), in_parallel(measure_one, (POST, PRE)), strict=True
+    ):
+        for place, warmup in enumerate(WARMUPS):
+            of_pilots = losses[place, :, :pilots].tolist()
+            best = best_rate(dict(zip(RATES, of_pilots, strict=True)))
+            results["best_rates"].setdefault(norm, {})[warmup] = str(best)
+            for name, values in (("loss", losses), ("accuracy", correct)):
+                by_rate = values[place, :, pilots:].tolist()
+                of_norm = results[name].setdefault(norm, {})
+                of_norm[warmup] = dict(zip(map(str, RATES), by_rate, strict=True))
+    return results
+
+
+def gains(results: Results, norm: str, rate: str | None) -> list[float]:
+    """Returns, for each seed, the accuracy with warmup minus that without, at a learning rate.
+
+    If the rate is None, each is that at its own best rate.
+    """
+    without, with_ = (
+        results["accuracy"][norm][warmup][rate or results["best_rates"][norm][warmup]]
+        for warmup in WARMUPS
+    )
+    return [a - b for a, b in zip(with_, without, strict=True)]
+
+
+def verdict(results: Results) -> Verdict:
+    """Holds if post-norm needs warmup at its best learning rate; in part if at the large one.
+
+    Pre-norm must not need it, in the median at the best rate.
+    """
+    best, large = (
+        {norm: gains(results, norm, rate) for norm in (POST, PRE)} for rate in (None, LARGE)
+    )
+    parts = [
+        f"{100 * statistics.median(best[norm]):.1f} points at the best rates and "
+        f"{100 * statistics.median(large[norm]):.1f} at {LARGE} with {norm}"
+        for norm in (POST, PRE)
+    ]
+    reason = f"Warmup improves the test accuracy by {'; '.join(parts)} (medians)."
+    if is_larger(best[POST], NEEDED) and statistics.median(best[PRE]) < NEEDED:
+        return Verdict("holds", reason)
+    if is_larger(large[POST], LEARNS) and not is_larger(large[PRE], LEARNS):
+        return Verdict("holds in part", reason)
+    return Verdict("does not hold here", reason)
+
+
+def draw(results: Results):
+    """Draws the training loss by learning rate, with and without warmup, for each kind of norm."""
+    figure = make_figure(2, width=3.6, height=3.2)
+    for axes, (norm, by_warmup) in zip(figure.axes, results["loss"].items(), strict=True):
+        for warmup, by_rate in by_warmup.items():
+            draw_range(axes, RATES, list(zip(*by_rate.values(), strict=True)), warmup)
+        axes.axhline(np.log(10), linestyle="--", linewidth=1, color=INK, label="chance")
+        axes.set(xscale="log", ylim=(0, 2.6), title=norm)
+        axes.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+        axes.minorticks_off()
+        axes.set(xlabel="highest learning rate", ylabel="training loss")
+    figure.axes[0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, 0.85))
+    return figure
