@@ -70,10 +70,7 @@ class Lookup(nn.Module):
 def make_sequences(key: jax.Array, lengths: jax.Array, distances: jax.Array):
     """Draws sequences of `lengths` int32[N] pairs and a query; returns the inputs and labels.
 
-    Args:
-        key: key of the random numbers.
-        lengths: number of tokens before the query, int32[N].
-        distances: distance of the query from the pair with its key, int32[N].
+    The pair with the query's key is `distances` int32[N] tokens before the query.
     """
     query_key, others_key, values_key = jax.random.split(key, 3)
     shape, places = (len(lengths), LENGTH + 1), jnp.arange(LENGTH + 1)
@@ -137,17 +134,13 @@ def verdict(results: Results) -> Verdict:
     Attention to the last 50 tokens must fail at 200, and not at 20.
     """
     of = results["accuracy"]
-    medians = {
-        arm: [100 * statistics.median(v) for v in zip(*of[arm], strict=True)] for arm in ARMS
-    }
-    numbers = ", ".join(f"{arm}: {medians[arm][FAR]:.0f} %" for arm in ARMS)
+    medians = {arm: 100 * statistics.median(values[FAR] for values in of[arm]) for arm in ARMS}
+    numbers = ", ".join(f"{arm}: {medians[arm]:.0f} %" for arm in ARMS)
     reason = (
         f"The value of a key {DISTANCES[FAR]} tokens away is found by {numbers} (chance: 25 %)."
     )
-    control = is_better(results, "attention to the last 50", FAR) and not is_better(
-        results, "attention to the last 50", NEAR
-    )
-    if medians["attention"][FAR] < 100 * SUCCESS or not control:
+    far, near = (is_better(results, "attention to the last 50", place) for place in (FAR, NEAR))
+    if medians["attention"] < 100 * SUCCESS or near or not far:
         return Verdict("does not hold here", reason)
     alone = all(is_better(results, arm, FAR) for arm in ("RNN", "LSTM"))
     return Verdict("holds" if alone else "holds in part", reason)

@@ -7,8 +7,6 @@ each. They are trained by Adam with a learning rate that falls linearly to zero,
 warmup, in which it first rises linearly for a third of the steps.
 
 Pre-norm is the control: there, warmup must not make the difference between learning and not.
-
-Legend: B images per batch.
 """
 
 import statistics
@@ -43,7 +41,7 @@ SEEDS = 5
 LAYERS, SIZE, TOKENS, BATCH = 6, 16, 4, 16
 RATES = (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
 LARGE = "0.02"  # learning rate of the second part of the verdict
-POST, PRE = "post-norm", "pre-norm"
+NORMS = POST, PRE = "post-norm", "pre-norm"
 WARMUPS = ("no warmup", "warmup")
 NEEDED, LEARNS = 0.02, 0.25  # gains of accuracy at the best rate, and at the large one
 
@@ -56,15 +54,7 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
         """Maps [B, TOKENS, SIZE] to the same shape."""
-        block = TransformerBlock(
-            SIZE,
-            num_heads=4,
-            feed_forward_size=2 * SIZE,
-            dropout=0.0,
-            norm_first=self.norm_first,
-            name="block",
-        )
-        return block(x), None
+        return TransformerBlock(SIZE, 4, 2 * SIZE, 0.0, self.norm_first, name="block")(x), None
 
 
 class Network(nn.Module):
@@ -77,10 +67,8 @@ class Network(nn.Module):
         """Maps images [B, 8, 8] to logits [B, 10]."""
         x = Linear(SIZE, name="pixels")(images.reshape(len(images), TOKENS, -1))
         x = x + jnp.asarray(sinusoidal_positions(TOKENS, SIZE), x.dtype)
-        layers = nn.scan(
-            Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=LAYERS
-        )
-        x, _ = layers(self.norm_first, name="layers")(x, None)
+        repeat = partial(nn.scan, variable_axes={"params": 0}, split_rngs={"params": True})
+        x, _ = repeat(Layer, length=LAYERS)(self.norm_first, name="layers")(x, None)
         if self.norm_first:
             x = LayerNorm(name="norm")(x)
         return Linear(10, name="fc")(x.mean(1))
@@ -90,23 +78,18 @@ def schedule(rate: jax.Array, warmup: jax.Array, steps: int) -> optax.Schedule:
     """Returns a learning rate that falls to zero, after a rise in a third of the steps or not."""
     rise = steps // 3
 
-    def of_step(step: Any) -> jax.Array:
-        falling = (steps - step) / (steps - rise)
-        return rate * jnp.where(warmup, jnp.minimum((step + 1) / rise, falling), 1 - step / steps)
+    def fraction(step: Any) -> jax.Array:
+        rise_and_fall = jnp.minimum((step + 1) / rise, (steps - step) / (steps - rise))
+        return jnp.where(warmup, rise_and_fall, 1 - step / steps)
 
-    return of_step
+    return lambda step: rate * fraction(step)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def train(network: Network, steps: int, runs: tuple, data: Data, test: Data) -> tuple:
-    """Trains for each run; returns the mean losses of the last tenth of steps, and test accuracies.
+    """Returns the mean loss of the last tenth of the steps, and the test accuracy, for each run.
 
-    Args:
-        network: network to train.
-        steps: number of steps.
-        runs: seeds, learning rates and whether there is warmup, each [runs].
-        data: training images and labels.
-        test: test images and labels.
+    `runs` are the seeds, the learning rates, and whether there is warmup, each [runs].
     """
 
     def run(seed: jax.Array, rate: jax.Array, warmup: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -129,17 +112,14 @@ def measure(seeds: Sequence[int], *, quick: bool) -> Results:
     warmups, rates, run_seeds = map(jnp.asarray, zip(*grid, strict=True))
 
     def measure_one(norm: str) -> list[np.ndarray]:
-        found = train(
-            Network(norm == PRE), steps, (run_seeds, rates, warmups), digits.train, digits.test
-        )
+        runs = (run_seeds, rates, warmups)
+        found = train(Network(norm == PRE), steps, runs, digits.train, digits.test)
         shape = (len(WARMUPS), len(RATES), len(all_seeds))
         return [np.asarray(values).astype(float).reshape(shape).round(4) for values in found]
 
     results = {"loss": {}, "accuracy": {}, "best_rates": {}}
     pilots = len(PILOT_SEEDS)
-    for norm, (losses, correct) in zip(
-        (POST, PRE), in_parallel(measure_one, (POST, PRE)), strict=True
-    ):
+    for norm, (losses, correct) in zip(NORMS, in_parallel(measure_one, NORMS), strict=True):
         for place, warmup in enumerate(WARMUPS):
             of_pilots = losses[place, :, :pilots].tolist()
             best = best_rate(dict(zip(RATES, of_pilots, strict=True)))
@@ -168,13 +148,11 @@ def verdict(results: Results) -> Verdict:
 
     Pre-norm must not need it, in the median at the best rate.
     """
-    best, large = (
-        {norm: gains(results, norm, rate) for norm in (POST, PRE)} for rate in (None, LARGE)
-    )
+    best, large = ({n: gains(results, n, rate) for n in NORMS} for rate in (None, LARGE))
     parts = [
         f"{100 * statistics.median(best[norm]):.1f} points at the best rates and "
         f"{100 * statistics.median(large[norm]):.1f} at {LARGE} with {norm}"
-        for norm in (POST, PRE)
+        for norm in NORMS
     ]
     reason = f"Warmup improves the test accuracy by {'; '.join(parts)} (medians)."
     if is_larger(best[POST], NEEDED) and statistics.median(best[PRE]) < NEEDED:

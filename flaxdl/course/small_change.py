@@ -49,8 +49,7 @@ ARMS = ("residual", "plain", "plain, starts as identity")
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 MARGIN = 1.0  # of the binary logarithm of a ratio of errors: a factor of 2
 
-Block = Any
-"""Weights and biases of two layers, by name."""
+Block = Any  # weights and biases of two layers, by name
 
 
 def apply(block: Block, x: jax.Array) -> jax.Array:
@@ -122,9 +121,8 @@ def measure(seeds: Sequence[int], *, quick: bool) -> Results:
     runs = zip(cases, rates, strict=True)
     found = errors([(seed, rate, size, t, a) for (t, a, size), rate in runs for seed in seeds])
     error, chosen = {}, {}
-    for (t, a, size), rate, values in zip(
-        cases, rates, found.reshape(len(cases), -1).round(5).tolist(), strict=True
-    ):
+    by_seed = found.reshape(len(cases), -1).round(5).tolist()
+    for (t, a, size), rate, values in zip(cases, rates, by_seed, strict=True):
         error.setdefault(TARGETS[t], {}).setdefault(ARMS[a], {})[str(size)] = values
         chosen.setdefault(TARGETS[t], {}).setdefault(ARMS[a], {})[str(size)] = rate
     return {"error": error, "learning_rates": chosen}
