@@ -52,6 +52,8 @@ from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 import flaxdl  # noqa: E402, F401  (before JAX starts, for the flags that it sets)
 
+pytest_plugins = ["helpers.buckets"]
+
 _DEVICES, _LOCAL_DEVICES = jax.devices, jax.local_devices
 _visible = 8
 

@@ -1,8 +1,8 @@
 """Folders in buckets (`gs://`, `s3://`) and other remote file systems, through fsspec."""
 
-import itertools
 import random
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -11,12 +11,13 @@ from typing import TypeVar
 
 from flaxdl.errors import UserError
 from flaxdl.filesystem.atomic import atomic_write
-from flaxdl.filesystem.remote_errors import is_denied, is_transient, is_unsupported, one_line
+from flaxdl.filesystem.remote_errors import is_denied, is_transient, is_unsupported, reason
 from flaxdl.filesystem.remote_systems import file_system
 
 FIRST_DELAY = 0.5  # seconds before the first retry; doubled before each further one
 LONGEST_DELAY = 20.0  # seconds
-GIVE_UP_AFTER = 120.0  # seconds; no retry starts later than this after the operation began
+GIVE_UP_AFTER = 120.0  # seconds; no retry starts later than this after the first failure
+_PART = 1 << 24  # bytes; large files are uploaded in parts, several of which are in memory
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)(.*)", re.DOTALL)  # C:/ is a drive of Windows
 _LOGINS = {
@@ -25,6 +26,7 @@ _LOGINS = {
     "s3": "AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), AWS_PROFILE, the "
     "login of `aws configure` or `aws sso login`, and the role of the machine",
 }
+_METADATA = {"gs": "metadata", "s3": "Metadata"}  # keywords of the file systems
 _SAME = {"gcs": "gs", "s3a": "s3"}
 _Result = TypeVar("_Result")
 
@@ -65,10 +67,10 @@ class RemoteFolder:
         scheme = match[1].lower()
         self._scheme = _SAME.get(scheme, scheme)
         rest = match[3].strip("/")
+        if not match[3].partition("/")[0] and self._scheme in _LOGINS:
+            raise UserError(f"{url} names no bucket: expected {scheme}://bucket/folder")
         if scheme == "file" and not match[3].startswith(".") and ":" not in rest.partition("/")[0]:
             rest = f"/{rest}"  # also from file:/folder, as pathlib writes it
-        if not rest.partition("/")[0] and self._scheme in _LOGINS:
-            raise UserError(f"{url} names no bucket: expected {scheme}://bucket/folder")
         self.url = f"{scheme}://{rest}"
         self._files = file_system(self._scheme, self.url)
         self._root = self._files._strip_protocol(self.url).rstrip("/")
@@ -108,7 +110,9 @@ class RemoteFolder:
 
     def upload(self, path: Path, name: str) -> None:
         """Copies a local file, of any size, into the folder; one of the same name is replaced."""
-        self._retried(name, lambda: self._files.put_file(str(path), self._path(name)))
+        path.stat()  # a missing local file is not a missing bucket
+        options = {"chunksize": _PART} if self._scheme in _LOGINS else {}
+        self._retried(name, lambda: self._files.put_file(str(path), self._path(name), **options))
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes a file unless there is one of this name, and returns True if it was written.
@@ -116,18 +120,19 @@ class RemoteFolder:
         Of several callers one writes the file, if the server supports conditional requests (Amazon
         S3, Google Cloud Storage, local files); otherwise, callers at the same moment may all.
         """
-        path = self._path(name)
-        attempts = itertools.count()
+        path, token = self._path(name), secrets.token_hex()
 
         def write() -> bool:
-            attempt = next(attempts)
             # Servers that ignore the condition would replace the file.
             if not self._files.exists(path):
                 with suppress(FileExistsError):
-                    self._create(path, data)
+                    self._create(path, data, token)
                     return True
-            # An earlier attempt may have written the file before its connection was lost.
-            return attempt > 0 and self._files.cat_file(path) == data
+            # An earlier attempt may have written the file before its connection was lost; the
+            # HTTP client repeats requests too.
+            with suppress(FileNotFoundError):
+                return self._scheme in _METADATA and token == self._files.getxattr(path, "token")
+            return False
 
         return self._retried(name, write)
 
@@ -137,18 +142,20 @@ class RemoteFolder:
             with suppress(FileNotFoundError):
                 self._retried(name, lambda name=name: self._files.rm_file(self._path(name)))
 
-    def _create(self, path: str, data: bytes) -> None:
+    def _create(self, path: str, data: bytes, token: str) -> None:
         """Writes a file, or raises FileExistsError, if the server supports this."""
         if self._scheme == "file":
             with self._files.open(path, "xb") as file:
                 file.write(data)
             return
+        metadata = _METADATA.get(self._scheme)
+        options = {metadata: {"token": token}} if metadata else {}
         try:
-            self._files.pipe_file(path, data, mode="create")
+            self._files.pipe_file(path, data, mode="create", **options)
         except OSError as error:
             if not is_unsupported(error):
                 raise
-            self._files.pipe_file(path, data)
+            self._files.pipe_file(path, data, **options)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -156,30 +163,27 @@ class RemoteFolder:
     def _retried(self, name: str, operation: Callable[[], _Result]) -> _Result:
         """Returns the result of an operation on a file, repeated after transient failures."""
         url = f"{self.url}/{name}".rstrip("/")
-        start = time.monotonic()
+        first_failure = None
         delay = FIRST_DELAY
         while True:
             try:
                 return operation()
             except FileNotFoundError as error:
-                raise FileNotFoundError(f"{url} does not exist") from error
+                raise FileNotFoundError(f"{url} does not exist, or its bucket") from error
             except Exception as error:
                 if is_denied(error):
                     raise PermissionError(self._denied(url, error)) from error
-                wait = delay * random.uniform(0.5, 1.0)
-                spent = time.monotonic() - start
                 if not is_transient(error):
-                    if isinstance(error, OSError) and self._scheme == "file":
-                        raise  # names its path and the reason
-                    raise OSError(f"{url}: {one_line(error)}") from error
-                if spent + wait > GIVE_UP_AFTER:
-                    raise OSError(
-                        f"{url}: {one_line(error)} (tried for {spent:.0f} seconds)"
-                    ) from error
+                    raise OSError(f"{url}: {reason(error)}") from error
+                wait = delay * random.uniform(0.5, 1.0)
+                now = time.monotonic()
+                first_failure = first_failure or now
+                if now + wait > first_failure + GIVE_UP_AFTER:
+                    raise OSError(f"{url}: {reason(error)}; retries did not help") from error
             time.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY)
 
     def _denied(self, url: str, error: Exception) -> str:
         logins = _LOGINS.get(self._scheme)
         hint = f". Credentials are looked for in {logins}" if logins else ""
-        return f"no access to {url}: {one_line(error)}{hint}"
+        return f"no access to {url}: {reason(error)}{hint}"

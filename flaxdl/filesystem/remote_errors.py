@@ -1,11 +1,12 @@
 """Classification of errors that file systems of fsspec raise."""
 
-import http
+import http.client
 
-_TRANSIENT_CODES = {408, 429, 500, 502, 503, 504}
+_TRANSIENT_CODES = {408, 409, 429, 500, 502, 503, 504}
 # By module and name, so that no client library is imported. Bases of errors count.
 _TRANSIENT = {
     "aiohttp.client_exceptions.ClientError",
+    "botocore.exceptions.ConnectionError",
     "botocore.exceptions.HTTPClientError",
     "botocore.exceptions.IncompleteReadError",
     "botocore.exceptions.ResponseStreamingError",
@@ -56,12 +57,19 @@ def is_denied(error: Exception) -> bool:
 
 def is_unsupported(error: Exception) -> bool:
     """Returns True if a server does not implement conditional writes."""
-    return _status(error) == http.HTTPStatus.NOT_IMPLEMENTED
+    return _status(error) == http.client.NOT_IMPLEMENTED
 
 
-def one_line(error: Exception) -> str:
-    """Returns the message of an error in one line, or its name if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+def reason(error: Exception) -> str:
+    """Returns the message of an error in one line, or what its HTTP status means."""
+    text = _response(error).get("Error", {}).get("Message") or str(error)
+    if isinstance(error, OSError) and error.strerror and not _response(error):
+        text = error.strerror
+    text = " ".join(text.split())
+    code = _status(error)
+    if code is not None and text in ("", f", {code}"):  # the form of gcsfs
+        return f"{code} {http.client.responses.get(code, '')}".strip()
+    return text or type(error).__name__
 
 
 def _status(error: Exception) -> int | None:
