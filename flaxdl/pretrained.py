@@ -15,7 +15,8 @@ from rich.progress import track
 from flaxdl.checks import did_you_mean
 from flaxdl.data import ImageFolder, Images, evaluation_batches
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
+from flaxdl.filesystem.paths import cache_folder
 from flaxdl.models import (
     VGG11,
     VGG13,
@@ -37,7 +38,7 @@ from flaxdl.training.metrics import MetricSums
 from flaxdl.training.precision import matmul_precision
 from flaxdl.training.tasks import Classification
 from flaxdl.weights import load_weights, read_weights
-from flaxdl.weights.download import cache_folder, download
+from flaxdl.weights.download import download
 from flaxdl.weights.hub import PRETRAINED, imagenet_classes, locate, pretrained_weights
 
 # torchvision's name → model.
@@ -154,7 +155,7 @@ def evaluate_pretrained(name: str, data: str | Path, *, batch_size: int = 64) ->
             `val`, or if subfolders match no class; the message lists them.
     """
     checkpoint = pretrained_weights(name)
-    folder = local_path(data)
+    folder = input_path(data)
     folder = folder / "val" if (folder / "val").is_dir() else folder
     if (folder / "train").is_dir():
         raise UserError(

@@ -18,7 +18,7 @@ from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.data.texts import add_to_digest, as_texts
 from flaxdl.data.values import check_finite, check_weights, warn_about_shared_examples
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
 
 _LOGGER = logging.getLogger(__name__)
 _SPLITS = ("train", "validation", "test")
@@ -232,8 +232,9 @@ def _read(path: str) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path}: the arrays of this run were in memory and are not stored; pass them again"
         )
+    place = input_path(path)
     try:
-        with local_path(path).open("rb") as file:
+        with place.open("rb") as file:
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 raise UserError(

@@ -21,7 +21,7 @@ from flaxdl.data.image_operations import check_number
 from flaxdl.data.spectrogram import decibels, mel_filters, mel_spectrogram, power_spectrogram
 from flaxdl.data.transforms import Transform
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
 
 _FULL_SCALE = 2**15  # of int16
 _TOP_DB = 80.0  # librosa's default
@@ -122,7 +122,7 @@ class Waveforms(Transform):
     ) -> dict[str, np.ndarray]:
         """Reads the middle of sound files."""
         size = {"sample_rate": self.sample_rate, "length": self.length}
-        return {"inputs": np.stack([read_sound(local_path(i), **size, place=0.5) for i in items])}
+        return {"inputs": np.stack([read_sound(input_path(i), **size, place=0.5) for i in items])}
 
     def pictures(self, inputs: np.ndarray) -> np.ndarray:
         """Returns spectrograms of prepared sounds, float32[B, F, N], low frequencies first."""

@@ -25,7 +25,7 @@ from flaxdl.data.class_folders import (
 from flaxdl.data.hash_split import split_of
 from flaxdl.data.split_folders import check_no_splits_below, split_folders
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
 
 _LOGGER = logging.getLogger(__name__)
 _LISTED_CLASSES = 50
@@ -69,7 +69,7 @@ def list_files(path: str, kind: Kind, *, validation: float, test: float) -> List
         UserError: if a folder is missing, empty, unreadable or inconsistent with the others; the
             message contains its path.
     """
-    root = str(local_path(path))
+    root = str(input_path(path))
     if not os.path.isdir(root):
         if os.path.exists(root):
             raise UserError(

@@ -8,7 +8,7 @@ from flaxdl.data.dataset import ArrayDataset
 from flaxdl.data.source import Source, Splits
 from flaxdl.data.text_files import MARKUP, check_encoding, read_text
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def read_document(path: str | None, encoding: str) -> str:
         from pydoc_data.topics import topics
 
         return "\n\n".join(topics[name] for name in sorted(topics))
-    text = read_text(local_path(path), encoding, allowed=MARKUP)
+    text = read_text(input_path(path), encoding, allowed=MARKUP)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

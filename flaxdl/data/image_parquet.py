@@ -20,7 +20,7 @@ from flaxdl.data.skipped_examples import SkippedExamples
 from flaxdl.data.source import Source, Splits, hold_out
 from flaxdl.data.split_folders import split_named
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -115,7 +115,7 @@ class ImageParquet(Source):
         Raises:
             UserError: if there are no files, or none for training.
         """
-        path = local_path(self.path)
+        path = input_path(self.path)
         if path.is_file():
             return path.parent, {"train": [path]}
         if not path.is_dir():

@@ -26,7 +26,8 @@ from flaxdl.data.table_rows import (
 )
 from flaxdl.data.text_files import check_encoding
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path, relative_path
+from flaxdl.filesystem.inputs import input_path
+from flaxdl.filesystem.paths import is_url, local_path, relative_path
 
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = 10  # lines in a message
@@ -104,7 +105,7 @@ class ImageTable(Source):
             UserError: if the table, a column, a label, a split or too many images are missing or
                 invalid; the message contains the lines.
         """
-        root = local_path(self.path).parent if self.root is None else local_path(self.root)
+        root = input_path(self._folder if self.root is None else self.root)
         if self.root is not None and not root.is_dir():
             raise UserError(f"root: no such folder: {self.root}")
         skipped = SkippedExamples(self.max_unreadable, "images")
@@ -132,6 +133,13 @@ class ImageTable(Source):
             datasets.get("test"),
             tuple(names.values()),
         )
+
+    @property
+    def _folder(self) -> str:
+        """Path or URL of the folder of the table."""
+        if is_url(self.path):
+            return self.path.rpartition("/")[0]
+        return str(local_path(self.path).parent)
 
     def _label_columns(self) -> LabelColumns:
         return label_columns(self.label, self.targets, self.label_separator)

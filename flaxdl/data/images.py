@@ -25,7 +25,7 @@ from flaxdl.data.image_operations import Augmentation, check_number
 from flaxdl.data.resizing import ATTEMPTS, center_crop, random_resized_crop, resize_to_cover
 from flaxdl.data.transforms import Transform
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
 
 _LOGGER = logging.getLogger(__name__)
 _FILE_NAME = "images.json"
@@ -320,7 +320,7 @@ class Images(Transform):
         aspect ratio, and center-cropped.
         """
         H, W, C = shapes["inputs"]
-        images = [read_image(local_path(item), C) for item in items]
+        images = [read_image(input_path(item), C) for item in items]
         if self.size is not None:
             inputs = self._to_squares(images, {})
         else:

@@ -11,7 +11,7 @@ import numpy as np
 
 from flaxdl.data.text_files import read_text
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
 
 
 def read_series_file(path: str) -> np.ndarray:
@@ -40,12 +40,12 @@ def read_series_file(path: str) -> np.ndarray:
 
 
 def _read_npy(path: str) -> np.ndarray:
-    with open(local_path(path), "rb") as file:
+    with open(input_path(path), "rb") as file:
         return np.lib.format.read_array(file, allow_pickle=False)  # np.load also opens archives
 
 
 def _read_csv(path: str) -> np.ndarray:
-    text = read_text(local_path(path), "utf-8")
+    text = read_text(input_path(path), "utf-8")
     rows = [(line, row) for line, row in enumerate(csv.reader(text.splitlines()), 1) if row]
     if rows and _is_header(rows[0][1]):
         rows = rows[1:]

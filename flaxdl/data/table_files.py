@@ -10,7 +10,7 @@ from flaxdl.data.columns import find_columns
 from flaxdl.data.separated_files import separated_rows
 from flaxdl.data.text_files import check_kind, read_text
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _UNSEPARATED = (".jsonl", ".json", ".parquet")
@@ -51,7 +51,7 @@ def read_table(
         UserError: if the file cannot be read or has no rows, or if a column is missing or not
             unique.
     """
-    file = local_path(path)
+    file = input_path(path)
     _check_file(file, path, needs_suffix=separator is None)
     suffix = file.suffix.lower()
     if suffix == ".parquet":

@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxdl.data.dataset import Dataset
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,9 @@ class Transform:
 
 
 def _read_array(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    file = input_path(path)
     try:
-        array = np.load(local_path(path), allow_pickle=False)
+        array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} cannot be read as a .npy file: {error}") from error
     if not isinstance(array, np.ndarray) or array.shape != shape:

@@ -11,7 +11,7 @@ from flaxdl.checks import did_you_mean
 from flaxdl.data.texts import chunks
 from flaxdl.data.tokenizer_files import BERT_FILE_NAME, FILE_NAME, read_tokenizer, tokenizer_errors
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -65,7 +65,7 @@ def load(name: str) -> "Tokenizer":
     Raises:
         UserError: if there is no such vocabulary, or if it cannot be read.
     """
-    path = local_path(name)
+    path = input_path(name)
     return read_tokenizer(path if path.exists() else _pretrained(name))
 
 

@@ -7,11 +7,18 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from flaxdl.errors import UserError
 from flaxdl.filesystem.atomic import atomic_write
-from flaxdl.filesystem.remote_errors import is_denied, is_transient, is_unsupported, reason
+from flaxdl.filesystem.remote_errors import (
+    denied_message,
+    is_denied,
+    is_transient,
+    is_unsupported,
+    reason,
+    underlying,
+)
 from flaxdl.filesystem.remote_systems import file_system
 
 FIRST_DELAY = 0.5  # seconds before the first retry; doubled before each further one
@@ -20,13 +27,9 @@ GIVE_UP_AFTER = 120.0  # seconds; no retry starts later than this after the firs
 _PART = 1 << 24  # bytes; large files are uploaded in parts, several of which are in memory
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)(.*)", re.DOTALL)  # C:/ is a drive of Windows
-_LOGINS = {
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS, the login of `gcloud auth application-default login` "
-    "(in Colab: `google.colab.auth.authenticate_user()`), and the service account of the machine",
-    "s3": "AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), AWS_PROFILE, the "
-    "login of `aws configure` or `aws sso login`, and the role of the machine",
-}
 _METADATA = {"gs": "metadata", "s3": "Metadata"}  # keywords of the file systems
+_BUCKETS = ("gs", "s3")
+_CHANGES = ("ETag", "LastModified", "generation", "mtime", "created", "Last-Modified")
 _SAME = {"gcs": "gs", "s3a": "s3"}
 _Result = TypeVar("_Result")
 
@@ -35,6 +38,15 @@ def is_url(path: str | Path) -> bool:
     """Returns True for `scheme://...`, also as a `Path`, which turns `gs://b/x` into `gs:/b/x`."""
     match = _URL.match(path.as_posix() if isinstance(path, Path) else path)
     return match is not None and (isinstance(path, Path) or match[2] == "/")
+
+
+class Stamp(NamedTuple):
+    """What tells whether a remote file has changed."""
+
+    size: int | None
+    """Size in bytes; None if the server does not state it."""
+    version: str
+    """Entity tag, generation and time of the last change, as far as the server states them."""
 
 
 class RemoteFolder:
@@ -67,7 +79,7 @@ class RemoteFolder:
         scheme = match[1].lower()
         self._scheme = _SAME.get(scheme, scheme)
         rest = match[3].strip("/")
-        if not match[3].partition("/")[0] and self._scheme in _LOGINS:
+        if not match[3].partition("/")[0] and self._scheme in _BUCKETS:
             raise UserError(f"{url} names no bucket: expected {scheme}://bucket/folder")
         if scheme == "file" and not match[3].startswith(".") and ":" not in rest.partition("/")[0]:
             rest = f"/{rest}"  # also from file:/folder, as pathlib writes it
@@ -91,6 +103,29 @@ class RemoteFolder:
             name for name in names if name.startswith(prefix) and name[-1:] not in ("", "/")
         )
 
+    def stamps(self, give_up_after: float | None = None) -> dict[str, Stamp]:
+        """Returns the stamps of all files in the folder and below, by name.
+
+        If the URL is that of a file, as always with `http`, its name is an empty string.
+
+        Args:
+            give_up_after: seconds instead of `GIVE_UP_AFTER`.
+        """
+
+        def listed() -> dict[str, dict]:
+            if self._scheme in ("http", "https"):
+                return {self._root: self._files.info(self._root)}
+            return self._files.find(self._root, detail=True)
+
+        files = self._retried("", listed, give_up_after)
+        return {
+            path[len(self._root) + 1 :]: Stamp(
+                info.get("size"), "; ".join(str(info[key]) for key in _CHANGES if info.get(key))
+            )
+            for path, info in sorted(files.items())
+            if not path.endswith("/")
+        }
+
     def read(self, name: str) -> bytes:
         """Returns the content of a file."""
         return self._retried(name, lambda: self._files.cat_file(self._path(name)))
@@ -99,19 +134,31 @@ class RemoteFolder:
         """Writes a file; one of the same name is replaced."""
         self._retried(name, lambda: self._files.pipe_file(self._path(name), data))
 
-    def download(self, name: str, path: Path) -> None:
-        """Copies a file to a local path, where it appears complete or not at all."""
+    def download(
+        self, name: str, path: Path, progress: Callable[[int], object] | None = None
+    ) -> None:
+        """Copies a file to a local path, where it appears complete or not at all.
+
+        Args:
+            name: name of the file; if the URL is that of a file, an empty string.
+            path: local path; its folder must exist.
+            progress: called now and then with the number of bytes that have arrived.
+        """
+        from fsspec.callbacks import Callback
+
+        hooks = {"": lambda _, received: progress(received)} if progress else {}
 
         def fetch() -> None:
             with atomic_write(path) as unfinished:
-                self._files.get_file(self._path(name), str(unfinished))
+                options = {"callback": Callback(hooks=hooks)}
+                self._files.get_file(self._path(name), str(unfinished), **options)
 
         self._retried(name, fetch)
 
     def upload(self, path: Path, name: str) -> None:
         """Copies a local file, of any size, into the folder; one of the same name is replaced."""
         path.stat()  # a missing local file is not a missing bucket
-        options = {"chunksize": _PART} if self._scheme in _LOGINS else {}
+        options = {"chunksize": _PART} if self._scheme in _BUCKETS else {}
         self._retried(name, lambda: self._files.put_file(str(path), self._path(name), **options))
 
     def create(self, name: str, data: bytes) -> bool:
@@ -158,32 +205,31 @@ class RemoteFolder:
             self._files.pipe_file(path, data, **options)
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return f"{self._root}/{name}" if name else self._root
 
-    def _retried(self, name: str, operation: Callable[[], _Result]) -> _Result:
+    def _retried(
+        self, name: str, operation: Callable[[], _Result], give_up_after: float | None = None
+    ) -> _Result:
         """Returns the result of an operation on a file, repeated after transient failures."""
         url = f"{self.url}/{name}".rstrip("/")
+        give_up_after = GIVE_UP_AFTER if give_up_after is None else give_up_after
         first_failure = None
         delay = FIRST_DELAY
         while True:
             try:
                 return operation()
-            except FileNotFoundError as error:
-                raise FileNotFoundError(f"{url} does not exist, or its bucket") from error
-            except Exception as error:
+            except Exception as raised:
+                error = underlying(raised)
+                if isinstance(error, FileNotFoundError):
+                    raise FileNotFoundError(f"{url} does not exist, or its bucket") from error
                 if is_denied(error):
-                    raise PermissionError(self._denied(url, error)) from error
+                    raise PermissionError(denied_message(url, self._scheme, error)) from error
                 if not is_transient(error):
                     raise OSError(f"{url}: {reason(error)}") from error
                 wait = delay * random.uniform(0.5, 1.0)
                 now = time.monotonic()
                 first_failure = first_failure or now
-                if now + wait > first_failure + GIVE_UP_AFTER:
+                if now + wait > first_failure + give_up_after:
                     raise OSError(f"{url}: {reason(error)}; retries did not help") from error
             time.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY)
-
-    def _denied(self, url: str, error: Exception) -> str:
-        logins = _LOGINS.get(self._scheme)
-        hint = f". Credentials are looked for in {logins}" if logins else ""
-        return f"no access to {url}: {reason(error)}{hint}"

@@ -36,11 +36,21 @@ _DENIED_CODES = {
 }
 
 
+_LOGINS = {
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, the login of `gcloud auth application-default login` "
+    "(in Colab: `google.colab.auth.authenticate_user()`), and the service account of the machine",
+    "s3": "AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), AWS_PROFILE, the "
+    "login of `aws configure` or `aws sso login`, and the role of the machine",
+}
+
+
 def is_transient(error: Exception) -> bool:
     """Returns True if the same operation may succeed later."""
     code = _status(error)
     if code is not None:
         return code in _TRANSIENT_CODES
+    if getattr(error, "retryable", False):  # of google.auth
+        return True
     return isinstance(error, ConnectionError | TimeoutError) or _is_one_of(error, _TRANSIENT)
 
 
@@ -52,7 +62,22 @@ def is_denied(error: Exception) -> bool:
         return True
     if _error_code(error) in _DENIED_CODES:
         return True
-    return _is_one_of(error, _DENIED) and not _is_one_of(error, _TRANSIENT)
+    return _is_one_of(error, _DENIED) and not is_transient(error)
+
+
+def denied_message(url: str, scheme: str, error: Exception) -> str:
+    """Returns the message about a URL without access: the reason, and where logins are found."""
+    hint = f". Credentials are looked for in {_LOGINS[scheme]}" if scheme in _LOGINS else ""
+    return f"no access to {url}: {reason(error)}{hint}"
+
+
+def underlying(error: Exception) -> Exception:
+    """Returns the error that led to one of fsspec, which reports any failed HTTP request as a
+    missing file."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception):
+        return cause if is_transient(cause) or is_denied(cause) else error
+    return error
 
 
 def is_unsupported(error: Exception) -> bool:
@@ -74,13 +99,10 @@ def reason(error: Exception) -> str:
 
 def _status(error: Exception) -> int | None:
     """Returns the HTTP status of an error of botocore, gcsfs or aiohttp."""
-    response = _response(error)
-    codes = (
-        response.get("ResponseMetadata", {}).get("HTTPStatusCode"),
-        getattr(error, "code", None),
-        getattr(error, "status", None),
-    )
-    return next((int(text) for text in map(str, codes) if text.isdigit()), None)
+    code = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    for name in ("status", "code"):  # of aiohttp, gcsfs
+        code = getattr(error, name, None) if code is None else code
+    return int(code) if isinstance(code, int | str) and str(code).isdigit() else None
 
 
 def _error_code(error: Exception) -> str | None:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -12,11 +11,10 @@ from pathlib import Path
 from flaxdl.data import Transform
 from flaxdl.data.class_folders import is_data_folder
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.inputs import input_path
 
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = 20  # reasons listed in a message
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,11 @@ def read_items(path: str) -> list[str]:
     Raises:
         UserError: if the file cannot be read, or has no items.
     """
+    file = input_path(path)
     try:
         if path == "-" and sys.stdin is None:
             raise OSError("standard input is closed")
-        data = sys.stdin.buffer.read() if path == "-" else local_path(path).read_bytes()
+        data = sys.stdin.buffer.read() if path == "-" else file.read_bytes()
         lines = data.decode("utf-8-sig").split("\n")  # not splitlines: U+2028 is part of a text
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
@@ -70,50 +69,45 @@ def expand_items(items: Sequence[str], transform: Transform) -> list[str | Skipp
     """Replaces each folder by the files in it that a transform can read, sorted by name.
 
     Folders are searched recursively, except for hidden folders and those created by operating
-    systems. The number of other files is logged once per folder. Texts are returned unchanged.
+    systems; those at URLs are copied to the cache folder first. The number of other files is logged
+    once per folder. Texts are returned unchanged.
 
     Returns:
         The items, with a `SkippedItem` for each one already known to be unreadable.
     """
     if not transform.file_suffixes:
         return list(items)
-    return [
-        found
-        for item in items
-        for found in (
-            _files_in(item, transform)
-            if item and os.path.isdir(local_path(item))
-            else [_checked(item)]
-        )
-    ]
+    return [found for item in items for found in _expanded(item, transform)]
 
 
-def _checked(item: str) -> str | SkippedItem:
+def _expanded(item: str, transform: Transform) -> list[str | SkippedItem]:
     if not item:
-        return SkippedItem(item, "an empty string is not a file name")
-    if _URL.match(item):
-        return SkippedItem(item, f"{item} is a URL; URLs are not downloaded, so save it as a file")
+        return [SkippedItem(item, "an empty string is not a file name")]
     if item == "-":
-        return SkippedItem(
-            item, "'-' is not a file; to read file names from stdin, use --from-file -"
-        )
-    return item
+        return [
+            SkippedItem(item, "'-' is not a file; to read file names from stdin, use --from-file -")
+        ]
+    try:
+        path = input_path(item)
+    except UserError as error:
+        return [SkippedItem(item, str(error))]
+    return _files_in(item, path, transform) if os.path.isdir(path) else [item]
 
 
-def _files_in(folder: str, transform: Transform) -> list[str | SkippedItem]:
+def _files_in(folder: str, path: Path, transform: Transform) -> list[str | SkippedItem]:
     files, others = [], Counter[str]()
     seen = set()  # visited folders, since symbolic links may form cycles
-    for place, folders, names in os.walk(local_path(folder), followlinks=True):
+    for place, folders, names in os.walk(path, followlinks=True):
         status = os.stat(place)
         is_new = (status.st_dev, status.st_ino) not in seen
         seen.add((status.st_dev, status.st_ino))
         folders[:] = [name for name in folders if is_new and is_data_folder(name)]
         for name in names if is_new else ():
-            path = os.path.join(place, name)
+            file = os.path.join(place, name)
             if name.startswith("."):
                 others["hidden"] += 1
-            elif transform.reads_file(path):
-                files.append(path)
+            elif transform.reads_file(file):
+                files.append(file)
             else:
                 others[Path(name).suffix.lower() or "without suffix"] += 1
     counted = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))

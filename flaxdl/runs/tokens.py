@@ -22,6 +22,7 @@ from flaxdl.data.text_pairs import FittedTextPairs
 from flaxdl.data.tokenizer_files import has_tokenizer, read_tokenizer
 from flaxdl.data.vocabulary import CHARACTERS
 from flaxdl.errors import UserError
+from flaxdl.filesystem.inputs import input_path
 from flaxdl.filesystem.paths import local_path
 from flaxdl.weights import hub
 
@@ -98,11 +99,11 @@ def _check_ids(fitted: FittedText | FittedTextPairs, folder: Path | None, weight
 
 def _tokenizer_folder(weights: str) -> Path | None:
     """Returns the folder that contains the tokenizer of the weights; None if there is none."""
-    path = local_path(weights)
-    beside = local_path(weights.rpartition(":")[0])  # FILE:KEY selects one state dict of a file
+    path = input_path(weights)
     if not path.exists():
         if weights in hub.PRETRAINED:
             return None
+        beside = local_path(weights.rpartition(":")[0])  # FILE:KEY selects one state dict of a file
         path = beside if beside.is_file() else hub.locate(weights)
     folder = path if path.is_dir() else path.parent
     return folder if has_tokenizer(folder) else None

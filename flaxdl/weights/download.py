@@ -1,24 +1,14 @@
 """File downloads with progress bar, resumption, checksum verification and a cache."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from flaxdl.errors import UserError
 from flaxdl.filesystem.locks import locked
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.progress import progress_bar
 
 TIMEOUT = (10, 60)  # seconds to connect, and between two chunks
 CHUNK_SIZE = 1 << 16  # bytes; a broken connection loses less than a chunk
-
-
-def cache_folder() -> Path:
-    """Returns the cache folder: `$FLAXDL_CACHE`, or `flaxdl` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    own = os.environ.get("FLAXDL_CACHE")
-    if own:
-        return local_path(own)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "flaxdl"
 
 
 def download(url: str, path: str | Path, sha256: str) -> Path:
@@ -86,15 +76,6 @@ def _is_downloaded(path: Path, url: str, sha256: str) -> bool:
 def _fetch(url: str, part: Path) -> str:
     """Completes a partial download at `part`, and returns the SHA-256 of the whole file."""
     import requests
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
 
     start = part.stat().st_size if part.is_file() else 0
     # With compression, byte ranges would refer to the compressed data.
@@ -113,14 +94,7 @@ def _fetch(url: str, part: Path) -> str:
             start = 0  # the server ignored the range and sends the whole file
         digest = _digest(part) if start else hashlib.sha256()
         remaining = int(response.headers.get("Content-Length", 0))
-        columns = (
-            TextColumn(url.rpartition("/")[2]),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with progress_bar(url.rpartition("/")[2]) as progress:
             bar = progress.add_task("", completed=start, total=start + remaining or None)
             with part.open("ab" if start else "wb") as file:
                 for chunk in response.iter_content(CHUNK_SIZE):

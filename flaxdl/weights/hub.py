@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from flaxdl.checks import did_you_mean
 from flaxdl.errors import UserError
-from flaxdl.filesystem.paths import local_path
-from flaxdl.weights.download import cache_folder, download
+from flaxdl.filesystem.inputs import input_path
+from flaxdl.filesystem.paths import cache_folder
+from flaxdl.weights.download import download
 from flaxdl.weights.members import split_member
 
 
@@ -159,7 +160,7 @@ def locate(source: str | Path) -> Path:
     Raises:
         UserError: if the source is none of these, or cannot be downloaded.
     """
-    path = local_path(source)
+    path = input_path(source)
     if path.exists():
         return path
     name = str(source)

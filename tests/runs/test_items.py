@@ -115,7 +115,7 @@ def test_an_item_that_a_users_transform_refuses_does_not_cost_the_others_theirs(
 def test_bad_items_do_not_cost_the_others_theirs(classifier, files, monkeypatch, tmp_path):
     monkeypatch.setattr(prediction, "_MAX_BATCH_SIZE", 4)
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    bad = [str(tmp_path / "broken.png"), str(tmp_path / "gone.png"), "https://a.org/x.png", "-", ""]
+    bad = [str(tmp_path / "broken.png"), str(tmp_path / "gone.png"), "s3:///x.png", "-", ""]
     items = [bad[0], *files[:4], *bad[1:], files[4]]
     found = list(predict_each(classifier, items))
     assert [one.item for one in found] == items
@@ -125,7 +125,7 @@ def test_bad_items_do_not_cost_the_others_theirs(classifier, files, monkeypatch,
     assert list(errors) == bad
     assert f"{bad[0]} cannot be read as an image" in errors[bad[0]]
     assert errors[bad[1]] == f"no such image file: {bad[1]}"
-    assert "is a URL; URLs are not downloaded" in errors[bad[2]]
+    assert "s3:///x.png names no bucket" in errors[bad[2]]
     assert "from stdin, use --from-file -" in errors["-"]
     message = "^5 of 10 items have no prediction:\n  .*broken.png cannot be.*\n  no such.*gone.png"
     with pytest.raises(ValueError, match=message):

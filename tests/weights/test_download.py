@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flaxdl.filesystem.paths import cache_folder
 from flaxdl.weights import download as module
-from flaxdl.weights.download import cache_folder, download
+from flaxdl.weights.download import download
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
