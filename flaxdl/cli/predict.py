@@ -50,8 +50,8 @@ def command(
     Inputs that cannot be read are skipped and listed at the end (exit code 2).
 
     Args:
-        items: Files, folders of files, or texts, of the same kind as the run's data. A forecast
-            continues the series in a table.
+        items: Files, folders of files, their URLs, or texts, of the same kind as the run's data. A
+            forecast continues the series in a table.
         workdir: Run directory.
         sampling: Sampling options for language models.
         beam_search: Beam search options for encoder-decoder models.

@@ -27,7 +27,8 @@ from flaxdl.data.table_rows import (
 from flaxdl.data.text_files import check_encoding
 from flaxdl.errors import UserError
 from flaxdl.filesystem.inputs import input_path
-from flaxdl.filesystem.paths import is_url, local_path, relative_path
+from flaxdl.filesystem.paths import local_path, relative_path
+from flaxdl.filesystem.remote import is_url
 
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = 10  # lines in a message

@@ -41,7 +41,7 @@ def is_url(path: str | Path) -> bool:
 
 
 class Stamp(NamedTuple):
-    """What tells whether a remote file has changed."""
+    """Size and version of a remote file, which differ after a change."""
 
     size: int | None
     """Size in bytes; None if the server does not state it."""

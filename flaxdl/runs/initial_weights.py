@@ -8,6 +8,8 @@ import numpy as np
 
 from flaxdl.data.class_folders import format_names
 from flaxdl.errors import UserError
+from flaxdl.filesystem.inputs import input_path
+from flaxdl.filesystem.remote import is_url
 from flaxdl.runs.last_layer import last_layer, rescaled_outputs
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.setup import Setup
@@ -44,7 +46,8 @@ def described_initial_state(setup: Setup) -> tuple[TrainState, str | None]:
     init = setup.config.init
     if init.weights is None:
         return state, None
-    source: Any = init.weights  # a name or a path
+    # A name or a path; names of pretrained models are not paths.
+    source: Any = input_path(init.weights) if is_url(init.weights) else init.weights
     text = f"weights from {init.weights}"
     if Workdir(source).has_checkpoints:
         try:

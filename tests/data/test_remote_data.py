@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+import flaxdl
 from flaxdl.data import (
     Arrays,
     Documents,
@@ -20,6 +21,7 @@ from flaxdl.data import (
     TextTable,
     Transform,
 )
+from flaxdl.data.vocabulary import learn, load
 from flaxdl.errors import UserError
 from flaxdl.filesystem.remote import RemoteFolder
 from flaxdl.runs.items import SkippedItem, expand_items, read_items
@@ -147,3 +149,17 @@ def test_predictions_read_files_and_folders_in_buckets(folder, remote):
     np.testing.assert_array_equal(read[0], np.load(folder / "one.npy"))
     remote.write("items.txt", b"one\ntwo\n")
     assert read_items(f"{remote.url}/items.txt") == ["one", "two"]
+
+
+def test_weights_and_tokenizers_are_read_from_buckets(bucket, tmp_path):
+    remote = RemoteFolder(bucket)
+    variables = {"params": {"fc": {"kernel": np.ones((3, 2)), "bias": np.arange(2.0)}}}
+    flaxdl.export_weights(variables, tmp_path / "model.safetensors")
+    remote.upload(tmp_path / "model.safetensors", "model.safetensors")
+    zeros = {"params": {"fc": {"kernel": np.zeros((3, 2)), "bias": np.zeros(2)}}}
+    loaded = flaxdl.load_weights(zeros, f"{bucket}/model.safetensors")["params"]["fc"]
+    assert loaded["kernel"].all()
+    assert loaded["bias"].tolist() == [0, 1]
+    words = learn(["one two three"], "words")
+    remote.write("tokenizer.json", words.to_str().encode())
+    assert load(f"{bucket}/tokenizer.json").get_vocab() == words.get_vocab()
