@@ -51,7 +51,7 @@ class Arrays(Source):
     """
 
     path: str
-    """Path of the .npz file."""
+    """Path or URL of the .npz file."""
     validation_fraction: float = 0.1
     """Fraction of the training split held out for validation if the data has no such split."""
     arrays: Any = field(default=None, repr=False, compare=False)

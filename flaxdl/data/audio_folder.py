@@ -32,7 +32,7 @@ class AudioFolder(Source):
     """
 
     path: str
-    """Path of the folder."""
+    """Path or URL of the folder."""
     validation_fraction: float = 0.1
     """Fraction of the training sounds held out for validation if there is no `val` folder."""
     test_fraction: float = 0.1

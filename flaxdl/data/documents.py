@@ -22,7 +22,7 @@ class Documents(Source):
     """
 
     path: str | None = None
-    """Path of a text file; by default, Python's documentation (the `pydoc` topics)."""
+    """Path or URL of a text file; by default, Python's documentation (the `pydoc` topics)."""
     window: int = 256
     """Window length in characters."""
     validation_fraction: float = 0.05

@@ -39,7 +39,7 @@ class ImageFolder(Source):
     """
 
     path: str
-    """Path of the image folder."""
+    """Path or URL of the image folder."""
     validation_fraction: float = 0.1
     """Fraction of the training images held out for validation if there is no `val` folder."""
     test_fraction: float = 0.1

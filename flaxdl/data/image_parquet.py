@@ -47,7 +47,7 @@ class ImageParquet(Source):
     """
 
     path: str
-    """Path of a Parquet file, or of a folder that is searched for them."""
+    """Path or URL of a Parquet file, or of a folder that is searched for them."""
     image: str = "image"
     """Name of the image column."""
     label: str = "label"

@@ -28,7 +28,7 @@ from flaxdl.data.text_files import check_encoding
 from flaxdl.errors import UserError
 from flaxdl.filesystem.inputs import input_path
 from flaxdl.filesystem.paths import local_path, relative_path
-from flaxdl.filesystem.remote import is_url
+from flaxdl.filesystem.remote_urls import is_url
 
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = 10  # lines in a message
@@ -47,7 +47,7 @@ class ImageTable(Source):
     """
 
     path: str
-    """Path of the file: .csv, .tsv, .jsonl, .json (one object per line) or .parquet."""
+    """Path or URL of the file: .csv, .tsv, .jsonl, .json (one object per line) or .parquet."""
     image: str = "path"
     """Name of the column with the paths of the images."""
     label: str = "label"

@@ -28,7 +28,7 @@ class NextSentencePairs(Source):
     """
 
     path: str | None = None
-    """Path of a text file; by default, Python's documentation (the `pydoc` topics)."""
+    """Path or URL of a text file; by default, Python's documentation (the `pydoc` topics)."""
     segment_length: int = 128
     """Maximum length of a segment in characters; only a longer word is divided."""
     validation_fraction: float = 0.05

@@ -106,7 +106,7 @@ class SeriesTable(SeriesSource):
     """
 
     path: str
-    """Path of the file: .csv, .tsv, .jsonl, .json (one object per line) or .parquet."""
+    """Path or URL of the file: .csv, .tsv, .jsonl, .json (one object per line) or .parquet."""
     columns: tuple[str, ...]
     """Names of the columns with the series."""
     time: str | None = None

@@ -41,7 +41,7 @@ class TextTable(Source):
     """
 
     path: str
-    """Path of the file: .csv, .tsv, .jsonl, .json (one object per line) or .parquet."""
+    """Path or URL of the file: .csv, .tsv, .jsonl, .json (one object per line) or .parquet."""
     text: str = "text"
     """Name of the text column."""
     label: str = "label"

@@ -14,7 +14,8 @@ from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.locks import locked
 from flaxdl.filesystem.paths import cache_folder, local_path
 from flaxdl.filesystem.progress import progress_bar
-from flaxdl.filesystem.remote import RemoteFolder, Stamp, is_url
+from flaxdl.filesystem.remote import RemoteFolder, Stamp
+from flaxdl.filesystem.remote_urls import is_url
 
 THREADS = 16
 PATIENCE = 15.0  # seconds of retries without a network before a complete copy is used

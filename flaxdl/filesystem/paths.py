@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from flaxdl.errors import UserError
-from flaxdl.filesystem.remote import is_url
+from flaxdl.filesystem.remote_urls import is_url
 
 
 def local_path(path: str | Path) -> Path:

@@ -1,7 +1,6 @@
 """Folders in buckets (`gs://`, `s3://`) and other remote file systems, through fsspec."""
 
 import random
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -9,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from flaxdl.errors import UserError
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.remote_errors import (
     denied_message,
@@ -20,24 +18,18 @@ from flaxdl.filesystem.remote_errors import (
     underlying,
 )
 from flaxdl.filesystem.remote_systems import file_system
+from flaxdl.filesystem.remote_urls import BUCKETS, is_url, split_url
+
+__all__ = ["RemoteFolder", "Stamp", "is_url"]
 
 FIRST_DELAY = 0.5  # seconds before the first retry; doubled before each further one
 LONGEST_DELAY = 20.0  # seconds
 GIVE_UP_AFTER = 120.0  # seconds; no retry starts later than this after the first failure
 _PART = 1 << 24  # bytes; large files are uploaded in parts, several of which are in memory
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)(.*)", re.DOTALL)  # C:/ is a drive of Windows
-_METADATA = {"gs": "metadata", "s3": "Metadata"}  # keywords of the file systems
-_BUCKETS = ("gs", "s3")
 _CHANGES = ("ETag", "LastModified", "generation", "mtime", "created", "Last-Modified")
-_SAME = {"gcs": "gs", "s3a": "s3"}
+_METADATA = {"gs": "metadata", "s3": "Metadata"}  # keywords of the file systems
 _Result = TypeVar("_Result")
-
-
-def is_url(path: str | Path) -> bool:
-    """Returns True for `scheme://...`, also as a `Path`, which turns `gs://b/x` into `gs:/b/x`."""
-    match = _URL.match(path.as_posix() if isinstance(path, Path) else path)
-    return match is not None and (isinstance(path, Path) or match[2] == "/")
 
 
 class Stamp(NamedTuple):
@@ -71,19 +63,7 @@ class RemoteFolder:
         Raises:
             UserError: if the URL has no known scheme or no bucket, or a package is missing.
         """
-        match = _URL.match(url)
-        if match is None:
-            raise UserError(
-                f"{url} is not a URL: expected scheme://bucket/folder, such as gs://b/x"
-            )
-        scheme = match[1].lower()
-        self._scheme = _SAME.get(scheme, scheme)
-        rest = match[3].strip("/")
-        if not match[3].partition("/")[0] and self._scheme in _BUCKETS:
-            raise UserError(f"{url} names no bucket: expected {scheme}://bucket/folder")
-        if scheme == "file" and not match[3].startswith(".") and ":" not in rest.partition("/")[0]:
-            rest = f"/{rest}"  # also from file:/folder, as pathlib writes it
-        self.url = f"{scheme}://{rest}"
+        self._scheme, self.url = split_url(url)
         self._files = file_system(self._scheme, self.url)
         self._root = self._files._strip_protocol(self.url).rstrip("/")
 
@@ -158,7 +138,7 @@ class RemoteFolder:
     def upload(self, path: Path, name: str) -> None:
         """Copies a local file, of any size, into the folder; one of the same name is replaced."""
         path.stat()  # a missing local file is not a missing bucket
-        options = {"chunksize": _PART} if self._scheme in _BUCKETS else {}
+        options = {"chunksize": _PART} if self._scheme in BUCKETS else {}
         self._retried(name, lambda: self._files.put_file(str(path), self._path(name), **options))
 
     def create(self, name: str, data: bytes) -> bool:
@@ -171,7 +151,7 @@ class RemoteFolder:
 
         def write() -> bool:
             # Servers that ignore the condition would replace the file.
-            if not self._files.exists(path):
+            if not self._exists(path):
                 with suppress(FileExistsError):
                     self._create(path, data, token)
                     return True
@@ -188,6 +168,13 @@ class RemoteFolder:
         for name in names:
             with suppress(FileNotFoundError):
                 self._retried(name, lambda name=name: self._files.rm_file(self._path(name)))
+
+    def _exists(self, path: str) -> bool:
+        try:
+            self._files.info(path)  # `exists` of fsspec is False also if the request fails
+        except FileNotFoundError:
+            return False
+        return True
 
     def _create(self, path: str, data: bytes, token: str) -> None:
         """Writes a file, or raises FileExistsError, if the server supports this."""

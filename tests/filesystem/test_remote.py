@@ -201,6 +201,8 @@ def test_failing_requests_are_repeated(bucket, monkeypatch, hurried, tmp_path):
             folder.write(f"{number}/a", b"%d" % number)
             folder.upload(tmp_path / "file", f"{number}/b")
             assert folder.create(f"{number}/c", b"%d" % number)
+            assert not folder.create(f"{number}/c", b"other")
+            assert folder.read(f"{number}/c") == b"%d" % number
             assert folder.names(f"{number}/") == [f"{number}/{name}" for name in "abc"]
             assert folder.read(f"{number}/a") == b"%d" % number
             folder.download(f"{number}/b", tmp_path / "copy")
