@@ -69,7 +69,7 @@ def _update(remote: RemoteFolder, copy: Path, record: Path) -> None:
         raise FileNotFoundError(f"{remote.url} does not exist, or is empty")
     _check_names(remote.url, files)
     for name in versions.keys() - files.keys():
-        (copy / name).unlink(missing_ok=True)
+        _remove(copy / name, copy)
     versions = {
         name: stamp.version
         for name, stamp in files.items()
@@ -91,6 +91,8 @@ def _update(remote: RemoteFolder, copy: Path, record: Path) -> None:
 
 def _fetched(remote: RemoteFolder, files: Mapping[str, Stamp], copy: Path) -> Iterable[str]:
     """Fetches files with several threads; yields the name of each when it is complete."""
+    for unfinished in copy.parent.rglob(".*.unfinished"):  # of a process that was killed
+        unfinished.unlink(missing_ok=True)
     for folder in {(copy / name).parent for name in files}:
         folder.mkdir(parents=True, exist_ok=True)
     total = sum(stamp.size or 0 for stamp in files.values())
@@ -115,6 +117,14 @@ def _fetched(remote: RemoteFolder, files: Mapping[str, Stamp], copy: Path) -> It
                 yield done.result()
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _remove(file: Path, root: Path) -> None:
+    """Removes a file, and the folders above it that are empty then, which buckets do not have."""
+    file.unlink(missing_ok=True)
+    with suppress(OSError):
+        for folder in file.relative_to(root).parents[:-1]:
+            (root / folder).rmdir()
 
 
 def _check_names(url: str, names: Iterable[str]) -> None:

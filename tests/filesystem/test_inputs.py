@@ -88,6 +88,8 @@ def test_a_folder_is_fetched_whole_and_then_what_changed(bucket, fetched):
     changed = {**files, "a/1.txt": b"A", "c.txt": b"c"}
     changed.pop("b/0.txt")
     assert contents(path) == changed
+    folder.remove(["b/1.txt", "b/2.txt"])
+    assert sorted(one.name for one in input_path(folder.url).iterdir()) == ["a", "c.txt"]
 
 
 def test_files_of_the_copy_that_are_missing_or_cut_are_fetched_again(bucket, fetched):
@@ -97,6 +99,7 @@ def test_files_of_the_copy_that_are_missing_or_cut_are_fetched_again(bucket, fet
     path = input_path(bucket)
     (path / "a").unlink()
     (path / "b").write_bytes(b"con")
+    (path / ".c.0123.unfinished").write_bytes(b"con")  # of a process that was killed
     fetched.clear()
     assert contents(input_path(bucket)) == dict.fromkeys("abc", b"content")
     assert sorted(fetched) == ["a", "b"]
