@@ -111,6 +111,7 @@ def _fetched(remote: RemoteFolder, files: Mapping[str, Stamp], copy: Path) -> It
                     received = now
 
                 remote.download(name, copy / name, show)
+                show(files[name].size or received)  # some file systems report no progress
                 return name
 
             for done in as_completed([executor.submit(fetch, name) for name in files]):
