@@ -15,6 +15,7 @@ from flaxdl.config import Config
 from flaxdl.errors import UserError
 from flaxdl.report.write import ReportWriter
 from flaxdl.runs.config_json import to_json
+from flaxdl.runs.remote_workdir import training_copy
 from flaxdl.runs.restored import RestoredRun
 from flaxdl.runs.session import Session
 from flaxdl.runs.setup import Setup
@@ -71,7 +72,8 @@ def train(
 
     Args:
         config: configuration of the run.
-        workdir: folder for checkpoints and metrics; created if missing.
+        workdir: folder for checkpoints and metrics, created if missing; or the URL of one in a
+            bucket, such as `gs://bucket/run`.
         accept_changes: whether to resume even if the config, the data or the lines in
             `metrics.jsonl` have changed since the run began; each change is logged.
         report: whether to write `report.html` at the end.
@@ -87,12 +89,14 @@ def train(
         Diverged: if the loss or gradients are non-finite for `config.max_bad_steps` consecutive
             steps, or if the loss spikes again after repeated rollbacks.
         Interrupted: after SIGINT or SIGTERM, once a checkpoint is saved.
-        SaveError: if the last checkpoint or the metrics cannot be written.
+        SaveError: if the last checkpoint or the metrics cannot be written, or not be copied to the
+            bucket.
     """
     config = with_default_tokenizer(config)
     report = report and config.overfit_batches is None
     with (
-        Session.open(workdir, config, accept_changes=accept_changes) as session,
+        training_copy(workdir) as folder,
+        Session.open(folder, config, accept_changes=accept_changes) as session,
         ExitStack() as opened,
     ):
         run_on_all(partial(_check_writers, writers))

@@ -10,7 +10,9 @@ import tyro
 
 from flaxdl.analysis import visualization
 from flaxdl.cli.config_file import RunConfigFile, load_run_config
+from flaxdl.errors import UserError
 from flaxdl.filesystem.outputs import output_file, writing
+from flaxdl.filesystem.remote import is_url
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +49,8 @@ def command(
             target of a regression, which is needed if there are several.
         to: Output file (.png); by default, WHAT.png in the run directory.
     """
+    if to is None and is_url(workdir):
+        raise UserError("the figure of a run in a bucket needs an output file; set --to FILE")
     path = output_file(to or workdir / f"{what}.png", (".png",))
     figure = visualization.visualize(
         workdir,

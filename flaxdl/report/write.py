@@ -15,6 +15,7 @@ from flaxdl.errors import UserError
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.outputs import writing
 from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.remote import is_url
 from flaxdl.report import page, predictions
 from flaxdl.report.build import run_page
 from flaxdl.report.compare import ComparedRun, compare
@@ -22,6 +23,7 @@ from flaxdl.report.label_sets import LabelSets
 from flaxdl.report.predictions import StoredPredictions
 from flaxdl.runs.evaluation import load_transformed
 from flaxdl.runs.plan import Plan
+from flaxdl.runs.remote_workdir import reading_copy
 from flaxdl.runs.restored import RestoredRun, read_plan, restore
 from flaxdl.runs.tuned_task import with_stored_task
 from flaxdl.runs.workdir import Workdir
@@ -59,13 +61,17 @@ def write_report(
         UserError: if there is no run, if there are several runs but no path, or if the file cannot
             be written.
     """
-    folders = [Workdir(workdir) for workdir in workdirs]
+    folders = [Workdir(reading_copy(workdir)) for workdir in workdirs]
     if not folders:
         raise UserError("a report needs the workdir of at least one run")
     if path is None:
         if len(folders) > 1:
             raise UserError(
                 f"a report of {len(folders)} runs needs an output file; set --to FILE.html"
+            )
+        if is_url(workdirs[0]):
+            raise UserError(
+                "the report of a run in a bucket needs an output file; set --to FILE"
             )
         path = folders[0].report
     path = local_path(path)

@@ -8,6 +8,7 @@ from flaxdl.config import Config
 from flaxdl.data import Splits, facts
 from flaxdl.errors import UserError
 from flaxdl.runs.plan import Plan
+from flaxdl.runs.remote_workdir import reading_copy
 from flaxdl.runs.restored import restore
 from flaxdl.runs.setup import load_splits, split_batches
 from flaxdl.runs.workdir import Workdir
@@ -30,8 +31,9 @@ def evaluate(
         UserError: if there is no run, checkpoint or split of that name, or if the classes of the
             data differ from those that the run was trained on.
     """
-    run = restore(workdir, config)
-    splits = load_transformed(run, Workdir(workdir))
+    folder = Workdir(reading_copy(workdir))
+    run = restore(folder.path, config)
+    splits = load_transformed(run, folder)
     size = run.inference_size(run.config.batch_size)
     with closing(split_batches(run, splits, split, batch_size=size)) as batches:
         evaluator = Evaluator(run.inference, run.mesh, run.classes)

@@ -8,9 +8,9 @@ import numpy as np
 
 from flaxdl.data.class_folders import format_names
 from flaxdl.errors import UserError
-from flaxdl.filesystem.inputs import input_path
-from flaxdl.filesystem.remote_urls import is_url
+from flaxdl.filesystem.remote import is_url
 from flaxdl.runs.last_layer import last_layer, rescaled_outputs
+from flaxdl.runs.remote_workdir import has_run, reading_copy
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.setup import Setup
 from flaxdl.runs.workdir import Workdir
@@ -46,9 +46,10 @@ def described_initial_state(setup: Setup) -> tuple[TrainState, str | None]:
     init = setup.config.init
     if init.weights is None:
         return state, None
-    # A name or a path; names of pretrained models are not paths.
-    source: Any = input_path(init.weights) if is_url(init.weights) else init.weights
+    source: Any = init.weights  # a name or a path
     text = f"weights from {init.weights}"
+    if is_url(source) and has_run(source):
+        source = reading_copy(source)
     if Workdir(source).has_checkpoints:
         try:
             run = restore(source)

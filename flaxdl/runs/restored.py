@@ -17,6 +17,7 @@ from flaxdl.config import Config
 from flaxdl.errors import UserError
 from flaxdl.runs.fitted_task import with_fitted_fields
 from flaxdl.runs.plan import Plan, resolve_model_sizes
+from flaxdl.runs.remote_workdir import reading_copy
 from flaxdl.runs.tuned_task import with_stored_task
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.checkpoints.folder import CorruptCheckpoint
@@ -85,7 +86,7 @@ def read_plan(workdir: str | Path, config: Config | None = None) -> Plan:
         UserError: if there is no run, or if the recorded facts about its data do not match its
             config.
     """
-    folder = Workdir(workdir)
+    folder = Workdir(reading_copy(workdir))
     config = config or folder.config()
     data = folder.data()
     config = replace(config, task=with_fitted_fields(config.task, data.get("task", {})))
@@ -126,7 +127,7 @@ def restore(workdir: str | Path, config: Config | None = None) -> RestoredRun:
         UserError: if there is no run, or if it has no checkpoint yet.
         CorruptCheckpoint: if all checkpoints are corrupt.
     """
-    folder = Workdir(workdir)
+    folder = Workdir(reading_copy(workdir))
     plan = read_plan(folder.path, config)
     metrics = MetricsFile(folder.metrics)
     with closing(open_checkpoints(folder, plan.config, metrics)) as checkpoints:

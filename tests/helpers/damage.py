@@ -47,9 +47,14 @@ def save_two(folder):
 
 
 def damage(checkpoint, random):
-    """Flips a bit of a random file, cuts it short or removes it; returns which, and the file."""
+    """Damages a random file of a checkpoint; returns how, and its name."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     file = files[random.integers(len(files))]
+    return damage_file(file, random), file.name
+
+
+def damage_file(file, random):
+    """Flips a bit of a file, cuts it short or removes it; returns which."""
     data = bytearray(file.read_bytes())
     kind = ("bit", "cut", "removed")[random.integers(3)] if data else "removed"
     if kind == "bit":
@@ -59,7 +64,7 @@ def damage(checkpoint, random):
         file.write_bytes(data[: random.integers(len(data))])
     else:
         file.unlink()
-    return kind, file.name
+    return kind
 
 
 def recover(sound, work, before, random):

@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from flaxdl.runs import mirror
 from helpers.own_cache import own_cache
 
 CONFIGS = {path.stem: path for path in (Path(__file__).parent / "stopped_configs").glob("*.py")}
@@ -46,6 +47,9 @@ class Run:
     cache: str | None = field(default_factory=own_cache)
     """Folder of the compilation cache; None compiles again at each start."""
     flags: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    url: str | None = None
+    """Workdir in a bucket; `workdir` must then be its local copy."""
     process: object = None
     _phase: object = field(default_factory=lambda: _FORKS.Array("c", 32))
 
@@ -70,9 +74,11 @@ class Run:
     def start(self):
         self._phase.value = b"starting"
         log = self.workdir.with_suffix(".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
         self.process = _FORKS.Process(
             target=_train,
-            args=(self.config, self.workdir, self.flags, self.cache, log, self._phase),
+            args=(self.config, self.url or self.workdir, self.flags, self.cache, log, self._phase),
+            kwargs=self.environment,
         )
         self.process.start()
 
@@ -181,8 +187,10 @@ def read(checkpoint):
         return jax.tree.map(np.asarray, checkpointer.restore(checkpoint))
 
 
-def _train(config, workdir, flags, cache, log, phase):
+def _train(config, workdir, flags, cache, log, phase, **environment):
     """The process of a run."""
+    os.environ.update(environment)
+    mirror._POLL, mirror._CHECKPOINT_INTERVAL, mirror._INTERVAL = 0.02, 0.0, 0.0
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)

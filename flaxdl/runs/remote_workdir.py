@@ -1,0 +1,235 @@
+"""Workdirs in buckets: local copies of them, for training and for reading.
+
+The local copies are in the cache folder. One for training is kept in step with the bucket by a
+`Mirror`; see `flaxdl.filesystem.snapshots` for how it is stored there.
+"""
+
+import hashlib
+import logging
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from flaxdl.errors import UserError
+from flaxdl.filesystem.locks import locked
+from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.remote import RemoteFolder, is_url
+from flaxdl.filesystem.remote_lock import RemoteLock
+from flaxdl.filesystem.snapshots import DamagedSnapshot, Snapshots, StoredFile, is_same, number_of
+from flaxdl.runs.mirror import Mirror
+from flaxdl.training.checkpoints.folder import CorruptCheckpoint
+from flaxdl.weights.download import cache_folder
+
+_LOGGER = logging.getLogger(__name__)
+_MARKER = ".snapshot"  # name of the snapshot that a local copy is equal to or newer than
+
+
+@contextmanager
+def training_copy(workdir: str | Path) -> Iterator[Path]:
+    """Context manager that yields a local folder for training in a workdir.
+
+    That is the workdir itself, unless it is in a bucket. In that case the folder is brought up to
+    date with the bucket at first, and copied there while the run trains and at the end.
+
+    Args:
+        workdir: path or URL.
+
+    Raises:
+        UserError: if the bucket cannot be used, or if another run is training there.
+        CorruptCheckpoint: if all snapshots in the bucket are damaged.
+        SaveError: if the last copy fails, and the block raises no exception.
+    """
+    if not is_url(workdir):
+        yield local_path(workdir)
+        return
+    if jax.process_count() > 1:
+        raise UserError(
+            f"a workdir in a bucket, got {workdir}, needs a run of one process, got "
+            f"{jax.process_count()}; use a folder on a file system that all of them share"
+        )
+    with _os_errors():
+        remote = RemoteFolder(str(workdir))
+        folder, writer = _local_copy(remote.url, "training"), secrets.token_hex(4)
+        snapshots, lock = Snapshots(remote, writer), RemoteLock(remote, writer)
+    with ExitStack() as stack:
+        with _os_errors():
+            stack.enter_context(lock.held())
+            stored = _bring_up_to_date(folder, snapshots)
+            number = max(map(number_of, snapshots.names()), default=0)
+        marker = folder / _MARKER
+        mirror = Mirror(folder, snapshots, lock, number=number, stored=stored, marker=marker)
+        console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{remote.url}: trains in the local copy {folder}")
+        stack.enter_context(mirror.running())
+        yield folder
+        console.print(f"{remote.url}: receives the last files")
+
+
+def reading_copy(workdir: str | Path) -> Path:
+    """Returns a local folder for reading a workdir: itself, or a copy of one in a bucket.
+
+    Args:
+        workdir: path or URL.
+
+    Raises:
+        UserError: if the bucket cannot be read, or if there is no run in it.
+        CorruptCheckpoint: if all snapshots in the bucket are damaged.
+    """
+    if not is_url(workdir):
+        return local_path(workdir)
+    with _os_errors():
+        remote = RemoteFolder(str(workdir))
+        folder = _local_copy(remote.url, "reading")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.with_name("reading.lock")):
+            if not _bring_up_to_date(folder, Snapshots(remote, writer="")):
+                raise UserError(f"{remote.url} has no run")
+    return folder
+
+
+def has_run(url: str) -> bool:
+    """Returns True if there is a run in a folder of a bucket.
+
+    Raises:
+        UserError: if the bucket cannot be read.
+    """
+    with _os_errors():
+        return bool(Snapshots(RemoteFolder(url), writer="").names())
+
+
+def _local_copy(url: str, purpose: str) -> Path:
+    """Returns the folder of a local copy, named after the end of the URL and its digest."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", url.rpartition("/")[2])
+    digest = hashlib.sha256(url.encode()).hexdigest()[:8]
+    return cache_folder() / "runs" / f"{name}-{digest}" / purpose
+
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    """Context manager that converts an OSError to a UserError with its message."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(str(error)) from error
+
+
+def _bring_up_to_date(folder: Path, snapshots: Snapshots) -> dict[str, StoredFile]:
+    """Makes a local copy equal to the newest undamaged snapshot.
+
+    A local copy that descends from the newest snapshot is kept as it is: it may be newer, if a run
+    was killed before it could copy its last files.
+
+    Returns:
+        The files of the local copy that are in the snapshot, too.
+
+    Raises:
+        UserError: if there is no snapshot any more, but the local copy is of one.
+        CorruptCheckpoint: if all snapshots are damaged.
+        OSError: if the bucket cannot be read, or the folder cannot be written.
+    """
+    marker = folder / _MARKER
+    known = marker.read_text() if marker.is_file() else None
+    names = snapshots.names()
+    if not names:
+        if known:
+            raise UserError(
+                f"{snapshots.remote.url} has no run any more, but there is a copy of one in "
+                f"{folder}; use this path as --workdir, or remove it to start again"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text("")
+        return {}
+    if known == names[0]:
+        with suppress(DamagedSnapshot):
+            return _unchanged(folder, snapshots.read(names[0]).files)
+    marker.unlink(missing_ok=True)  # in case this is interrupted
+    files, name = _newest_undamaged(folder, snapshots)
+    _remove_others(folder, files)
+    marker.write_text(name)
+    return files
+
+
+def _newest_undamaged(folder: Path, snapshots: Snapshots) -> tuple[dict[str, StoredFile], str]:
+    """Downloads the newest snapshot that is not damaged.
+
+    Damaged checkpoints are left out if the snapshot has another one. While a run is training in the
+    bucket, it removes old snapshots, which are then missing, and writes new ones.
+
+    Returns:
+        The downloaded files, and the name of the newest snapshot, damaged or not.
+
+    Raises:
+        CorruptCheckpoint: if all snapshots are damaged.
+        OSError: if the bucket cannot be read, or the folder cannot be written.
+    """
+    tried: dict[str, str] = {}  # what is wrong, by name of the snapshot
+    while names := [name for name in snapshots.names() if name not in tried]:
+        name = names[0]
+        try:
+            files = snapshots.read(name).files
+            damages = snapshots.fetch(files, folder)
+            usable = _usable(files, damages)
+        except DamagedSnapshot as error:
+            tried[name] = str(error)
+            continue
+        if damages:
+            tried[name] = _described(damages)
+        if tried:
+            _LOGGER.warning(
+                "%s: %s; using what is undamaged", snapshots.remote.url, "; ".join(tried.values())
+            )
+        return usable, max([name, *tried], key=number_of)
+    raise CorruptCheckpoint(
+        f"all snapshots in {snapshots.remote.url} are damaged ({'; '.join(tried.values())}). "
+        "Nothing was changed; restore the files from a backup, or use another --workdir"
+    )
+
+
+def _usable(files: Mapping[str, StoredFile], damages: Mapping[str, str]) -> dict[str, StoredFile]:
+    """Returns the files of a snapshot without those of damaged checkpoints.
+
+    Raises:
+        DamagedSnapshot: if all checkpoints are damaged, or another file is.
+    """
+    damaged = {_step(name) for name in damages}
+    usable = {name: file for name, file in files.items() if _step(name) not in damaged}
+    had_checkpoints = any(map(_step, files))
+    if None in damaged or (had_checkpoints and not any(map(_step, usable))):
+        raise DamagedSnapshot(_described(damages))
+    return usable
+
+
+def _step(name: str) -> str | None:
+    """Returns the step of the checkpoint that a file belongs to, if any."""
+    folder, *inside = name.split("/")
+    return inside[0] if folder == "checkpoints" else None
+
+
+def _described(damages: Mapping[str, str]) -> str:
+    name = min(damages)
+    more = f" and {len(damages) - 1} more files" if len(damages) > 1 else ""
+    return f"{name} is {damages[name]}{more}"
+
+
+def _unchanged(folder: Path, files: Mapping[str, StoredFile]) -> dict[str, StoredFile]:
+    """Returns the files that are the same in a folder."""
+    return {name: file for name, file in files.items() if is_same(folder / name, file)}
+
+
+def _remove_others(folder: Path, files: Mapping[str, StoredFile]) -> None:
+    """Removes all files and folders except these and hidden ones."""
+    kept = {folder / name for name in files}
+    kept |= {parent for path in kept for parent in path.parents}
+    for path in sorted(folder.rglob("*")):
+        if path in kept or path.relative_to(folder).parts[0].startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
