@@ -15,7 +15,8 @@ import tyro
 HERE = Path(__file__).parent
 sys.path[0] = str(HERE.parent / "tests")
 
-from helpers.soak import growth, soak  # noqa: E402
+from helpers import stopping  # noqa: E402
+from helpers.soak import ENDLESS, growth, soak  # noqa: E402
 
 RESULTS = HERE / "results" / "soak.json"
 
@@ -27,7 +28,8 @@ def main(minutes: float = 30) -> None:
         minutes: Duration of the training in minutes.
     """
     with tempfile.TemporaryDirectory() as folder:
-        samples, saved = soak(Path(folder), seconds=60 * minutes, every=2.0)
+        run = stopping.Run(stopping.CONFIGS["small_cnn"], Path(folder) / "run", flags=ENDLESS)
+        samples, saved = soak(run, seconds=60 * minutes, every=2.0)
     found = {
         "minutes": minutes,
         "samples": len(samples),

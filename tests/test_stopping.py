@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import stopping
 from helpers.sampling import sampled
-from helpers.soak import growth, soak
+from helpers.soak import ENDLESS, growth, soak
 
 from flaxdl.training.interruption import Interrupted, Interruption
 
@@ -128,7 +128,8 @@ def test_a_signal_while_garbage_is_collected_is_not_lost():
 
 
 def test_a_run_takes_no_more_of_the_machine_as_it_goes_on(tmp_path):
-    samples, saved = soak(tmp_path, seconds=8, every=0.2)
+    run = stopping.Run(stopping.CONFIGS["small_cnn"], tmp_path / "run", flags=ENDLESS)
+    samples, saved = soak(run, seconds=8, every=0.2)
     assert saved > 6
     grown = growth(samples)
     assert grown["memory"] < 20  # MiB

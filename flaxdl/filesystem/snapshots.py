@@ -4,7 +4,7 @@
     snapshots/000012-WRITER-DIGEST.json    name, object, size and SHA-256 of each file
 
 A manifest is written last, so a snapshot is complete or does not exist. Its name contains its own
-digest. Unchanged files are objects of earlier snapshots. Writers have random names, so two of them
+digest. A file may be an object of an earlier snapshot. Writers have random names, so two of them
 never write to the same object.
 """
 

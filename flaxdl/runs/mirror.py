@@ -101,16 +101,18 @@ class Mirror:
             raise OSError("another run has started there")
         staging = self._folder / _STAGING
         try:
-            new = [name for name in found if name not in known]
+            # Only checkpoints share objects: a snapshot is of no use without its other files, and
+            # the damage of one object must not affect all snapshots.
+            shared = {name: x for name, x in known.items() if name.startswith(_CHECKPOINTS)}
             steps = _steps(self._folder)  # before the files of checkpoints are linked
-            staged = _stage(self._folder, new, staging)
+            staged = _stage(self._folder, [name for name in found if name not in shared], staging)
             gone = steps.items() - _steps(self._folder).items()
-            files = _without({**known, **staged}, [step for step, _ in gone])
+            files = _without({**shared, **staged}, [step for step, _ in gone])
             snapshot = self._snapshots.write(self._number + 1, files)
             self._number += 1
             self._stored = {name: (found[name], file) for name, file in snapshot.files.items()}
             self._marker.write_text(snapshot.name)
-            self._copy_readable(staged)
+            self._copy_readable({name: x for name, x in staged.items() if name not in known})
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         self._snapshots.remove_old(snapshot)

@@ -11,12 +11,11 @@ from helpers import stopping
 ENDLESS = ("--epochs", "1e7", "--log-every", "250", "--evaluate-every", "25")
 
 
-def soak(folder, seconds, every):
+def soak(run, seconds, every):
     """Samples memory (MiB), threads and open files of a run every few seconds, and ends it.
 
-    The first sample is taken once it has saved three times, when nothing is new any more.
+    The first sample is taken once the run has saved three times, when nothing is new any more.
     """
-    run = stopping.Run(stopping.CONFIGS["small_cnn"], folder / "run", flags=ENDLESS)
     run.start()
     while len(stopping.metric_lines_so_far(run.workdir, "validation")) < 4:
         assert run.process.is_alive(), run.output
