@@ -15,7 +15,7 @@ from flaxdl.config import Config
 from flaxdl.errors import UserError
 from flaxdl.report.write import ReportWriter
 from flaxdl.runs.config_json import to_json
-from flaxdl.runs.remote_workdir import training_copy
+from flaxdl.runs.remote_workdir import training_workdir
 from flaxdl.runs.restored import RestoredRun
 from flaxdl.runs.session import Session
 from flaxdl.runs.setup import Setup
@@ -95,7 +95,7 @@ def train(
     config = with_default_tokenizer(config)
     report = report and config.overfit_batches is None
     with (
-        training_copy(workdir) as folder,
+        training_workdir(workdir) as folder,
         Session.open(folder, config, accept_changes=accept_changes) as session,
         ExitStack() as opened,
     ):

@@ -70,9 +70,7 @@ def write_report(
                 f"a report of {len(folders)} runs needs an output file; set --to FILE.html"
             )
         if is_url(workdirs[0]):
-            raise UserError(
-                "the report of a run in a bucket needs an output file; set --to FILE"
-            )
+            raise UserError("the report of a run in a bucket needs an output file; set --to FILE")
         path = folders[0].report
     path = local_path(path)
     runs: list[ComparedRun] = []

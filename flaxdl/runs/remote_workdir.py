@@ -11,6 +11,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,7 +24,9 @@ from flaxdl.filesystem.remote import RemoteFolder, is_url
 from flaxdl.filesystem.remote_lock import RemoteLock
 from flaxdl.filesystem.snapshots import DamagedSnapshot, Snapshots, StoredFile, is_same, number_of
 from flaxdl.runs.mirror import Mirror
+from flaxdl.runs.workdir import Workdir
 from flaxdl.training.checkpoints.folder import CorruptCheckpoint
+from flaxdl.training.distributed.collectives import is_first, run_on_all, run_on_first
 from flaxdl.weights.download import cache_folder
 
 _LOGGER = logging.getLogger(__name__)
@@ -31,11 +34,12 @@ _MARKER = ".snapshot"  # name of the snapshot that a local copy is equal to or n
 
 
 @contextmanager
-def training_copy(workdir: str | Path) -> Iterator[Path]:
-    """Context manager that yields a local folder for training in a workdir.
+def training_workdir(workdir: str | Path) -> Iterator[Workdir]:
+    """Context manager that yields a local workdir to train in.
 
-    That is the workdir itself, unless it is in a bucket. In that case the folder is brought up to
-    date with the bucket at first, and copied there while the run trains and at the end.
+    That is the folder of a path. Of a URL, it is a local copy, which is first brought up to date
+    with the bucket, and then copied there while the run trains and at the end. If there are several
+    processes, each has a copy of its own, and only that of the first one is copied to the bucket.
 
     Args:
         workdir: path or URL.
@@ -46,29 +50,43 @@ def training_copy(workdir: str | Path) -> Iterator[Path]:
         SaveError: if the last copy fails, and the block raises no exception.
     """
     if not is_url(workdir):
-        yield local_path(workdir)
+        yield Workdir(workdir)
         return
-    if jax.process_count() > 1:
-        raise UserError(
-            f"a workdir in a bucket, got {workdir}, needs a run of one process, got "
-            f"{jax.process_count()}; use a folder on a file system that all of them share"
-        )
-    with _os_errors():
-        remote = RemoteFolder(str(workdir))
-        folder, writer = _local_copy(remote.url, "training"), secrets.token_hex(4)
-        snapshots, lock = Snapshots(remote, writer), RemoteLock(remote, writer)
     with ExitStack() as stack:
-        with _os_errors():
-            stack.enter_context(lock.held())
-            stored = _bring_up_to_date(folder, snapshots)
-            number = max(map(number_of, snapshots.names()), default=0)
-        marker = folder / _MARKER
-        mirror = Mirror(folder, snapshots, lock, number=number, stored=stored, marker=marker)
-        console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-        console.print(f"{remote.url}: trains in the local copy {folder}")
-        stack.enter_context(mirror.running())
-        yield folder
-        console.print(f"{remote.url}: receives the last files")
+        mirror = run_on_first(partial(_locked_mirror, str(workdir), stack))
+        folder = run_on_all(partial(_own_copy, str(workdir)))
+        if mirror is not None:
+            console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{workdir}: trains in the local copy {folder}")
+            stack.enter_context(mirror.running())
+        yield Workdir(folder, is_shared=jax.process_count() == 1)
+        if mirror is not None:
+            console.print(f"{workdir}: receives the last files")
+
+
+def _locked_mirror(url: str, stack: ExitStack) -> Mirror:
+    """Locks a folder in a bucket, brings the copy of this process up to date, and mirrors it."""
+    with _os_errors():
+        remote, writer = RemoteFolder(url), secrets.token_hex(4)
+        snapshots, lock = Snapshots(remote, writer), RemoteLock(remote, writer)
+        stack.enter_context(lock.held())
+        folder = _local_copy(remote.url, "training")
+        stored = _bring_up_to_date(folder, snapshots)
+        number = max(map(number_of, snapshots.names()), default=0)
+        return Mirror(
+            folder, snapshots, lock, number=number, stored=stored, marker=folder / _MARKER
+        )
+
+
+def _own_copy(url: str) -> Path:
+    """Returns the folder of this process's copy; brings it up to date, except in the first one."""
+    with _os_errors():
+        remote = RemoteFolder(url)
+        if is_first():
+            return _local_copy(remote.url, "training")
+        folder = _local_copy(remote.url, f"training-{jax.process_index()}")
+        _bring_up_to_date(folder, Snapshots(remote, writer=""))
+    return folder
 
 
 def reading_copy(workdir: str | Path) -> Path:

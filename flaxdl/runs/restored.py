@@ -181,4 +181,5 @@ def open_checkpoints(folder: Workdir, config: Config, metrics: MetricsFile) -> C
         keep=config.keep_checkpoints,
         best_step=lambda: config.best_step(metrics.of_split("validation")),
         last_line=metrics.sync,
+        is_shared=folder.is_shared,
     )

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Self, TypeVar
 
 from flaxdl.backend.malloc import keep_freed_memory, synchronous_dispatch
@@ -67,7 +66,7 @@ class Session:
     @classmethod
     @contextmanager
     def open(
-        cls, workdir: str | Path, config: Config, *, accept_changes: bool = False
+        cls, folder: Workdir, config: Config, *, accept_changes: bool = False
     ) -> Iterator[Self]:
         """Context manager that locks a workdir and yields its session.
 
@@ -79,7 +78,7 @@ class Session:
                 there, or if the processes of this run were started with different configs or
                 versions.
         """
-        times, interruption, folder = Times(), Interruption(), Workdir(workdir)
+        times, interruption = Times(), Interruption()
         layout = {"mesh": to_json(config.mesh), "parallel": config.parallel}
         start = {"config": to_json(config), **layout, "versions": recorded_versions()}
         with synchronous_dispatch(), ExitStack() as stack:

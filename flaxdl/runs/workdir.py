@@ -46,9 +46,16 @@ def command_line() -> list[str] | None:
 
 
 class Workdir:
-    """Working directory of a run: config, metrics, checkpoints, TensorBoard events and report."""
+    """Working directory of a run: config, metrics, checkpoints, TensorBoard events and report.
 
-    def __init__(self, path: str | Path):
+    Args:
+        path: path of the folder, which need not exist.
+        is_shared: False if each process of the run has a folder of its own, and only that of the
+            first one is kept up to date.
+    """
+
+    def __init__(self, path: str | Path, *, is_shared: bool = True):
+        self.is_shared = is_shared
         self.path = local_path(path)
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -229,7 +236,7 @@ class Workdir:
         Raises:
             UserError: if this process does not find the `config.json` written by the first one.
         """
-        if not self._config.exists():
+        if self.is_shared and not self._config.exists():
             raise UserError(
                 f"the workdir {self.path} must be on a file system shared by all processes, "
                 f"but this process finds no {self._config.name} in it"

@@ -75,6 +75,7 @@ class Run:
         self._phase.value = b"starting"
         log = self.workdir.with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
         self.process = _FORKS.Process(
             target=_train,
             args=(self.config, self.url or self.workdir, self.flags, self.cache, log, self._phase),

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from helpers import remote_runs, stopping
-from helpers.buckets import bucket, faulty  # noqa: F401
+from helpers.buckets import faulty
 from helpers.damage import damage_file
 from helpers.small_runs import interrupt_at, small_config, train
 from helpers.stopping import assert_same, metric_lines
@@ -27,7 +27,7 @@ from flaxdl.filesystem.remote_lock import RemoteLock
 from flaxdl.filesystem.snapshots import Snapshots
 from flaxdl.report.write import write_report
 from flaxdl.runs import mirror
-from flaxdl.runs.remote_workdir import reading_copy, training_copy
+from flaxdl.runs.remote_workdir import reading_copy, training_workdir
 from flaxdl.training.checkpoints.folder import CheckpointFolder, CorruptCheckpoint
 from flaxdl.training.checkpoints.manifest import write_manifest
 from flaxdl.training.interruption import Interrupted
@@ -48,6 +48,13 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def url(tmp_path):
     return f"file://{tmp_path}/bucket/run"
+
+
+@contextmanager
+def training_folder(url):
+    """A local folder that is copied to the bucket."""
+    with training_workdir(url) as workdir:
+        yield workdir.path
 
 
 def bucket_files(url):
@@ -73,7 +80,7 @@ def steps_of(folder):
 
 def fill(url, steps=(10, 20)):
     """Writes a run of a few checkpoints without a model to a bucket."""
-    with training_copy(url) as folder:
+    with training_folder(url) as folder:
         (folder / "config.json").write_text("{}")
         for step in steps:
             write_checkpoint(folder, step, f"state {step}".encode() * 100)
@@ -81,7 +88,7 @@ def fill(url, steps=(10, 20)):
 
 def go_on(url):
     """Starts a run that does nothing, and ends it."""
-    with training_copy(url):
+    with training_folder(url):
         pass
 
 
@@ -134,7 +141,7 @@ def test_nothing_is_written_if_nothing_has_changed(url):
 
 def test_unchanged_files_are_not_copied_again_and_old_ones_are_removed(url, cache):
     for step in range(10, 60, 10):
-        with training_copy(url) as folder:
+        with training_folder(url) as folder:
             write_checkpoint(folder, step, b"state")
             for old in steps_of(folder)[:-2]:
                 shutil.rmtree(folder / "checkpoints" / f"{old}")
@@ -196,7 +203,7 @@ def test_a_killed_run_goes_on_from_its_local_copy_if_that_is_newer(url, cache):
     fill(url)
     local = next(cache.glob("runs/run-*/training"))
     write_checkpoint(local, 30, b"not yet in the bucket")
-    with training_copy(url) as folder:
+    with training_folder(url) as folder:
         assert steps_of(folder) == [10, 20, 30]
     shutil.rmtree(cache)
     assert steps_of(reading_copy(url)) == [10, 20, 30]
@@ -209,7 +216,7 @@ def test_a_local_copy_that_another_machine_has_overtaken_is_replaced(url, cache,
     monkeypatch.setenv("FLAXDL_CACHE", str(cache))
     local = next(cache.glob("runs/run-*/training"))
     write_checkpoint(local, 25, b"of a run that was overtaken")
-    with training_copy(url) as folder:
+    with training_folder(url) as folder:
         assert steps_of(folder) == [10, 20, 30]
 
 
@@ -236,7 +243,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_copied_is_left_out(url, cache
         rest = {n for n in names if not n.startswith("checkpoints/")}
         return staged | {n: folder / n for n in rest}
 
-    with training_copy(url) as folder:
+    with training_folder(url) as folder:
         monkeypatch.setattr(mirror, "_POLL", 1000.0)
         (folder / "config.json").write_text("{}")
         write_checkpoint(folder, 10, b"before")
@@ -281,7 +288,7 @@ def test_a_run_that_has_lost_its_lock_writes_nothing_more(url, cache, monkeypatc
     monkeypatch.setattr(remote_lock, "_RENEWAL", 0.02)
 
     def lose_it():
-        with training_copy(url) as folder:
+        with training_folder(url) as folder:
             (folder / "config.json").write_text("{}")
             RemoteFolder(url).write("lock.json", b'{"owner": "another"}')
             time.sleep(0.1)
@@ -306,7 +313,7 @@ def test_a_failure_to_copy_is_reported_and_tried_again(url, monkeypatch, caplog,
     owner, name = (mirror, "_link") if fault == "disk" else (Snapshots, "write")
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, fail)
-    with training_copy(url) as folder:
+    with training_folder(url) as folder:
         (folder / "config.json").write_text("{}")
         write_checkpoint(folder, 10, b"state")
         deadline = time.monotonic() + 30
@@ -326,16 +333,10 @@ def test_a_bucket_that_remains_unreachable_is_an_error_at_the_end(url, monkeypat
 
     with (
         pytest.raises(SaveError, match="training is not copied to file:.*503 Service Unavail"),
-        training_copy(url) as folder,
+        training_folder(url) as folder,
     ):
         lose_it(folder)
     assert (folder / "config.json").exists()
-
-
-def test_several_processes_are_refused(url, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="needs a run of one process, got 2"):
-        go_on(url)
 
 
 @pytest.fixture(scope="module")

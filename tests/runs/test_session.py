@@ -12,6 +12,7 @@ import flaxdl
 from flaxdl import Init
 from flaxdl.data import Arrays
 from flaxdl.runs.session import Session
+from flaxdl.runs.workdir import Workdir
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_initial_weights_that_do_not_fit_leave_nothing_behind(tmp_path):
 
 def test_the_session_says_where_the_run_resumes(workdir):
     config = small_config(epochs=1.0)
-    with Session.open(workdir, config) as session:
+    with Session.open(Workdir(workdir), config) as session:
         setup = session.set_up()
         state = session.begin(setup)
         assert session.start == int(state.step) == setup.total_steps
@@ -81,7 +82,7 @@ def test_the_session_says_where_the_run_resumes(workdir):
         session.claim(setup)
         assert not session.metrics.appended
     longer = replace(config, epochs=2.0)
-    with Session.open(workdir, longer, accept_changes=True) as session:
+    with Session.open(Workdir(workdir), longer, accept_changes=True) as session:
         setup = session.set_up()
         session.begin(setup)
         assert 0 < session.start < setup.total_steps

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from flaxdl.errors import SaveError, UserError
 from flaxdl.training.checkpoints.folder import CheckpointFolder, CorruptCheckpoint
+from flaxdl.training.checkpoints.state_files import StateFiles, StateFilesOfFirst
 from flaxdl.training.distributed.collectives import broadcast_from_first, is_first
 from flaxdl.training.state import TrainState
 
@@ -35,6 +36,8 @@ class Checkpoints:
         keep: number of newest checkpoints to keep.
         best_step: callable that returns the best step so far, or None; its checkpoint is also kept.
         last_line: callable that returns the step of the newest line of metrics, or None.
+        is_shared: False if the processes of the run do not share the directory; the first one then
+            writes and reads all files.
 
     Raises:
         UserError: if checkpoints cannot be read back from the directory.
@@ -47,6 +50,7 @@ class Checkpoints:
         keep: int = 2,
         best_step: Callable[[], int | None] = lambda: None,
         last_line: Callable[[], int | None] = lambda: None,
+        is_shared: bool = True,
     ):
         import orbax.checkpoint as ocp
 
@@ -58,7 +62,8 @@ class Checkpoints:
         self._serialize = ocp.tree.serialize_tree
         self._barrier: Any = ocp.multihost.get_barrier_sync_fn()
         self._barriers = itertools.count()
-        self._checkpointer = ocp.StandardCheckpointer()
+        self._files = StateFiles() if is_shared else StateFilesOfFirst()
+        self._has_files = is_shared or is_first()
         self._background = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future[None] | None = None
         self._failure: SaveError | None = None
@@ -101,7 +106,7 @@ class Checkpoints:
         try:
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             _run_on_first(lambda: self._folder.prepare(step, size))
-            self._checkpointer.save(self._folder.partial_path(step), state)
+            self._files.save(self._folder.partial_path(step), state)
         except Exception as error:
             self._record_failure(step, error)
         else:
@@ -124,10 +129,9 @@ class Checkpoints:
             names = self.check(like, step)
             # Without the fields that later versions added, which are empty in `like`.
             fields = {name: getattr(like, name) for name in names}
-            restored: Any = self._checkpointer.restore(self._folder.path_of(step), fields)
-            state = like.replace(**restored)
+            state = like.replace(**self._files.restore(self._folder.path_of(step), fields))
         except Exception as error:
-            if not self._folder.path_of(step).is_dir():
+            if self._has_files and not self._folder.path_of(step).is_dir():
                 # The run, still training in another process, removed the checkpoint during reading.
                 message = f"the checkpoint of step {step} no longer exists"
                 raise CorruptCheckpoint(message) from error
@@ -153,10 +157,8 @@ class Checkpoints:
             raise UserError(
                 f"{self._folder.path} has no checkpoint of step {step}, only {self.steps()}"
             )
-        metadata: Any = self._checkpointer.metadata(self._folder.path_of(step))
-        stored = metadata.item_metadata.tree
+        fields, theirs = _run_on_first(lambda: self._stored(step))
         ours = _shapes(self._serialize(like, keep_empty_nodes=True))
-        theirs = _shapes(stored)
         differing = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
         if differing:
             names = ", ".join(differing[:3])
@@ -165,7 +167,7 @@ class Checkpoints:
                 f"optimizer, `freeze` or `ema` setting: {len(differing)} of its arrays differ, "
                 f"such as {names}"
             )
-        return stored.keys()
+        return fields
 
     def remove_after(self, step: int) -> None:
         """Removes the checkpoints of later steps.
@@ -190,20 +192,28 @@ class Checkpoints:
             SaveError: if the last save failed.
         """
         self.join()
+        of_first = broadcast_from_first(None if self._failure is None else str(self._failure))
         if self._failure is not None:
             raise self._failure
+        if of_first is not None:
+            raise SaveError(of_first)
 
     def close(self) -> None:
         """Waits for the save in the background and stops its threads."""
         self.join()
         self._background.shutdown()
-        self._checkpointer.close()
+        self._files.close()
+
+    def _stored(self, step: int) -> tuple[list[str], dict[str, list[int]]]:
+        """Returns the fields of the stored state of a step, and the shapes of its arrays."""
+        stored = self._files.stored(self._folder.path_of(step))
+        return list(stored), _shapes(stored)
 
     def _finish(self, step: int, kept: set[int | None], last_line: int | None) -> None:
         """Waits for Orbax, completes the checkpoint, and removes old ones."""
         try:
             try:
-                self._checkpointer.wait_until_finished()
+                self._files.wait()
                 if is_first():
                     self._folder.complete(step, last_line)
                     for other in self._folder.steps():
@@ -212,7 +222,7 @@ class Checkpoints:
             finally:
                 key = f"checkpoint {next(self._barriers)} complete"
                 self._barrier(key=key, timeout_ms=_BARRIER_TIMEOUT_MS)
-            if step not in self._folder.steps():
+            if self._has_files and step not in self._folder.steps():
                 raise OSError("process 0 could not complete it")
         except Exception as error:
             self._record_failure(step, error)
@@ -265,13 +275,13 @@ def _is_not_orbax_error(record: logging.LogRecord) -> bool:
     return record.levelno != logging.ERROR or "orbax" not in record.pathname
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: Any) -> dict[str, list[int]]:
     """Returns the shape of each array, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): _stored_shape(leaf) for path, leaf in leaves}
 
 
-def _stored_shape(leaf: Any) -> tuple[int, ...]:
+def _stored_shape(leaf: Any) -> list[int]:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return tuple(leaf.shape)
+    return list(leaf.shape)
