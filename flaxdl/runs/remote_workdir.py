@@ -53,21 +53,21 @@ def training_workdir(workdir: str | Path) -> Iterator[Workdir]:
         yield Workdir(workdir)
         return
     with ExitStack() as stack:
-        mirror = run_on_first(partial(_locked_mirror, str(workdir), stack))
-        folder = run_on_all(partial(_own_copy, str(workdir)))
+        remote = RemoteFolder(str(workdir))
+        mirror = run_on_first(partial(_locked_mirror, remote, stack))
+        folder = run_on_all(partial(_own_copy, remote))
+        console = Console(stderr=True, quiet=not is_first(), markup=False, highlight=False)
+        console.print(f"{remote.url}: trains in the local copy {folder}", soft_wrap=True)
         if mirror is not None:
-            console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-            console.print(f"{workdir}: trains in the local copy {folder}")
             stack.enter_context(mirror.running())
         yield Workdir(folder, is_shared=jax.process_count() == 1)
-        if mirror is not None:
-            console.print(f"{workdir}: receives the last files")
+        console.print(f"{remote.url}: receives the last files", soft_wrap=True)
 
 
-def _locked_mirror(url: str, stack: ExitStack) -> Mirror:
+def _locked_mirror(remote: RemoteFolder, stack: ExitStack) -> Mirror:
     """Locks a folder in a bucket, brings the copy of this process up to date, and mirrors it."""
+    writer = secrets.token_hex(4)
     with _os_errors():
-        remote, writer = RemoteFolder(url), secrets.token_hex(4)
         snapshots, lock = Snapshots(remote, writer), RemoteLock(remote, writer)
         stack.enter_context(lock.held())
         folder = _local_copy(remote.url, "training")
@@ -78,10 +78,9 @@ def _locked_mirror(url: str, stack: ExitStack) -> Mirror:
         )
 
 
-def _own_copy(url: str) -> Path:
+def _own_copy(remote: RemoteFolder) -> Path:
     """Returns the folder of this process's copy; brings it up to date, except in the first one."""
     with _os_errors():
-        remote = RemoteFolder(url)
         if is_first():
             return _local_copy(remote.url, "training")
         folder = _local_copy(remote.url, f"training-{jax.process_index()}")

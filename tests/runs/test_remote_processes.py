@@ -36,6 +36,9 @@ def stopped(bucket, tmp_path, monkeypatch):
     return url, config
 
 
+@pytest.mark.parametrize(
+    "bucket", ["s3", pytest.param("gs", marks=pytest.mark.whole)], indirect=True
+)
 @pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.whole)])
 def test_a_run_goes_on_with_another_number_of_processes(stopped, tmp_path, count):
     url, config = stopped

@@ -339,11 +339,21 @@ def test_a_bucket_that_remains_unreachable_is_an_error_at_the_end(url, monkeypat
     assert (folder / "config.json").exists()
 
 
+def on(*sampled):
+    """Runs a test with buckets of these kinds; with others only in whole."""
+    kinds = [
+        kind if kind in sampled else pytest.param(kind, marks=pytest.mark.whole)
+        for kind in ("s3", "gs")
+    ]
+    return pytest.mark.parametrize("bucket", kinds, indirect=True)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     return stopping.uninterrupted("small_cnn", tmp_path_factory.mktemp("uninterrupted"))
 
 
+@on("s3")
 def test_a_run_that_is_killed_goes_on_from_the_bucket_alone(bucket, tmp_path, uninterrupted):
     """Killed at random moments, and all files of the machine lost; benchmarks do more."""
     whole, seconds = uninterrupted
@@ -352,6 +362,7 @@ def test_a_run_that_is_killed_goes_on_from_the_bucket_alone(bucket, tmp_path, un
     assert phases.total() == 2
 
 
+@on("gs")
 def test_a_run_with_a_faulty_network_ends_the_same(bucket, tmp_path, uninterrupted, monkeypatch):
     with faulty(monkeypatch, bucket, fraction=0.2) as proxy:
         remote_runs.run_and_compare(remote_runs.remote_run(f"{bucket}/run"), uninterrupted[0])
@@ -359,6 +370,7 @@ def test_a_run_with_a_faulty_network_ends_the_same(bucket, tmp_path, uninterrupt
     assert sum(faults.values()) > 5
 
 
+@on("s3")
 def test_asked_to_stop_a_run_puts_its_last_checkpoint_into_the_bucket(bucket, cache):
     step, seconds = remote_runs.stop_and_time(f"{bucket}/run")
     assert seconds < 30

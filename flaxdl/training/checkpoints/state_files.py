@@ -55,16 +55,27 @@ class StateFilesOfFirst(StateFiles):
     def __init__(self):
         import orbax.checkpoint as ocp
 
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
-        )
-        self._checkpointer = ocp.StandardCheckpointer(multiprocessing_options=alone)
+        if is_first():
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+            )
+            self._checkpointer = ocp.StandardCheckpointer(multiprocessing_options=alone)
 
     def save(self, path: Path, state: TrainState) -> None:
         """Gathers a state, and starts to write it in the first process."""
         arrays = jax.tree.map(_gathered, state)
         if is_first():
             self._checkpointer.save(path, arrays)
+
+    def wait(self) -> None:
+        """Waits until the last state is written, in the first process."""
+        if is_first():
+            super().wait()
+
+    def close(self) -> None:
+        """Stops the threads that write."""
+        if is_first():
+            super().close()
 
     def restore(self, path: Path, like: dict[str, Any]) -> dict[str, Any]:
         """Reads the fields in the first process, and sends them to the others."""
