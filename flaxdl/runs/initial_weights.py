@@ -10,7 +10,7 @@ from flaxdl.data.class_folders import format_names
 from flaxdl.errors import UserError
 from flaxdl.filesystem.remote import is_url
 from flaxdl.runs.last_layer import last_layer, rescaled_outputs
-from flaxdl.runs.remote_workdir import has_run, reading_copy
+from flaxdl.runs.remote_workdir import has_run
 from flaxdl.runs.restored import RestoredRun, restore
 from flaxdl.runs.setup import Setup
 from flaxdl.runs.workdir import Workdir
@@ -48,11 +48,9 @@ def described_initial_state(setup: Setup) -> tuple[TrainState, str | None]:
         return state, None
     source: Any = init.weights  # a name or a path
     text = f"weights from {init.weights}"
-    if is_url(source) and has_run(source):
-        source = reading_copy(source)
-    if Workdir(source).has_checkpoints:
+    if _is_run(init.weights):
         try:
-            run = restore(source)
+            run = restore(init.weights)
             restored = _unsharded_variables(run)
         except UserError as error:
             raise UserError(
@@ -76,6 +74,11 @@ def described_initial_state(setup: Setup) -> tuple[TrainState, str | None]:
     if average is not None:
         average = create_on(setup.placement, setup.steps.ema.start, params, loaded)
     return state.replace(params=params, model_state=loaded, average=average), text
+
+
+def _is_run(weights: str) -> bool:
+    """Returns True if weights are those of a run: a workdir with a checkpoint, not a file."""
+    return has_run(weights) if is_url(weights) else Workdir(weights).has_checkpoints
 
 
 def _in_units_of(setup: Setup, run: RestoredRun, variables: Any) -> tuple[Any, bool]:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from flaxdl.errors import UserError
 from flaxdl.filesystem.locks import locked
-from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.paths import cache_folder, local_path
 from flaxdl.filesystem.remote import RemoteFolder, is_url
 from flaxdl.filesystem.remote_lock import RemoteLock
 from flaxdl.filesystem.snapshots import DamagedSnapshot, Snapshots, StoredFile, is_same, number_of
@@ -27,7 +27,6 @@ from flaxdl.runs.mirror import Mirror
 from flaxdl.runs.workdir import Workdir
 from flaxdl.training.checkpoints.folder import CorruptCheckpoint
 from flaxdl.training.distributed.collectives import is_first, run_on_all, run_on_first
-from flaxdl.weights.download import cache_folder
 
 _LOGGER = logging.getLogger(__name__)
 _MARKER = ".snapshot"  # name of the snapshot that a local copy is equal to or newer than
@@ -111,11 +110,13 @@ def reading_copy(workdir: str | Path) -> Path:
 
 
 def has_run(url: str) -> bool:
-    """Returns True if there is a run in a folder of a bucket.
+    """Returns True if a URL is that of a run in a bucket, not of a file.
 
     Raises:
         UserError: if the bucket cannot be read.
     """
+    if url.startswith("http"):  # without listings of folders
+        return False
     with _os_errors():
         return bool(Snapshots(RemoteFolder(url), writer="").names())
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 from flaxdl.runs.remote_workdir import _local_copy, reading_copy
-from flaxdl.weights.download import cache_folder
+from flaxdl.filesystem.paths import cache_folder
 from helpers import stopping
 
 _PASSED_ON = ("FLAXDL_CACHE", "AWS_", "STORAGE_EMULATOR_HOST")
