@@ -16,6 +16,7 @@ from flaxdl.cli.config_file import ConfigArguments, config_file
 from flaxdl.cli.configs import print_configs
 from flaxdl.cli.printing import print_answers, print_table
 from flaxdl.config import Config
+from flaxdl.filesystem.paths import local_path
 from flaxdl.runs.config_json import differences, to_json
 from flaxdl.runs.prediction import predict_with_run
 from flaxdl.runs.setup import set_up
@@ -88,6 +89,8 @@ def main(arguments: Sequence[str], program: str) -> None:
 
 def command(given: TrainArguments, workdir: Path) -> None:
     """Trains in a run directory, or runs the range test, dry run or profile that a flag selects."""
+    if given.find_learning_rate or given.profile:
+        local_path(workdir)  # raises an error for a URL before the work
     given.distributed.connect()
     if given.find_learning_rate:
         curve = find_learning_rate(given.config)

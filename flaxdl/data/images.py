@@ -25,6 +25,7 @@ from flaxdl.data.image_operations import Augmentation, check_number
 from flaxdl.data.resizing import ATTEMPTS, center_crop, random_resized_crop, resize_to_cover
 from flaxdl.data.transforms import Transform
 from flaxdl.errors import UserError
+from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.inputs import input_path
 
 _LOGGER = logging.getLogger(__name__)
@@ -196,7 +197,8 @@ class Images(Transform):
         if self.levels is None:
             (workdir / _FILE_NAME).unlink(missing_ok=True)  # of other data
         else:
-            (workdir / _FILE_NAME).write_text(json.dumps({"levels": self.levels}) + "\n")
+            with atomic_write(workdir / _FILE_NAME) as unfinished:
+                unfinished.write_text(json.dumps({"levels": self.levels}) + "\n")
 
     def restore(self, workdir: Path) -> "Images":
         """Reads the `levels` of a run.

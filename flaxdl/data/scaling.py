@@ -14,6 +14,7 @@ from flaxdl.data.dataset import Dataset
 from flaxdl.data.table_files import SUFFIXES
 from flaxdl.data.transforms import Transform
 from flaxdl.errors import UserError
+from flaxdl.filesystem.atomic import atomic_write
 
 _FILE_NAME = "scaling.json"
 _CHUNK = 4096  # windows
@@ -97,7 +98,8 @@ class FittedScaling(Scaling):
     def save(self, workdir: Path) -> None:
         """Writes the statistics."""
         stored = {"mean": self.mean, "std": self.std, "horizon": self.horizon}
-        (workdir / _FILE_NAME).write_text(json.dumps(stored) + "\n")
+        with atomic_write(workdir / _FILE_NAME) as unfinished:
+            unfinished.write_text(json.dumps(stored) + "\n")
 
 
 class _ScaledWindows(Dataset):

@@ -16,6 +16,7 @@ from flaxdl.data.dataset import ArrayDataset, Dataset
 from flaxdl.data.series_files import read_series_file
 from flaxdl.data.transforms import Transform
 from flaxdl.errors import UserError
+from flaxdl.filesystem.atomic import atomic_write
 
 _LOGGER = logging.getLogger(__name__)
 _FILE_NAME = "series.json"
@@ -131,7 +132,8 @@ class FittedSeries(Series):
             "mean": self.mean,
             "std": self.std,
         }
-        (workdir / _FILE_NAME).write_text(json.dumps(values) + "\n")
+        with atomic_write(workdir / _FILE_NAME) as unfinished:
+            unfinished.write_text(json.dumps(values) + "\n")
 
     def _encode(self, series: np.ndarray, lengths: np.ndarray, name: str) -> dict[str, np.ndarray]:
         """Returns the model inputs of series [N, T, C]."""

@@ -29,6 +29,7 @@ from flaxdl.data.vocabulary import (
     tokens_before,
 )
 from flaxdl.errors import UserError
+from flaxdl.filesystem.atomic import atomic_write
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -238,7 +239,8 @@ class FittedText(Text):
 
     def save(self, workdir: Path) -> None:
         """Writes tokenizer.json in the format of the `tokenizers` library."""
-        self.vocabulary.save(str(workdir / FILE_NAME))
+        with atomic_write(workdir / FILE_NAME) as unfinished:
+            self.vocabulary.save(str(unfinished))
 
 
 class TokenDataset(ArrayDataset):

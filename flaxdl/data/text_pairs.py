@@ -17,6 +17,7 @@ from flaxdl.data.tokenizer_files import FILE_NAME, largest_id
 from flaxdl.data.transforms import Transform
 from flaxdl.data.vocabulary import decode_batch, encode_batch, fill, learn, load
 from flaxdl.errors import UserError
+from flaxdl.filesystem.atomic import atomic_write
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -95,7 +96,8 @@ class FittedTextPairs(TextPairs):
 
     def save(self, workdir: Path) -> None:
         """Writes tokenizer.json in the format of the `tokenizers` library."""
-        self.vocabulary.save(str(workdir / FILE_NAME))
+        with atomic_write(workdir / FILE_NAME) as unfinished:
+            self.vocabulary.save(str(unfinished))
 
     def _encode_inputs(self, texts: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
         inputs, lengths = self._encode("inputs", texts, self.max_length)

@@ -21,7 +21,7 @@ from flaxdl.filesystem.remote import RemoteFolder
 _LOGGER = logging.getLogger(__name__)
 _NAME = "lock.json"
 _RENEWAL = 15.0  # seconds
-_EXPIRY = 60.0  # seconds without a renewal
+_EXPIRY = 120.0  # seconds without a renewal; a renewal may be retried for as long
 _POLL = 1.0  # seconds between two looks at the lock of another run
 
 
@@ -29,7 +29,7 @@ class RemoteLock:
     """The lock of a remote folder, renewed in the background while it is held.
 
     The lock of a process that no longer runs on this machine is taken over at once, and that of
-    another machine when it has not been renewed for a minute, measured with the clock of this one.
+    another machine when it has not been renewed for two minutes, by the clock of this one.
 
     Args:
         remote: folder in a bucket.
@@ -40,12 +40,17 @@ class RemoteLock:
         self._remote = remote
         self._owner = owner
         self._renewals = 0
-        self._is_lost = threading.Event()
 
-    @property
-    def is_lost(self) -> bool:
-        """True if another process has taken over the lock."""
-        return self._is_lost.is_set()
+    def is_mine(self) -> bool:
+        """Returns True if this process still holds the lock; takes it again if nobody holds it.
+
+        Raises:
+            OSError: if the bucket cannot be read.
+        """
+        holder = self._holder()
+        if holder:
+            return holder.get("owner") == self._owner
+        return self._remote.create(_NAME, self._content())
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -106,12 +111,10 @@ class RemoteLock:
 
     def _renew(self, released: threading.Event) -> None:
         while not released.wait(_RENEWAL):
+            self._renewals += 1
             try:
-                if self._holder().get("owner") != self._owner:
-                    self._is_lost.set()
-                    return
-                self._renewals += 1
-                self._remote.write(_NAME, self._content())
+                if self.is_mine():
+                    self._remote.write(_NAME, self._content())
             except OSError as error:
                 _LOGGER.warning("the lock of %s is not renewed: %s", self._remote.url, error)
 
@@ -120,15 +123,18 @@ class RemoteLock:
             if self._holder().get("owner") == self._owner:
                 self._remote.remove([_NAME])
         except OSError as error:
-            _LOGGER.warning("%s remains locked for a minute: %s", self._remote.url, error)
+            _LOGGER.warning("%s remains locked for two minutes: %s", self._remote.url, error)
 
     def _holder(self) -> dict[str, Any]:
-        """Returns the content of the lock; empty if there is none, or if it is unreadable."""
+        """Returns the content of the lock; empty if there is none."""
         try:
-            found = json.loads(self._remote.read(_NAME))
-        except (FileNotFoundError, ValueError):
+            content = self._remote.read(_NAME)
+        except FileNotFoundError:
             return {}
-        return found if isinstance(found, dict) else {}
+        try:
+            return dict(json.loads(content))
+        except (ValueError, TypeError):  # being written, to a file
+            return {"content": repr(content)}
 
     def _content(self) -> bytes:
         holder = {"owner": self._owner, **_this_process(), "renewals": self._renewals}
@@ -136,13 +142,14 @@ class RemoteLock:
 
 
 def _this_process() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "boot": _boot(), "process": os.getpid()}
+    return {"host": socket.gethostname(), "system": _system(), "process": os.getpid()}
 
 
-def _boot() -> str:
-    """Returns a random identifier of this start of the machine, where the system has one."""
+def _system() -> str:
+    """Identifies this start of the machine and its container, where Linux tells."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
 
@@ -150,6 +157,6 @@ def _boot() -> str:
 def _is_dead(holder: dict[str, Any]) -> bool:
     """Returns True if a lock is of a process of this machine that has ended."""
     here = _this_process()
-    if not here["boot"] or any(holder.get(name) != here[name] for name in ("host", "boot")):
+    if not here["system"] or any(holder.get(name) != here[name] for name in ("host", "system")):
         return False
     return not Path(f"/proc/{holder.get('process')}").exists()

@@ -109,11 +109,11 @@ class Snapshots:
         except FileNotFoundError:
             raise DamagedSnapshot(f"{name} no longer exists") from None
 
-    def write(self, number: int, files: Mapping[str, Path | StoredFile]) -> Snapshot:
-        """Writes a snapshot.
+    def upload(self, number: int, files: Mapping[str, Path | StoredFile]) -> Snapshot:
+        """Uploads the files of a snapshot, which exists once `commit` has written its manifest.
 
         Args:
-            number: number of the snapshot, greater than those of all others.
+            number: number of the snapshot, greater than that of any other, committed or not.
             files: each file by its name in the snapshot: the path of a local file, which must not
                 change meanwhile, or a file of an earlier snapshot.
 
@@ -132,9 +132,15 @@ class Snapshots:
 
         with ThreadPoolExecutor(_THREADS) as threads:
             found = dict(zip(files, threads.map(stored, files.items()), strict=True))
-        snapshot = Snapshot(number, self._writer, found)
+        return Snapshot(number, self._writer, found)
+
+    def commit(self, snapshot: Snapshot) -> None:
+        """Writes the manifest of an uploaded snapshot.
+
+        Raises:
+            OSError: if the bucket cannot be written; the manifest may have been written even then.
+        """
         self.remote.write(snapshot.name, snapshot.manifest)
-        return snapshot
 
     def fetch(self, files: Mapping[str, StoredFile], folder: Path) -> dict[str, str]:
         """Downloads files to a folder, unless it contains them already, and verifies them.
@@ -171,10 +177,10 @@ class Snapshots:
         return None
 
     def remove_old(self, newest: Snapshot) -> None:
-        """Removes all but the newest snapshots, and all objects that none of the others names.
+        """Removes all but the newest snapshots, and objects that none of the others names.
 
-        Manifests are removed before objects. If a snapshot that is kept cannot be read, nothing is
-        removed.
+        Manifests are removed before objects. Objects that another writer may be about to name are
+        kept. If a snapshot that is kept cannot be read, nothing is removed.
 
         Args:
             newest: the newest snapshot of this writer.
@@ -193,7 +199,14 @@ class Snapshots:
         }
         objects = self.remote.names("objects/")
         self.remote.remove(name for name in names if name not in kept)
-        self.remote.remove(name for name in objects if name not in named)
+        self.remote.remove(
+            name for name in objects if name not in named and not self._is_newer(name, newest)
+        )
+
+    def _is_newer(self, object_name: str, snapshot: Snapshot) -> bool:
+        """Returns True if an object is of another writer, and its number not below a snapshot's."""
+        _, writer, number, *_ = object_name.split("/")
+        return writer != self._writer and int(number) >= snapshot.number
 
 
 def is_same(path: Path, file: StoredFile) -> bool:

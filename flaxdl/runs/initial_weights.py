@@ -8,6 +8,7 @@ import numpy as np
 
 from flaxdl.data.class_folders import format_names
 from flaxdl.errors import UserError
+from flaxdl.filesystem.inputs import input_path
 from flaxdl.filesystem.remote import is_url
 from flaxdl.runs.last_layer import last_layer, rescaled_outputs
 from flaxdl.runs.remote_workdir import has_run
@@ -62,6 +63,8 @@ def described_initial_state(setup: Setup) -> tuple[TrainState, str | None]:
         source = state_dict(own)
         if is_converted:
             text += "; outputs converted to the mean and standard deviation of this training split"
+    elif is_url(init.weights):
+        source = input_path(init.weights)
     variables = {"params": state.params, **state.model_state}
     ignore = getattr(setup.config.model, "ignored_keys", ())
     loaded = load_weights(variables, source, omit=init.omit, ignore=ignore)

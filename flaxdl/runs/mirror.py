@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flaxdl.errors import SaveError
+from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.remote_lock import RemoteLock
-from flaxdl.filesystem.snapshots import Snapshots, StoredFile
+from flaxdl.filesystem.snapshots import DamagedSnapshot, Snapshot, Snapshots, StoredFile
 from flaxdl.training.checkpoints.folder import CheckpointFolder
 
 _LOGGER = logging.getLogger(__name__)
@@ -20,8 +21,9 @@ _POLL = 1.0  # seconds between two looks at the workdir
 _CHECKPOINT_INTERVAL = 10.0  # least seconds between two snapshots, if there is a new checkpoint
 _INTERVAL = 60.0  # least seconds between two snapshots otherwise
 _LONGEST_PAUSE = 300.0  # seconds between two attempts after failures
-_READABLE = ("config.json", "metrics.jsonl", "report.html", "events/")
+_READABLE = ("config.json", "metrics.jsonl", "report.html", "tokenizer.json", "events/")
 _CHECKPOINTS = "checkpoints/"
+_MARKER = ".snapshot"
 _STAGING = ".staging"  # in the workdir, since hard links cannot leave its file system
 
 Signature = tuple[int, int, int]
@@ -38,10 +40,9 @@ class Mirror:
     Args:
         folder: the local workdir.
         snapshots: the snapshots in the bucket.
-        lock: lock of the folder in the bucket; nothing is written after it has been lost.
+        lock: lock of the folder in the bucket; nothing is written while another run holds it.
         number: number of the newest snapshot in the bucket, 0 if there is none.
         stored: files of the workdir that are in a snapshot already.
-        marker: file for the name of the newest snapshot written.
     """
 
     def __init__(
@@ -52,9 +53,8 @@ class Mirror:
         *,
         number: int,
         stored: Mapping[str, StoredFile],
-        marker: Path,
     ):
-        self._folder, self._snapshots, self._lock, self._marker = folder, snapshots, lock, marker
+        self._folder, self._snapshots, self._lock = folder, snapshots, lock
         self._number = number
         self._stored = {name: (_signature(folder / name), file) for name, file in stored.items()}
 
@@ -91,48 +91,60 @@ class Mirror:
         Raises:
             OSError: if the bucket cannot be written, or if another run has taken over its lock.
         """
+        steps = _steps(self._folder)  # first, to notice whether one is removed from here on
         found = _scan(self._folder)
         known = {
             name: file for name, (sign, file) in self._stored.items() if found.get(name) == sign
         }
         if len(known) == len(found) == len(self._stored):
             return False
-        if self._lock.is_lost:
-            raise OSError("another run has started there")
+        self._number += 1  # also after a failure, as objects are never written twice
         staging = self._folder / _STAGING
         try:
             # Only checkpoints share objects: a snapshot is of no use without its other files, and
             # the damage of one object must not affect all snapshots.
             shared = {name: x for name, x in known.items() if name.startswith(_CHECKPOINTS)}
-            steps = _steps(self._folder)  # before the files of checkpoints are linked
             staged = _stage(self._folder, [name for name in found if name not in shared], staging)
             gone = steps.items() - _steps(self._folder).items()
             files = _without({**shared, **staged}, [step for step, _ in gone])
-            snapshot = self._snapshots.write(self._number + 1, files)
-            self._number += 1
+            snapshot = self._snapshots.upload(self._number, files)
+            if not self._lock.is_mine():
+                raise OSError("another run has started there")
+            # If writing the manifest fails, it may still have been written.
+            write_marker(self._folder, [snapshot.name, *read_marker(self._folder)])
+            self._snapshots.commit(snapshot)
+            write_marker(self._folder, [snapshot.name])
             self._stored = {name: (found[name], file) for name, file in snapshot.files.items()}
-            self._marker.write_text(snapshot.name)
-            self._copy_readable({name: x for name, x in staged.items() if name not in known})
+            changed = {name: path for name, path in staged.items() if name not in known}
+            self._tidy(snapshot, changed)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        self._snapshots.remove_old(snapshot)
         return True
 
-    def _copy_readable(self, staged: Mapping[str, Path]) -> None:
-        for name, path in staged.items():
-            if name.startswith(_READABLE):
-                self._snapshots.remote.upload(path, name)
+    def _tidy(self, snapshot: Snapshot, changed: Mapping[str, Path]) -> None:
+        """Copies changed files that people read, and removes old snapshots; failures are logged."""
+        try:
+            for name, path in changed.items():
+                if name.startswith(_READABLE):
+                    self._snapshots.remote.upload(path, name)
+            self._snapshots.remove_old(snapshot)
+        except (OSError, DamagedSnapshot) as error:
+            _LOGGER.warning(
+                "%s has the newest files, but old ones remain: %s",
+                self._snapshots.remote.url,
+                error,
+            )
 
     def _run(self, stopped: threading.Event) -> None:
         """Copies until it is stopped; after failures, it waits longer each time."""
         last, failures = -float("inf"), 0
         while not stopped.wait(_POLL):
-            pause = _CHECKPOINT_INTERVAL if self._has_new_checkpoint() else _INTERVAL
-            if failures:
-                pause = min(_CHECKPOINT_INTERVAL * 2 ** (failures - 1), _LONGEST_PAUSE)
-            if time.monotonic() - last < pause:
-                continue
             try:
+                pause = _CHECKPOINT_INTERVAL if self._has_new_checkpoint() else _INTERVAL
+                if failures:
+                    pause = min(_CHECKPOINT_INTERVAL * 2 ** (failures - 1), _LONGEST_PAUSE)
+                if time.monotonic() - last < pause:
+                    continue
                 self.copy()
                 failures = 0
             except Exception as error:  # which would end the thread, and all copying
@@ -146,6 +158,29 @@ class Mirror:
 
     def _not_copied(self, error: Exception) -> str:
         return f"{self._folder} is not copied to {self._snapshots.remote.url}: {error}"
+
+
+def read_marker(folder: Path) -> list[str]:
+    """Returns the names of the snapshots of which the newest is equal to a local copy, or older.
+
+    There are several if it is unknown which of them exist, and none if the bucket was empty or the
+    folder is not a whole copy.
+    """
+    try:
+        return (folder / _MARKER).read_text().split()
+    except FileNotFoundError:
+        return []
+
+
+def write_marker(folder: Path, names: Iterable[str]) -> None:
+    """Marks a folder as a whole local copy, see `read_marker`."""
+    with atomic_write(folder / _MARKER) as unfinished:
+        unfinished.write_text("\n".join(names))
+
+
+def remove_marker(folder: Path) -> None:
+    """Marks a folder as a local copy that is not whole."""
+    (folder / _MARKER).unlink(missing_ok=True)
 
 
 def _steps(folder: Path) -> dict[str, tuple[int, int]]:

@@ -23,13 +23,13 @@ from flaxdl.filesystem.paths import cache_folder, local_path
 from flaxdl.filesystem.remote import RemoteFolder, is_url
 from flaxdl.filesystem.remote_lock import RemoteLock
 from flaxdl.filesystem.snapshots import DamagedSnapshot, Snapshots, StoredFile, is_same, number_of
-from flaxdl.runs.mirror import Mirror
+from flaxdl.runs.mirror import Mirror, read_marker, remove_marker, write_marker
 from flaxdl.runs.workdir import Workdir
-from flaxdl.training.checkpoints.folder import CorruptCheckpoint
+from flaxdl.training.checkpoints.folder import CheckpointFolder, CorruptCheckpoint
+from flaxdl.training.checkpoints.manifest import find_damage
 from flaxdl.training.distributed.collectives import is_first, run_on_all, run_on_first
 
 _LOGGER = logging.getLogger(__name__)
-_MARKER = ".snapshot"  # name of the snapshot that a local copy is equal to or newer than
 
 
 @contextmanager
@@ -52,15 +52,29 @@ def training_workdir(workdir: str | Path) -> Iterator[Workdir]:
         yield Workdir(workdir)
         return
     with ExitStack() as stack:
-        remote = RemoteFolder(str(workdir))
+        remote = _open(workdir)
         mirror = run_on_first(partial(_locked_mirror, remote, stack))
         folder = run_on_all(partial(_own_copy, remote))
         console = Console(stderr=True, quiet=not is_first(), markup=False, highlight=False)
-        console.print(f"{remote.url}: trains in the local copy {folder}", soft_wrap=True)
+        console.print(f"{remote.url}: training in the local copy {folder}", soft_wrap=True)
         if mirror is not None:
             stack.enter_context(mirror.running())
         yield Workdir(folder, is_shared=jax.process_count() == 1)
-        console.print(f"{remote.url}: receives the last files", soft_wrap=True)
+        console.print(f"{remote.url}: uploading the last files", soft_wrap=True)
+
+
+def _open(workdir: str | Path) -> RemoteFolder:
+    """Opens a remote workdir.
+
+    Raises:
+        UserError: if the URL is invalid, or if it is below a folder that does not exist.
+    """
+    remote = RemoteFolder(workdir.as_posix() if isinstance(workdir, Path) else workdir)
+    if remote.url.startswith("file:"):  # which would be created, also where a Drive is not mounted
+        parent = Path(remote.url.removeprefix("file://")).parent
+        if not parent.is_dir():
+            raise UserError(f"the workdir {remote.url} must be in an existing folder: no {parent}")
+    return remote
 
 
 def _locked_mirror(remote: RemoteFolder, stack: ExitStack) -> Mirror:
@@ -70,11 +84,9 @@ def _locked_mirror(remote: RemoteFolder, stack: ExitStack) -> Mirror:
         snapshots, lock = Snapshots(remote, writer), RemoteLock(remote, writer)
         stack.enter_context(lock.held())
         folder = _local_copy(remote.url, "training")
-        stored = _bring_up_to_date(folder, snapshots)
+        stored = _resume(folder, snapshots)
         number = max(map(number_of, snapshots.names()), default=0)
-        return Mirror(
-            folder, snapshots, lock, number=number, stored=stored, marker=folder / _MARKER
-        )
+        return Mirror(folder, snapshots, lock, number=number, stored=stored)
 
 
 def _own_copy(remote: RemoteFolder) -> Path:
@@ -83,7 +95,11 @@ def _own_copy(remote: RemoteFolder) -> Path:
         if is_first():
             return _local_copy(remote.url, "training")
         folder = _local_copy(remote.url, f"training-{jax.process_index()}")
-        _bring_up_to_date(folder, Snapshots(remote, writer=""))
+        snapshots = Snapshots(remote, writer="")
+        if snapshots.names():
+            _restore(folder, snapshots)
+        else:
+            _remove_others(folder, {})
     return folder
 
 
@@ -100,12 +116,14 @@ def reading_copy(workdir: str | Path) -> Path:
     if not is_url(workdir):
         return local_path(workdir)
     with _os_errors():
-        remote = RemoteFolder(str(workdir))
+        remote = _open(workdir)
         folder = _local_copy(remote.url, "reading")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name("reading.lock")):
-            if not _bring_up_to_date(folder, Snapshots(remote, writer="")):
+        with locked(folder.with_name(".lock")):
+            snapshots = Snapshots(remote, writer="")
+            if not snapshots.names():
                 raise UserError(f"{remote.url} has no run")
+            _restore(folder, snapshots)
     return folder
 
 
@@ -122,10 +140,10 @@ def has_run(url: str) -> bool:
 
 
 def _local_copy(url: str, purpose: str) -> Path:
-    """Returns the folder of a local copy, named after the end of the URL and its digest."""
+    """Returns the folder of a local copy, whose name is that of the run."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", url.rpartition("/")[2])
-    digest = hashlib.sha256(url.encode()).hexdigest()[:8]
-    return cache_folder() / "runs" / f"{name}-{digest}" / purpose
+    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
+    return cache_folder() / "runs" / digest / purpose / name
 
 
 @contextmanager
@@ -137,23 +155,21 @@ def _os_errors() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def _bring_up_to_date(folder: Path, snapshots: Snapshots) -> dict[str, StoredFile]:
-    """Makes a local copy equal to the newest undamaged snapshot.
+def _resume(folder: Path, snapshots: Snapshots) -> dict[str, StoredFile]:
+    """Brings the local copy of a run up to date with the bucket.
 
-    A local copy that descends from the newest snapshot is kept as it is: it may be newer, if a run
-    was killed before it could copy its last files.
+    A copy of the newest snapshot is kept: it may be newer, if the run was killed before it could
+    copy its last files.
 
     Returns:
-        The files of the local copy that are in the snapshot, too.
+        The files of the local copy that are in the newest snapshot, too.
 
     Raises:
         UserError: if there is no snapshot any more, but the local copy is of one.
         CorruptCheckpoint: if all snapshots are damaged.
         OSError: if the bucket cannot be read, or the folder cannot be written.
     """
-    marker = folder / _MARKER
-    known = marker.read_text() if marker.is_file() else None
-    names = snapshots.names()
+    known, names = read_marker(folder), snapshots.names()
     if not names:
         if known:
             raise UserError(
@@ -161,16 +177,37 @@ def _bring_up_to_date(folder: Path, snapshots: Snapshots) -> dict[str, StoredFil
                 f"{folder}; use this path as --workdir, or remove it to start again"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        marker.write_text("")
         return {}
-    if known == names[0]:
+    if names[0] in known:
+        files = {}  # if its manifest is damaged
         with suppress(DamagedSnapshot):
-            return _unchanged(folder, snapshots.read(names[0]).files)
-    marker.unlink(missing_ok=True)  # in case this is interrupted
+            files = snapshots.read(names[0]).files
+        if _is_whole(folder, files):
+            return {name: file for name, file in files.items() if is_same(folder / name, file)}
+    remove_marker(folder)  # in case this is interrupted
+    files, name = _restore(folder, snapshots)
+    write_marker(folder, [name])
+    return files
+
+
+def _is_whole(folder: Path, files: Mapping[str, StoredFile]) -> bool:
+    """Returns True if a local copy has all files of a snapshot, or newer checkpoints."""
+    others = [name for name in files if _step(name) is None]
+    if not all((folder / name).is_file() for name in others):
+        return False
+    checkpoints = CheckpointFolder(folder / "checkpoints")
+    newest = max((int(step) for name in files if (step := _step(name))), default=0)
+    return newest == 0 or any(
+        step >= newest and find_damage(checkpoints.path_of(step), step) is None
+        for step in checkpoints.steps()
+    )
+
+
+def _restore(folder: Path, snapshots: Snapshots) -> tuple[dict[str, StoredFile], str]:
+    """Makes a folder equal to the newest snapshot that is not damaged, see `_newest_undamaged`."""
     files, name = _newest_undamaged(folder, snapshots)
     _remove_others(folder, files)
-    marker.write_text(name)
-    return files
+    return files, name
 
 
 def _newest_undamaged(folder: Path, snapshots: Snapshots) -> tuple[dict[str, StoredFile], str]:
@@ -233,11 +270,6 @@ def _described(damages: Mapping[str, str]) -> str:
     name = min(damages)
     more = f" and {len(damages) - 1} more files" if len(damages) > 1 else ""
     return f"{name} is {damages[name]}{more}"
-
-
-def _unchanged(folder: Path, files: Mapping[str, StoredFile]) -> dict[str, StoredFile]:
-    """Returns the files that are the same in a folder."""
-    return {name: file for name, file in files.items() if is_same(folder / name, file)}
 
 
 def _remove_others(folder: Path, files: Mapping[str, StoredFile]) -> None:

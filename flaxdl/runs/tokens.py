@@ -24,6 +24,8 @@ from flaxdl.data.vocabulary import CHARACTERS
 from flaxdl.errors import UserError
 from flaxdl.filesystem.inputs import input_path
 from flaxdl.filesystem.paths import local_path
+from flaxdl.filesystem.remote import is_url
+from flaxdl.runs.remote_workdir import has_run, reading_copy
 from flaxdl.weights import hub
 
 if TYPE_CHECKING:
@@ -99,7 +101,8 @@ def _check_ids(fitted: FittedText | FittedTextPairs, folder: Path | None, weight
 
 def _tokenizer_folder(weights: str) -> Path | None:
     """Returns the folder that contains the tokenizer of the weights; None if there is none."""
-    path = input_path(weights)
+    is_run = is_url(weights) and has_run(weights)
+    path = reading_copy(weights) if is_run else input_path(weights)
     if not path.exists():
         if weights in hub.PRETRAINED:
             return None

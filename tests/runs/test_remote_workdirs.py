@@ -47,6 +47,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def url(tmp_path):
+    (tmp_path / "bucket").mkdir()
     return f"file://{tmp_path}/bucket/run"
 
 
@@ -201,7 +202,7 @@ def test_a_run_whose_snapshots_are_all_damaged_is_refused(url, cache):
 
 def test_a_killed_run_goes_on_from_its_local_copy_if_that_is_newer(url, cache):
     fill(url)
-    local = next(cache.glob("runs/run-*/training"))
+    local = next(cache.glob("runs/*/training/run"))
     write_checkpoint(local, 30, b"not yet in the bucket")
     with training_folder(url) as folder:
         assert steps_of(folder) == [10, 20, 30]
@@ -214,7 +215,7 @@ def test_a_local_copy_that_another_machine_has_overtaken_is_replaced(url, cache,
     monkeypatch.setenv("FLAXDL_CACHE", str(cache.with_name("other")))
     fill(url, (30,))
     monkeypatch.setenv("FLAXDL_CACHE", str(cache))
-    local = next(cache.glob("runs/run-*/training"))
+    local = next(cache.glob("runs/*/training/run"))
     write_checkpoint(local, 25, b"of a run that was overtaken")
     with training_folder(url) as folder:
         assert steps_of(folder) == [10, 20, 30]
@@ -222,11 +223,11 @@ def test_a_local_copy_that_another_machine_has_overtaken_is_replaced(url, cache,
 
 def test_a_bucket_that_was_emptied_is_not_filled_again_by_mistake(tmp_path, url):
     fill(url)
-    shutil.rmtree(tmp_path / "bucket")
+    shutil.rmtree(tmp_path / "bucket" / "run")
     with pytest.raises(UserError, match="has no run any more, but there is a copy of one in"):
         go_on(url)
-    with pytest.raises(UserError, match="run has no run"):
-        reading_copy(f"file://{tmp_path}/empty/run")
+    with pytest.raises(UserError, match="another run has no run"):
+        reading_copy(f"file://{tmp_path}/bucket/another run")
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_copied_is_left_out(url, cache, monkeypatch):
@@ -258,9 +259,9 @@ def test_a_checkpoint_that_is_replaced_while_it_is_copied_is_left_out(url, cache
 def test_two_runs_do_not_train_in_one_folder(url, monkeypatch):
     monkeypatch.setattr(remote_lock, "_RENEWAL", 0.02)
     remote = RemoteFolder(url)
-    monkeypatch.setattr(remote_lock, "_boot", lambda: "another machine")
+    monkeypatch.setattr(remote_lock, "_system", lambda: "another machine")
     with RemoteLock(remote, "first").held():
-        monkeypatch.setattr(remote_lock, "_boot", lambda: "this machine")
+        monkeypatch.setattr(remote_lock, "_system", lambda: "this machine")
         with pytest.raises(UserError, match="another run, on .*, is training in file:"):
             go_on(url)
     go_on(url)
@@ -268,7 +269,7 @@ def test_two_runs_do_not_train_in_one_folder(url, monkeypatch):
 
 def test_the_lock_of_a_machine_that_is_gone_expires(url, monkeypatch, caplog):
     remote = RemoteFolder(url)
-    remote.write("lock.json", b'{"owner": "1", "host": "colab", "boot": "x", "process": 1}')
+    remote.write("lock.json", b'{"owner": "1", "host": "colab", "system": "x", "process": 1}')
     monkeypatch.setattr(remote_lock, "_EXPIRY", 0.05)
     go_on(url)
     assert "is locked by a run on colab; waiting" in caplog.text
@@ -310,7 +311,7 @@ def test_a_failure_to_copy_is_reported_and_tried_again(url, monkeypatch, caplog,
             raise OSError(error, os.strerror(error))
         return original(*args)
 
-    owner, name = (mirror, "_link") if fault == "disk" else (Snapshots, "write")
+    owner, name = (mirror, "_link") if fault == "disk" else (Snapshots, "commit")
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, fail)
     with training_folder(url) as folder:
@@ -332,7 +333,7 @@ def test_a_bucket_that_remains_unreachable_is_an_error_at_the_end(url, monkeypat
         (folder / "config.json").write_text("{}")
 
     with (
-        pytest.raises(SaveError, match="training is not copied to file:.*503 Service Unavail"),
+        pytest.raises(SaveError, match="run is not copied to file:.*503 Service Unavail"),
         training_folder(url) as folder,
     ):
         lose_it(folder)
@@ -376,3 +377,48 @@ def test_asked_to_stop_a_run_puts_its_last_checkpoint_into_the_bucket(bucket, ca
     assert seconds < 30
     shutil.rmtree(cache)
     assert steps_of(reading_copy(f"{bucket}/run"))[-1] == step
+
+
+def test_a_local_copy_that_has_lost_its_checkpoints_is_completed(url, cache):
+    fill(url)
+    local = next(cache.glob("runs/*/training/run"))
+    shutil.rmtree(local / "checkpoints")
+    with training_folder(url) as folder:
+        assert steps_of(folder) == [10, 20]
+
+
+def test_a_newer_local_copy_survives_the_damage_of_the_newest_manifest(url, cache):
+    fill(url)
+    local = next(cache.glob("runs/*/training/run"))
+    write_checkpoint(local, 30, b"not yet in the bucket")
+    for name, path in bucket_files(url).items():
+        if name.startswith("snapshots/"):
+            path.write_text("damaged")
+    with training_folder(url) as folder:
+        assert steps_of(folder) == [10, 20, 30]
+    shutil.rmtree(cache)
+    assert steps_of(reading_copy(url)) == [10, 20, 30]
+
+
+def test_a_lock_that_another_run_has_left_is_taken_again(url):
+    with training_folder(url) as folder:
+        (folder / "config.json").write_text("{}")
+        RemoteFolder(url).remove(["lock.json"])
+        write_checkpoint(folder, 10, b"state")
+    assert steps_of(reading_copy(url)) == [10]
+
+
+def test_a_drive_that_is_not_mounted_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="must be in an existing folder: no .*/MyDrive"):
+        go_on(f"file://{tmp_path}/MyDrive/run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_objects_of_another_writer_are_not_removed_before_it_names_them(url):
+    fill(url)
+    remote = RemoteFolder(url)
+    remote.write("objects/abc/000009/checkpoints/90/d/array", b"being uploaded")
+    remote.write("objects/abc/000001/metrics.jsonl", b"of an upload that never ended")
+    fill(url, (30,))
+    names = remote.names("objects/abc/")
+    assert names == ["objects/abc/000009/checkpoints/90/d/array"]
