@@ -98,6 +98,7 @@ class Mirror:
         }
         if len(known) == len(found) == len(self._stored):
             return False
+        self._check_lock()
         self._number += 1  # also after a failure, as objects are never written twice
         staging = self._folder / _STAGING
         try:
@@ -108,8 +109,7 @@ class Mirror:
             gone = steps.items() - _steps(self._folder).items()
             files = _without({**shared, **staged}, [step for step, _ in gone])
             snapshot = self._snapshots.upload(self._number, files)
-            if not self._lock.is_mine():
-                raise OSError("another run has started there")
+            self._check_lock()  # again, as uploads take time
             # If writing the manifest fails, it may still have been written.
             write_marker(self._folder, [snapshot.name, *read_marker(self._folder)])
             self._snapshots.commit(snapshot)
@@ -120,6 +120,10 @@ class Mirror:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return True
+
+    def _check_lock(self) -> None:
+        if not self._lock.is_mine():
+            raise OSError("another run has started there")
 
     def _tidy(self, snapshot: Snapshot, changed: Mapping[str, Path]) -> None:
         """Copies changed files that people read, and removes old snapshots; failures are logged."""
