@@ -12,7 +12,7 @@ from flaxdl.analysis import visualization
 from flaxdl.cli.config_file import RunConfigFile, load_run_config
 from flaxdl.errors import UserError
 from flaxdl.filesystem.outputs import output_file, writing
-from flaxdl.filesystem.remote import is_url
+from flaxdl.filesystem.remote_urls import is_url
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.remote_errors import (
@@ -75,7 +75,7 @@ class RemoteFolder:
         start = f"{self._root}/"
         folder = start + prefix.rpartition("/")[0]
         try:
-            paths = self._retried(prefix, lambda: self._files.find(folder.rstrip("/")))
+            paths = self._retried(prefix, lambda: self._find(folder.rstrip("/")))
         except FileNotFoundError:
             return []
         names = (path[len(start) :] for path in paths if path.startswith(start))
@@ -95,7 +95,7 @@ class RemoteFolder:
         def listed() -> dict[str, dict]:
             if self._scheme in ("http", "https"):
                 return {self._root: self._files.info(self._root)}
-            return self._files.find(self._root, detail=True)
+            return self._find(self._root, detail=True)
 
         files = self._retried("", listed, give_up_after)
         return {
@@ -128,12 +128,11 @@ class RemoteFolder:
 
         hooks = {"": lambda _, received: progress(received)} if progress else {}
 
-        def fetch() -> None:
-            with atomic_write(path) as unfinished:
-                options = {"callback": Callback(hooks=hooks)}
-                self._files.get_file(self._path(name), str(unfinished), **options)
-
-        self._retried(name, fetch)
+        with atomic_write(path) as unfinished:
+            options = {"callback": Callback(hooks=hooks)}
+            self._retried(
+                name, lambda: self._files.get_file(self._path(name), str(unfinished), **options)
+            )
 
     def upload(self, path: Path, name: str) -> None:
         """Copies a local file, of any size, into the folder; one of the same name is replaced."""
@@ -191,6 +190,11 @@ class RemoteFolder:
                 raise
             self._files.pipe_file(path, data, **options)
 
+    def _find(self, path: str, **options: Any) -> Any:
+        if self._scheme == "file" and self._files.exists(path):  # otherwise, errors are skipped
+            options["on_error"] = "raise"
+        return self._files.find(path, **options)
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
@@ -210,6 +214,7 @@ class RemoteFolder:
                 if isinstance(error, FileNotFoundError):
                     raise FileNotFoundError(f"{url} does not exist, or its bucket") from error
                 if is_denied(error):
+                    self._files = file_system(self._scheme, self.url)  # reads a new login
                     raise PermissionError(denied_message(url, self._scheme, error)) from error
                 if not is_transient(error):
                     raise OSError(f"{url}: {reason(error)}") from error

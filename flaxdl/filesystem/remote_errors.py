@@ -27,6 +27,7 @@ _DENIED = {
     "botocore.exceptions.TokenRetrievalError",
     "google.auth.exceptions.GoogleAuthError",
 }
+_TRANSIENT_ERRORS = {"RequestTimeout", "RequestTimeoutException"}  # of S3, with status 400
 _DENIED_CODES = {
     "ExpiredToken",
     "ExpiredTokenException",
@@ -48,7 +49,7 @@ def is_transient(error: Exception) -> bool:
     """Returns True if the same operation may succeed later."""
     code = _status(error)
     if code is not None:
-        return code in _TRANSIENT_CODES
+        return code in _TRANSIENT_CODES or _error_code(error) in _TRANSIENT_ERRORS
     if getattr(error, "retryable", False):  # of google.auth
         return True
     return isinstance(error, ConnectionError | TimeoutError) or _is_one_of(error, _TRANSIENT)

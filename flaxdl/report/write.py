@@ -15,7 +15,7 @@ from flaxdl.errors import UserError
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.outputs import writing
 from flaxdl.filesystem.paths import local_path
-from flaxdl.filesystem.remote import is_url
+from flaxdl.filesystem.remote_urls import is_url
 from flaxdl.report import page, predictions
 from flaxdl.report.build import run_page
 from flaxdl.report.compare import ComparedRun, compare

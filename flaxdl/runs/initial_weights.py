@@ -9,7 +9,7 @@ import numpy as np
 from flaxdl.data.class_folders import format_names
 from flaxdl.errors import UserError
 from flaxdl.filesystem.inputs import input_path
-from flaxdl.filesystem.remote import is_url
+from flaxdl.filesystem.remote_urls import is_url
 from flaxdl.runs.last_layer import last_layer, rescaled_outputs
 from flaxdl.runs.remote_workdir import has_run
 from flaxdl.runs.restored import RestoredRun, restore

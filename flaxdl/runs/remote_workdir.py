@@ -20,8 +20,9 @@ from rich.console import Console
 from flaxdl.errors import UserError
 from flaxdl.filesystem.locks import locked
 from flaxdl.filesystem.paths import cache_folder, local_path
-from flaxdl.filesystem.remote import RemoteFolder, is_url
+from flaxdl.filesystem.remote import RemoteFolder
 from flaxdl.filesystem.remote_lock import RemoteLock
+from flaxdl.filesystem.remote_urls import is_url
 from flaxdl.filesystem.snapshots import DamagedSnapshot, Snapshots, StoredFile, is_same, number_of
 from flaxdl.runs.mirror import Mirror, read_marker, remove_marker, write_marker
 from flaxdl.runs.workdir import Workdir

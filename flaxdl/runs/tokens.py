@@ -24,7 +24,7 @@ from flaxdl.data.vocabulary import CHARACTERS
 from flaxdl.errors import UserError
 from flaxdl.filesystem.inputs import input_path
 from flaxdl.filesystem.paths import local_path
-from flaxdl.filesystem.remote import is_url
+from flaxdl.filesystem.remote_urls import is_url
 from flaxdl.runs.remote_workdir import has_run, reading_copy
 from flaxdl.weights import hub
 
