@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Self
 
 from flaxdl.errors import UserError
@@ -67,12 +67,19 @@ class Snapshot:
         """Reads a snapshot from the name and the content of its manifest.
 
         Raises:
-            DamagedSnapshot: if the content does not match the name.
+            DamagedSnapshot: if the content does not match the name, or names a file outside of the
+                folder.
         """
         match = _NAME.fullmatch(name)
         if match is None or not hashlib.sha256(manifest).hexdigest().startswith(match[3]):
             raise DamagedSnapshot(f"{name} is damaged")
-        files = {key: StoredFile(**value) for key, value in json.loads(manifest).items()}
+        try:
+            files = {key: StoredFile(**value) for key, value in json.loads(manifest).items()}
+        except (ValueError, TypeError, AttributeError):
+            raise DamagedSnapshot(f"{name} is not a manifest") from None
+        for path in map(PurePath, files):
+            if path.is_absolute() or ".." in path.parts:
+                raise DamagedSnapshot(f"{name} contains {str(path)!r}, outside of its folder")
         return cls(int(match[1]), match[2], files)
 
 

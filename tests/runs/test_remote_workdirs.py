@@ -1,6 +1,7 @@
 """Workdirs in buckets: what is there is enough to go on, and damage is found."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from flaxdl.errors import SaveError, UserError
 from flaxdl.filesystem import remote_lock
 from flaxdl.filesystem.remote import RemoteFolder
 from flaxdl.filesystem.remote_lock import RemoteLock
-from flaxdl.filesystem.snapshots import Snapshots
+from flaxdl.filesystem.snapshots import DamagedSnapshot, Snapshot, Snapshots, StoredFile
 from flaxdl.report.write import write_report
 from flaxdl.runs import mirror
 from flaxdl.runs.remote_workdir import reading_copy, training_workdir
@@ -412,6 +413,17 @@ def test_a_drive_that_is_not_mounted_is_an_error(tmp_path):
     with pytest.raises(UserError, match="must be in an existing folder: no .*/MyDrive"):
         go_on(f"file://{tmp_path}/MyDrive/run")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside"])
+def test_a_manifest_names_only_files_of_its_folder(name):
+    stored = StoredFile("objects/1/000001/x", 1, "0" * 64)
+    snapshot = Snapshot(1, "1", {name: stored})
+    with pytest.raises(DamagedSnapshot, match="outside of its folder"):
+        Snapshot.parse(snapshot.name, snapshot.manifest)
+    other = hashlib.sha256(b"[]").hexdigest()[:16]
+    with pytest.raises(DamagedSnapshot, match="is not a manifest"):
+        Snapshot.parse(f"snapshots/000001-1-{other}.json", b"[]")
 
 
 def test_objects_of_another_writer_are_not_removed_before_it_names_them(url):
