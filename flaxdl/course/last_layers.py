@@ -73,12 +73,13 @@ def verdict(results: Results) -> Verdict:
 def draw(results: Results):
     """Draws the test accuracy by fraction of the images."""
     figure = make_figure(width=5.0, height=3.4)
+    percent = [100 * fraction for fraction in FRACTIONS]
     (axes,) = figure.axes
     for arm, by_fraction in results["accuracy"].items():
         values = [[100 * value for value in of_seed] for of_seed in zip(*by_fraction, strict=True)]
-        draw_range(axes, [100 * fraction for fraction in FRACTIONS], values, arm)
+        draw_range(axes, percent, values, arm)
     axes.set(xscale="log", xlabel="training images (%)", ylabel="test accuracy (%)", ylim=(0, 103))
-    axes.set_xticks([100 * fraction for fraction in FRACTIONS], ["1", "5", "20", "100"])
+    axes.set_xticks(percent, [f"{value:g}" for value in percent])
     axes.minorticks_off()
     axes.legend(fontsize=9, loc="lower right")
     return figure

@@ -82,17 +82,18 @@ def verdict(results: Results) -> Verdict:
 def draw(results: Results):
     """Draws the test accuracy by fraction of the images, a panel for each target."""
     figure = make_figure(2, width=3.6, height=3.0)
+    percent = [100 * fraction for fraction in FRACTIONS]
     for axes, target in zip(figure.axes, TARGETS, strict=True):
         for arm in ARMS:
             by_seed = list(zip(*results[target]["accuracy"][arm], strict=True))
             values = [[100 * value for value in of_seed] for of_seed in by_seed]
-            draw_range(axes, [100 * fraction for fraction in FRACTIONS], values, arm)
+            draw_range(axes, percent, values, arm)
         goal = REACHED * statistics.median(results[target]["accuracy"][SCRATCH][-1])
         axes.axhline(
             100 * goal, linestyle="--", linewidth=1, color=INK, label="90 % of scratch, 100 %"
         )
         axes.set(xscale="log", xlabel="training images (%)", title=target, ylim=(0, 103))
-        axes.set_xticks([100 * fraction for fraction in FRACTIONS], ["1", "5", "20", "100"])
+        axes.set_xticks(percent, [f"{value:g}" for value in percent])
         axes.minorticks_off()
     figure.axes[0].set_ylabel("test accuracy (%)")
     figure.axes[0].legend(fontsize=8, loc="lower right")
