@@ -6,7 +6,7 @@ Networks of six blocks of either kind read handwritten digits, four tokens of tw
 each. They are trained by Adam with a learning rate that falls linearly to zero, with and without
 warmup, in which it first rises linearly for a third of the steps.
 
-Pre-norm is the control: there, warmup must not make the difference between learning and not.
+Pre-norm is the control: there, warmup must not decide whether the network learns.
 """
 
 import statistics
@@ -117,29 +117,23 @@ def measure(seeds: Sequence[int], *, quick: bool) -> Results:
         shape = (len(WARMUPS), len(RATES), len(all_seeds))
         return [np.asarray(values).astype(float).reshape(shape).round(4) for values in found]
 
-    results = {"loss": {}, "accuracy": {}, "best_rates": {}}
-    pilots = len(PILOT_SEEDS)
-    for norm, (losses, correct) in zip(NORMS, in_parallel(measure_one, NORMS), strict=True):
+    names, pilots = ("loss", "accuracy"), len(PILOT_SEEDS)
+    results = {name: {norm: {} for norm in NORMS} for name in (*names, "best_rates")}
+    for norm, found in zip(NORMS, in_parallel(measure_one, NORMS), strict=True):
         for place, warmup in enumerate(WARMUPS):
-            of_pilots = losses[place, :, :pilots].tolist()
+            of_pilots = found[0][place, :, :pilots].tolist()
             best = best_rate(dict(zip(RATES, of_pilots, strict=True)))
-            results["best_rates"].setdefault(norm, {})[warmup] = str(best)
-            for name, values in (("loss", losses), ("accuracy", correct)):
+            results["best_rates"][norm][warmup] = str(best)
+            for name, values in zip(names, found, strict=True):
                 by_rate = values[place, :, pilots:].tolist()
-                of_norm = results[name].setdefault(norm, {})
-                of_norm[warmup] = dict(zip(map(str, RATES), by_rate, strict=True))
+                results[name][norm][warmup] = dict(zip(map(str, RATES), by_rate, strict=True))
     return results
 
 
 def gains(results: Results, norm: str, rate: str | None) -> list[float]:
-    """Returns, for each seed, the accuracy with warmup minus that without, at a learning rate.
-
-    If the rate is None, each is that at its own best rate.
-    """
-    without, with_ = (
-        results["accuracy"][norm][warmup][rate or results["best_rates"][norm][warmup]]
-        for warmup in WARMUPS
-    )
+    """Returns each seed's gain in accuracy by warmup, at a rate, or (None) at the best rates."""
+    of, best = results["accuracy"][norm], results["best_rates"][norm]
+    without, with_ = (of[warmup][rate or best[warmup]] for warmup in WARMUPS)
     return [a - b for a, b in zip(with_, without, strict=True)]
 
 

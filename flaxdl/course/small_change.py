@@ -5,12 +5,11 @@ between output and input. Without the skip connection, they learn the output its
 trained on the same targets: x plus a change, which is another random network, of a size between a
 tenth and three times that of x.
 
-A third arm tells the structure from the start. It has no skip connection, but its initial weights
-return x, plus what a residual block adds to it at first.
+A third arm separates the skip connection from a good start. It has none, but its initial weights
+return x, plus what half of the features of a residual block add to it at first.
 
-In the control, the target is a rotation of x plus the same change. To a plain block, this is no
-other task; but the difference between output and input is no longer small, and the skip connection
-must not help.
+In the control, the target is a rotation of x plus the same change. For a plain block, this is as
+hard as before; but x is no longer a part of the target, and the skip connection must not help.
 
 Legend: B examples per batch, W features of inputs and outputs.
 """
@@ -84,9 +83,9 @@ def train(
     change = random_block(keys[0], HIDDEN // 2, 2 / WIDTH, 2 / HIDDEN)
     rotation, _ = jnp.linalg.qr(jax.random.normal(keys[1], (WIDTH, WIDTH)))
     base = jnp.stack([jnp.eye(WIDTH), rotation])[target]
-    skip = jnp.array([1.0, 0.0, 0.0])[arm]
-    start = random_block(keys[2], HIDDEN, 1 / (3 * WIDTH), 1 / (3 * HIDDEN))  # as in PyTorch
-    starts = jax.tree.map(lambda *of_arms: jnp.stack(of_arms), start, start, returning_input(start))
+    skip, _, identity = (arm == place for place in range(len(ARMS)))
+    block = random_block(keys[2], HIDDEN, 1 / (3 * WIDTH), 1 / (3 * HIDDEN))  # as in PyTorch
+    block = jax.tree.map(partial(jnp.where, identity), returning_input(block), block)
 
     def loss(block: Block, x: jax.Array) -> jax.Array:
         wanted = x @ base + size * apply(change, x)
@@ -100,7 +99,6 @@ def train(
         updates, state = adam.update(gradients, state)
         return (optax.apply_updates(block, updates), state), None
 
-    block = jax.tree.map(lambda of_arms: of_arms[arm], starts)
     data_keys = jax.random.split(keys[3], steps)
     (block, _), _ = jax.lax.scan(step, (block, adam.init(block)), data_keys)
     return loss(block, jax.random.normal(jax.random.key(0), (TEST, WIDTH))) ** 0.5
@@ -111,20 +109,20 @@ def measure(seeds: Sequence[int], *, quick: bool) -> Results:
     cases = list(product(range(len(TARGETS)), range(len(ARMS)), SIZES))
     together = jax.jit(jax.vmap(partial(train, 100 if quick else 600)))
 
-    def errors(runs: list[tuple]) -> np.ndarray:
-        return np.asarray(together(*map(jnp.asarray, zip(*runs, strict=True)))).astype(float)
+    def errors(runs: list[tuple]) -> np.ndarray:  # [cases, runs of each]
+        found = together(*map(jnp.asarray, zip(*runs, strict=True)))
+        return np.asarray(found).astype(float).reshape(len(cases), -1)
 
     grid = product(cases, RATES, PILOT_SEEDS)
     pilots = errors([(seed, rate, size, t, a) for (t, a, size), rate, seed in grid])
-    by_case = pilots.reshape(len(cases), len(RATES), -1).tolist()
-    rates = [best_rate(dict(zip(RATES, by_rate, strict=True))) for by_rate in by_case]
+    by_rate = pilots.reshape(len(cases), len(RATES), -1).tolist()
+    rates = [best_rate(dict(zip(RATES, values, strict=True))) for values in by_rate]
     runs = zip(cases, rates, strict=True)
     found = errors([(seed, rate, size, t, a) for (t, a, size), rate in runs for seed in seeds])
-    error, chosen = {}, {}
-    by_seed = found.reshape(len(cases), -1).round(5).tolist()
-    for (t, a, size), rate, values in zip(cases, rates, by_seed, strict=True):
-        error.setdefault(TARGETS[t], {}).setdefault(ARMS[a], {})[str(size)] = values
-        chosen.setdefault(TARGETS[t], {}).setdefault(ARMS[a], {})[str(size)] = rate
+    error, chosen = ({target: {arm: {} for arm in ARMS} for target in TARGETS} for _ in range(2))
+    for (t, a, size), rate, values in zip(cases, rates, found.round(5).tolist(), strict=True):
+        error[TARGETS[t]][ARMS[a]][str(size)] = values
+        chosen[TARGETS[t]][ARMS[a]][str(size)] = rate
     return {"error": error, "learning_rates": chosen}
 
 
@@ -141,8 +139,7 @@ def verdict(results: Results) -> Verdict:
     """
     parts = [
         f"{statistics.median(ratios(results, target, size)):.1f} ({target}, a change of {size})"
-        for target in TARGETS
-        for size in (SMALL, LARGE)
+        for target, size in product(TARGETS, (SMALL, LARGE))
     ]
     reason = f"The plain block's error over that of the residual block is {', '.join(parts)}."
 
