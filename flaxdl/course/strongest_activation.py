@@ -1,4 +1,4 @@
-"""What does max pooling keep when it keeps only the strongest activation?
+"""Does max pooling keep enough when it keeps only the strongest activation?
 
 A strong activation says that a pattern was found, and pooling forgets where in its window. So the
 result should change little if the image moves by a pixel, as the strongest activation often stays

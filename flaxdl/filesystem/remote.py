@@ -156,7 +156,7 @@ class RemoteFolder:
                     return True
             # An earlier attempt may have written the file before its connection was lost; the
             # HTTP client repeats requests too.
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, KeyError):  # a file that `write` has replaced has none
                 return self._scheme in _METADATA and token == self._files.getxattr(path, "token")
             return False
 

@@ -161,6 +161,8 @@ def test_a_file_is_created_once(folder):
     assert not folder.create("x/lock", b"2")
     assert not folder.create("x/lock", b"1")
     assert folder.read("x/lock") == b"1"
+    folder.write("x/lock", b"2")  # as a lock is renewed
+    assert not folder.create("x/lock", b"2")
     folder.remove(["x/lock"])
     assert folder.create("x/lock", b"3")
 
