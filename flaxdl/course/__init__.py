@@ -27,6 +27,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "gru_or_lstm",
         "long_sequences",
         "bottleneck",
+        "series_and_audio",
     ),
     "Transformers": (
         "head_count",
