@@ -59,7 +59,7 @@ def test_measure_tunes_each_model_for_each_order(monkeypatch):
     splits = Splits(*(make_series(32, seed) for seed in range(3)))
     monkeypatch.setattr(series_and_audio, "TASKS", {"series": lambda: splits})
     monkeypatch.setattr(series_and_audio, "MODELS", {"MLP": Flat()})
-    monkeypatch.setattr(series_and_audio, "RATES", (1e-2,))
+    monkeypatch.setattr(series_and_audio, "RATES", (1e-3, 1e-2))
     results = series_and_audio.measure([0, 1], quick=True)
     for order in series_and_audio.ORDERS:
         assert len(results["accuracy"]["series"][order]["MLP"]) == 2
