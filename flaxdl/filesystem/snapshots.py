@@ -94,6 +94,7 @@ class Snapshots:
     def __init__(self, remote: RemoteFolder, writer: str):
         self.remote = remote
         self._writer = writer
+        self._threads = ThreadPoolExecutor(_THREADS, "snapshots")
 
     def names(self) -> list[str]:
         """Returns the names of all snapshots, newest first.
@@ -137,8 +138,7 @@ class Snapshots:
             self.remote.upload(file, target)
             return StoredFile(target, size, sha256)
 
-        with ThreadPoolExecutor(_THREADS) as threads:
-            found = dict(zip(files, threads.map(stored, files.items()), strict=True))
+        found = dict(zip(files, self._threads.map(stored, files.items()), strict=True))
         return Snapshot(number, self._writer, found)
 
     def commit(self, snapshot: Snapshot) -> None:
@@ -162,9 +162,8 @@ class Snapshots:
         def fetch_one(item: tuple[str, StoredFile]) -> tuple[str, str | None]:
             return item[0], self._fetch(item[1], folder / item[0])
 
-        with ThreadPoolExecutor(_THREADS) as threads:
-            found = threads.map(fetch_one, files.items())
-            return {name: damage for name, damage in found if damage is not None}
+        found = self._threads.map(fetch_one, files.items())
+        return {name: damage for name, damage in found if damage is not None}
 
     def _fetch(self, file: StoredFile, path: Path) -> str | None:
         if is_same(path, file):
