@@ -23,7 +23,16 @@ import optax
 
 from flaxdl.course.experiment import COLORS, INK, Results, Verdict, is_larger, make_figure
 from flaxdl.course.pixel_order import differences, permute, standardized
-from flaxdl.course.training import Data, Splits, Variables, draw_batches, fit, tuned
+from flaxdl.course.training import (
+    Data,
+    Splits,
+    Tuned,
+    Variables,
+    draw_batches,
+    fit,
+    in_parallel,
+    tuned,
+)
 from flaxdl.data import LogMel, Sounds
 from flaxdl.layers import GRU, Linear
 
@@ -140,9 +149,13 @@ def measure(seeds: Sequence[int], *, quick: bool) -> Results:
         permuted = Splits(*((permute(inputs), labels) for inputs, labels in as_is))
         accuracy, rates = (found[part].setdefault(task, {}) for part in found)
         for order, splits in zip(ORDERS, (as_is, permuted), strict=True):
-            for name, model in MODELS.items():
+
+            def train_all(model: nn.Module, splits: Splits = splits) -> Tuned:
                 run = partial(train, model, 100 if quick else 350, splits.train)
-                best = tuned(model, run, candidates, seeds, splits)
+                return tuned(model, run, candidates, seeds, splits)
+
+            results = in_parallel(train_all, MODELS.values())
+            for name, best in zip(MODELS, results, strict=True):
                 accuracy.setdefault(order, {})[name] = best.accuracy
                 rates.setdefault(order, {})[name] = best.rate
     examples, _ = make_series(SERIES, seed=3)
