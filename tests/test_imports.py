@@ -168,10 +168,12 @@ def test_importing_loads_nothing_heavy():
 
 def test_importing_is_quick():
     code = (
-        "import time, jax, flax.linen, optax, chex\n"
+        "import time\n"
         "start = time.process_time()\n"
+        "import jax, flax.linen, optax, chex\n"
+        "between = time.process_time()\n"
         "import flaxdl\n"
-        "print(time.process_time() - start)"
+        "print((time.process_time() - between) / (between - start))"
     )
-    # Processor time, and the least of three: a busy machine must not fail the test.
-    assert min(float(in_a_fresh_process(code)) for _ in range(3)) < 0.3
+    # The least of three ratios of processor time: a busy machine must not fail the test.
+    assert min(float(in_a_fresh_process(code)) for _ in range(3)) < 0.55
