@@ -105,8 +105,8 @@ class RemoteLock:
     def _in_use(self) -> UserError:
         host = self._holder().get("host", "another machine")
         return UserError(
-            f"another run, on {host}, is training in {self._remote.url}; wait until it ends, or "
-            "use another --workdir"
+            f"another run, on {host}, is training in {self._remote.url}; end it first, or use "
+            "another --workdir (its lock expires two minutes after its machine is gone)"
         )
 
     def _renew(self, released: threading.Event) -> None:
@@ -116,7 +116,11 @@ class RemoteLock:
                 if self.is_mine():
                     self._remote.write(_NAME, self._content())
             except OSError as error:
-                _LOGGER.warning("the lock of %s is not renewed: %s", self._remote.url, error)
+                _LOGGER.warning(
+                    "the lock of %s could not be renewed, which is tried again: %s",
+                    self._remote.url,
+                    error,
+                )
 
     def _release(self) -> None:
         try:

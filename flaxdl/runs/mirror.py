@@ -6,14 +6,14 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from flaxdl.errors import SaveError
 from flaxdl.filesystem.atomic import atomic_write
 from flaxdl.filesystem.remote_lock import RemoteLock
-from flaxdl.filesystem.snapshots import DamagedSnapshot, Snapshot, Snapshots, StoredFile
+from flaxdl.filesystem.snapshots import DamagedSnapshot, Snapshot, Snapshots, StoredFile, number_of
 from flaxdl.training.checkpoints.folder import CheckpointFolder
 
 _LOGGER = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Mirror:
         stored: Mapping[str, StoredFile],
     ):
         self._folder, self._snapshots, self._lock = folder, snapshots, lock
-        self._number = number
+        self._number = self._committed = number
         self._stored = {name: (_signature(folder / name), file) for name, file in stored.items()}
 
     @contextmanager
@@ -83,7 +83,8 @@ class Mirror:
         try:
             self.copy()
         except OSError as error:
-            raise SaveError(self._not_copied(error)) from error
+            again = "the same command on this machine copies the files"
+            raise SaveError(f"{self._not_copied(error)}; {again}") from error
 
     def copy(self) -> bool:
         """Writes a snapshot if the workdir has changed since the last one; returns whether it has.
@@ -91,7 +92,7 @@ class Mirror:
         Raises:
             OSError: if the bucket cannot be written, or if another run has taken over its lock.
         """
-        steps = _steps(self._folder)  # first, to notice whether one is removed from here on
+        steps = _steps(self._folder)
         found = _scan(self._folder)
         known = {
             name: file for name, (sign, file) in self._stored.items() if found.get(name) == sign
@@ -106,14 +107,16 @@ class Mirror:
             # the damage of one object must not affect all snapshots.
             shared = {name: x for name, x in known.items() if name.startswith(_CHECKPOINTS)}
             staged = _stage(self._folder, [name for name in found if name not in shared], staging)
-            gone = steps.items() - _steps(self._folder).items()
-            files = _without({**shared, **staged}, [step for step, _ in gone])
+            # A checkpoint that was removed meanwhile, perhaps with lines of metrics, is left out.
+            unchanged = dict(steps.items() & _steps(self._folder).items())
+            files = _of_steps({**shared, **staged}, unchanged)
             snapshot = self._snapshots.upload(self._number, files)
             self._check_lock()  # again, as uploads take time
             # If writing the manifest fails, it may still have been written.
             write_marker(self._folder, [snapshot.name, *read_marker(self._folder)])
             self._snapshots.commit(snapshot)
             write_marker(self._folder, [snapshot.name])
+            self._committed = snapshot.number
             self._stored = {name: (found[name], file) for name, file in snapshot.files.items()}
             changed = {name: path for name, path in staged.items() if name not in known}
             self._tidy(snapshot, changed)
@@ -122,8 +125,15 @@ class Mirror:
         return True
 
     def _check_lock(self) -> None:
-        if not self._lock.is_mine():
-            raise OSError("another run has started there")
+        """Checks that no other run has held the lock since the last snapshot.
+
+        Raises:
+            OSError: if another run has, even if it has ended.
+        """
+        known = read_marker(self._folder)
+        newer = (name for name in self._snapshots.names() if number_of(name) > self._committed)
+        if not self._lock.is_mine() or any(name not in known for name in newer):
+            raise OSError("another run has started there, whose files replace these on resume")
 
     def _tidy(self, snapshot: Snapshot, changed: Mapping[str, Path]) -> None:
         """Copies changed files that people read, and removes old snapshots; failures are logged."""
@@ -134,7 +144,7 @@ class Mirror:
             self._snapshots.remove_old(snapshot)
         except (OSError, DamagedSnapshot) as error:
             _LOGGER.warning(
-                "%s has the newest files, but old ones remain: %s",
+                "%s has the newest files, but old ones remain and take space: %s",
                 self._snapshots.remote.url,
                 error,
             )
@@ -262,9 +272,12 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _without(
-    files: Mapping[str, Path | StoredFile], steps: Iterable[str]
+def _of_steps(
+    files: Mapping[str, Path | StoredFile], steps: Container[str]
 ) -> dict[str, Path | StoredFile]:
-    """Leaves out the files of the checkpoints of some steps."""
-    prefixes = tuple(f"{_CHECKPOINTS}{step}/" for step in steps)
-    return {name: file for name, file in files.items() if not name.startswith(prefixes)}
+    """Returns the files outside of checkpoints, and those of the checkpoints of some steps."""
+    return {
+        name: file
+        for name, file in files.items()
+        if not name.startswith(_CHECKPOINTS) or name.split("/")[1] in steps
+    }

@@ -74,7 +74,9 @@ def _open(workdir: str | Path) -> RemoteFolder:
     if remote.url.startswith("file:"):  # which would be created, also where a Drive is not mounted
         parent = Path(remote.url.removeprefix("file://")).parent
         if not parent.is_dir():
-            raise UserError(f"the workdir {remote.url} must be in an existing folder: no {parent}")
+            raise UserError(
+                f"{remote.url}: the folder {parent} must exist; create it, or mount the drive"
+            )
     return remote
 
 
@@ -123,7 +125,7 @@ def reading_copy(workdir: str | Path) -> Path:
         with locked(folder.with_name(".lock")):
             snapshots = Snapshots(remote, writer="")
             if not snapshots.names():
-                raise UserError(f"{remote.url} has no run")
+                raise UserError(f"there is no run in {remote.url}")
             _restore(folder, snapshots)
     return folder
 
@@ -175,7 +177,7 @@ def _resume(folder: Path, snapshots: Snapshots) -> dict[str, StoredFile]:
         if known:
             raise UserError(
                 f"{snapshots.remote.url} has no run any more, but there is a copy of one in "
-                f"{folder}; use this path as --workdir, or remove it to start again"
+                f"{folder}; use this path as --workdir, or delete that folder to start a new run"
             )
         folder.mkdir(parents=True, exist_ok=True)
         return {}
@@ -238,7 +240,9 @@ def _newest_undamaged(folder: Path, snapshots: Snapshots) -> tuple[dict[str, Sto
             tried[name] = _described(damages)
         if tried:
             _LOGGER.warning(
-                "%s: %s; using what is undamaged", snapshots.remote.url, "; ".join(tried.values())
+                "%s: %s; using the newest undamaged files",
+                snapshots.remote.url,
+                "; ".join(tried.values()),
             )
         return usable, max([name, *tried], key=number_of)
     raise CorruptCheckpoint(

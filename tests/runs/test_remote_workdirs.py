@@ -184,7 +184,7 @@ def test_each_damage_is_found_and_an_earlier_state_is_used(url, cache, caplog):
         if name == newest and not path.exists():  # as if it had never been written
             assert steps_of(folder) == [10, 20]
         else:
-            assert ("using what is undamaged" in caplog.text) == (name in needed)
+            assert ("using the newest undamaged files" in caplog.text) == (name in needed)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
 
@@ -227,7 +227,7 @@ def test_a_bucket_that_was_emptied_is_not_filled_again_by_mistake(tmp_path, url)
     shutil.rmtree(tmp_path / "bucket" / "run")
     with pytest.raises(UserError, match="has no run any more, but there is a copy of one in"):
         go_on(url)
-    with pytest.raises(UserError, match="another run has no run"):
+    with pytest.raises(UserError, match="there is no run in .*another run"):
         reading_copy(f"file://{tmp_path}/bucket/another run")
 
 
@@ -410,7 +410,9 @@ def test_a_lock_that_another_run_has_left_is_taken_again(url):
 
 
 def test_a_drive_that_is_not_mounted_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="must be in an existing folder: no .*/MyDrive"):
+    with pytest.raises(
+        UserError, match="the folder .*/MyDrive must exist; create it, or mount the drive"
+    ):
         go_on(f"file://{tmp_path}/MyDrive/run")
     assert not list(tmp_path.iterdir())
 
@@ -434,3 +436,21 @@ def test_objects_of_another_writer_are_not_removed_before_it_names_them(url):
     fill(url, (30,))
     names = remote.names("objects/abc/")
     assert names == ["objects/abc/000009/checkpoints/90/d/array"]
+
+
+def test_a_run_that_was_overtaken_stays_locked_out_when_the_other_has_ended(
+    url, cache, monkeypatch
+):
+    def overtake():
+        with training_folder(url) as folder:
+            (folder / "config.json").write_text("{}")
+            write_checkpoint(folder, 10, b"of this run")
+            RemoteFolder(url).remove(["lock.json"])
+            monkeypatch.setenv("FLAXDL_CACHE", str(cache.with_name("other")))
+            fill(url, (20,))
+            write_checkpoint(folder, 30, b"of this run")
+
+    with pytest.raises(SaveError, match="another run has started there.*the same command on this"):
+        overtake()
+    assert 30 not in steps_of(reading_copy(url))
+    assert 20 in steps_of(reading_copy(url))
