@@ -28,8 +28,8 @@ _POLL = 1.0  # seconds between two looks at the lock of another run
 class RemoteLock:
     """The lock of a remote folder, renewed in the background while it is held.
 
-    The lock of a process that no longer runs on this machine is taken over at once, and that of
-    another machine when it has not been renewed for two minutes, by the clock of this one.
+    The lock of a process that no longer runs on this machine is taken over immediately, and
+    that of another machine when it has not been renewed for two minutes, by the clock of this one.
 
     Args:
         remote: folder in a bucket.

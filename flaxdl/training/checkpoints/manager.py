@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flaxdl.errors import SaveError, UserError
 from flaxdl.training.checkpoints.folder import CheckpointFolder, CorruptCheckpoint
 from flaxdl.training.checkpoints.state_files import StateFiles, StateFilesOfFirst
-from flaxdl.training.distributed.collectives import broadcast_from_first, is_first
+from flaxdl.training.distributed.collectives import broadcast_from_first, is_first, run_on_first
 from flaxdl.training.state import TrainState
 
 _LOGGER = logging.getLogger(__name__)
@@ -157,7 +157,8 @@ class Checkpoints:
             raise UserError(
                 f"{self._folder.path} has no checkpoint of step {step}, only {self.steps()}"
             )
-        fields, theirs = _run_on_first(lambda: self._stored(step))
+        stored: Any = broadcast_from_first(run_on_first(lambda: self._stored(step)))
+        fields, theirs = stored
         ours = _shapes(self._serialize(like, keep_empty_nodes=True))
         differing = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
         if differing:

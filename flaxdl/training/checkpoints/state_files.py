@@ -62,10 +62,12 @@ class StateFilesOfFirst(StateFiles):
             self._checkpointer = ocp.StandardCheckpointer(multiprocessing_options=alone)
 
     def save(self, path: Path, state: TrainState) -> None:
-        """Gathers a state, and starts to write it in the first process."""
+        """Gathers a state, and starts to write it in the first process.
+
+        If that fails, it raises an error in all processes: the others must not wait for its end.
+        """
         arrays = jax.tree.map(_gathered, state)
-        if is_first():
-            self._checkpointer.save(path, arrays)
+        run_on_first(lambda: self._checkpointer.save(path, arrays))
 
     def wait(self) -> None:
         """Waits until the last state is written, in the first process."""
